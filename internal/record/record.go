@@ -1,0 +1,306 @@
+// Package record keeps what was on the screen: one append-only log for each
+// session, and the recording made of it when the session is over.
+//
+// The log of a live session is three things at once:
+//
+//	what was shown     the recording is made from it, later the transcript
+//	what must wait     frames for an end that is slow or away are read from it
+//	what had happened  a restarted server resumes from it
+//
+// So an entry is written before its frame is passed on, and synced to disk
+// within [SyncEvery]. A log holds
+//
+//	header   "SALLYLOG" version session-ID
+//	entry    length u32 · CRC-32C u32 · time i64 (ns) · what u8 · body
+//
+// where what says whether the body is a node's frame, a person's, how far one
+// of them has acknowledged, or an event. Integers are big-endian. A log cut
+// short in an entry, as a power cut leaves it, is read up to there and goes on
+// from there; nothing before the cut is lost.
+//
+// What people type is not kept: a password is typed like anything else. Of a
+// person's frames the log has sizes, and how far the node acknowledged them.
+//
+// The package does not know who may watch a recording.
+package record
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport"
+)
+
+// SyncEvery is how much of a session a power cut may take.
+const SyncEvery = 25 * time.Millisecond
+
+const (
+	magic     = "SALLYLOG\x01"
+	entryHead = 4 + 4 + 8 + 1
+
+	// maxBody bounds an entry: a frame and room to spare.
+	maxBody = 512 << 10
+)
+
+// A What says what an entry is.
+type What uint8
+
+const (
+	NodeFrame   What = iota + 1 // the body is a frame the node sent, as it came
+	PersonFrame                 // the body is a frame the person sent that is worth keeping: a size
+	PersonAcked                 // the body is a sequence number: the person has the node's frames up to it
+	NodeAcked                   // the body is a sequence number: the node has the person's frames up to it
+	Event                       // the body is text for whoever plays the recording
+)
+
+// An Entry is one thing that happened.
+type Entry struct {
+	At   time.Time
+	What What
+	Body []byte
+}
+
+// Shelf is a directory of logs and recordings.
+type Shelf struct {
+	dir string
+}
+
+// OpenShelf makes the directory if it is not there. It is for its owner alone.
+func OpenShelf(dir string) (*Shelf, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory for session logs: %w", err)
+	}
+	return &Shelf{dir}, nil
+}
+
+func (s *Shelf) logPath(id sallyport.SessionID) string {
+	return filepath.Join(s.dir, id.String()+".log")
+}
+
+// CastPath is where the recording of a sealed session is.
+func (s *Shelf) CastPath(id sallyport.SessionID) string {
+	return filepath.Join(s.dir, id.String()+".cast")
+}
+
+// A Log is one session's. Its methods may be called from many goroutines.
+type Log struct {
+	id   sallyport.SessionID
+	file *os.File
+	buf  []byte // scratch for one entry, under mu
+
+	// mu guards all below.
+	mu    sync.Mutex
+	size  int64 // of what is whole
+	dirty bool  // something was written and a sync is due
+	err   error // the first failure; the log takes nothing after it
+	timer *time.Timer
+}
+
+// Create begins the log of a session that has none.
+func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
+	f, err := os.OpenFile(s.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create session log: %w", err)
+	}
+	head := append([]byte(magic), id.String()...)
+	head = append(head, '\n')
+	if _, err := f.Write(head); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return nil, fmt.Errorf("create session log: %w", err)
+	}
+	return &Log{id: id, file: f, size: int64(len(head))}, nil
+}
+
+// Open goes on with the log of a session that was live when the server
+// stopped. It calls replay with each entry in order and where it is; the
+// entry's body is good until replay returns. What follows the last whole entry
+// is cut off.
+func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*Log, error) {
+	f, err := os.OpenFile(s.logPath(id), os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open session log: %w", err)
+	}
+	size, err := read(f, id, replay)
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err == nil {
+		_, err = f.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open session log: %w", err)
+	}
+	return &Log{id: id, file: f, size: size}, nil
+}
+
+// read calls each with every whole entry of f and returns where they end.
+func read(f io.ReaderAt, id sallyport.SessionID, each func(at int64, e Entry)) (size int64, err error) {
+	head := []byte(magic + id.String() + "\n")
+	got := make([]byte, len(head))
+	if _, err := f.ReadAt(got, 0); err != nil || string(got) != string(head) {
+		return 0, fmt.Errorf("it is not the log of session %s", id)
+	}
+	size = int64(len(head))
+	br := &reader{r: bufio.NewReaderSize(io.NewSectionReader(f, size, 1<<62), 64<<10)}
+	for {
+		e, n, err := br.next()
+		if err != nil {
+			return size, nil // the end, or a cut: the same to us
+		}
+		each(size, e)
+		size += n
+	}
+}
+
+// A reader reads entries one after another.
+type reader struct {
+	r    io.Reader
+	head [entryHead]byte
+	body []byte
+}
+
+var crcTable = crc32.MakeTable(crc32.Castagnoli)
+
+var errCut = errors.New("entry is cut short or damaged")
+
+func (r *reader) next() (e Entry, n int64, err error) {
+	if _, err := io.ReadFull(r.r, r.head[:]); err != nil {
+		return Entry{}, 0, errCut
+	}
+	length := binary.BigEndian.Uint32(r.head[0:])
+	if length > maxBody {
+		return Entry{}, 0, errCut
+	}
+	if cap(r.body) < int(length) {
+		r.body = make([]byte, length)
+	}
+	r.body = r.body[:length]
+	if _, err := io.ReadFull(r.r, r.body); err != nil {
+		return Entry{}, 0, errCut
+	}
+	sum := crc32.Update(crc32.Checksum(r.head[8:], crcTable), crcTable, r.body)
+	if sum != binary.BigEndian.Uint32(r.head[4:]) {
+		return Entry{}, 0, errCut
+	}
+	return Entry{
+		At:   time.Unix(0, int64(binary.BigEndian.Uint64(r.head[8:]))),
+		What: What(r.head[16]),
+		Body: r.body,
+	}, entryHead + int64(length), nil
+}
+
+// Append writes e and returns where it is. When it fails, as on a full disk,
+// the log holds what it held before, and takes nothing more: a session that
+// cannot be logged must end.
+func (l *Log) Append(e Entry) (at int64, err error) {
+	if len(e.Body) > maxBody {
+		return 0, fmt.Errorf("append to session log: entry of %d bytes", len(e.Body))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return 0, l.err
+	}
+	b := binary.BigEndian.AppendUint32(l.buf[:0], uint32(len(e.Body)))
+	b = append(b, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.At.UnixNano()))
+	b = append(b, byte(e.What))
+	b = append(b, e.Body...)
+	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], crcTable))
+	l.buf = b
+
+	if _, err := l.file.WriteAt(b, l.size); err != nil {
+		l.err = fmt.Errorf("append to session log: %w", err)
+		l.file.Truncate(l.size) // best effort: a torn entry would be cut off anyway
+		return 0, l.err
+	}
+	at = l.size
+	l.size += int64(len(b))
+	if !l.dirty {
+		l.dirty = true
+		if l.timer == nil {
+			l.timer = time.AfterFunc(SyncEvery, l.syncDue)
+		} else {
+			l.timer.Reset(SyncEvery)
+		}
+	}
+	return at, nil
+}
+
+func (l *Log) syncDue() {
+	l.mu.Lock()
+	l.dirty = false
+	failed := l.err
+	l.mu.Unlock()
+	if failed != nil {
+		return
+	}
+	if err := l.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+		l.mu.Lock()
+		l.err = fmt.Errorf("sync session log: %w", err)
+		l.mu.Unlock()
+	}
+}
+
+// ReadBody returns the body of the entry at an offset that Append or Open's
+// replay named, appended to b.
+func (l *Log) ReadBody(b []byte, at int64) ([]byte, error) {
+	var head [entryHead]byte
+	if _, err := l.file.ReadAt(head[:], at); err != nil {
+		return b, fmt.Errorf("read session log: %w", err)
+	}
+	length := binary.BigEndian.Uint32(head[0:])
+	if length > maxBody {
+		return b, fmt.Errorf("read session log: %w", errCut)
+	}
+	start := len(b)
+	b = append(b, make([]byte, length)...)
+	if _, err := l.file.ReadAt(b[start:], at+entryHead); err != nil {
+		return b[:start], fmt.Errorf("read session log: %w", err)
+	}
+	sum := crc32.Update(crc32.Checksum(head[8:], crcTable), crcTable, b[start:])
+	if sum != binary.BigEndian.Uint32(head[4:]) {
+		return b[:start], fmt.Errorf("read session log: %w", errCut)
+	}
+	return b, nil
+}
+
+// Size is how long the log is, in bytes.
+func (l *Log) Size() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.size
+}
+
+// Close syncs what was written and lets go of the file. The log can be opened
+// again, or sealed.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	failed := l.err
+	if l.err == nil {
+		l.err = os.ErrClosed
+	}
+	l.mu.Unlock()
+
+	err := failed
+	if err == nil {
+		err = l.file.Sync()
+	}
+	if cerr := l.file.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -1,0 +1,173 @@
+package record
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/asciicast"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A Sealed is a recording that is complete.
+type Sealed struct {
+	Size   int64  // of the recording, in bytes
+	SHA256 string // of the recording, in hex
+}
+
+// Seal makes the recording of a session that is over from its log, and then
+// removes the log. A session that has no log, because it never began, has no
+// recording either: [fs.ErrNotExist]. Sealing twice is sealing once.
+//
+// Frames that arrived out of order are put in order, which is why the log is
+// not the recording.
+func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
+	f, err := os.Open(s.logPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.sealed(id)
+	}
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	defer f.Close()
+
+	tmp, err := os.CreateTemp(s.dir, ".seal-*")
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	defer os.Remove(tmp.Name()) // does nothing once it has been renamed
+	defer tmp.Close()
+
+	hash := sha256.New()
+	if err := transcribe(io.MultiWriter(tmp, hash), f, id); err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	if err := tmp.Sync(); err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	info, err := tmp.Stat()
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), s.CastPath(id)); err != nil {
+		return Sealed{}, fmt.Errorf("seal recording: %w", err)
+	}
+	syncDir(s.dir)
+	os.Remove(f.Name()) // if it stays, the next Seal makes the same recording
+	return Sealed{info.Size(), hex.EncodeToString(hash.Sum(nil))}, nil
+}
+
+// sealed describes a recording made earlier.
+func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
+	f, err := os.Open(s.CastPath(id))
+	if err != nil {
+		return Sealed{}, fmt.Errorf("open recording: %w", err)
+	}
+	defer f.Close()
+	hash := sha256.New()
+	n, err := io.Copy(hash, f)
+	if err != nil {
+		return Sealed{}, fmt.Errorf("read recording: %w", err)
+	}
+	return Sealed{n, hex.EncodeToString(hash.Sum(nil))}, nil
+}
+
+// Remove deletes a session's recording and log.
+func (s *Shelf) Remove(id sallyport.SessionID) error {
+	err := os.Remove(s.CastPath(id))
+	if e := os.Remove(s.logPath(id)); errors.Is(err, fs.ErrNotExist) {
+		err = e
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// transcribe writes the recording of the log in f to w. It reads the log
+// twice: sizes come before the output they belong to, and the header wants the
+// first one.
+func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) error {
+	head := asciicast.Header{Title: id.String(), Env: map[string]string{"TERM": "xterm-256color"}}
+	var start time.Time
+	if _, err := read(f, id, func(_ int64, e Entry) {
+		if start.IsZero() {
+			start = e.At
+			head.Timestamp = e.At.Unix()
+		}
+		if size, ok := sizeOf(e); ok && head.Width == 0 {
+			head.Width, head.Height = int(size.Cols), int(size.Rows)
+		}
+	}); err != nil {
+		return err
+	}
+
+	cast := asciicast.NewWriter(w, head)
+	early := map[int64][]byte{} // output that came before what it follows
+	next, cols, rows := int64(0), head.Width, head.Height
+	_, err := read(f, id, func(_ int64, e Entry) {
+		at := e.At.Sub(start)
+		switch e.What {
+		case NodeFrame:
+			h, err := wire.Peek(e.Body)
+			if err != nil || h.Seq < next {
+				return
+			}
+			early[h.Seq] = shown(h, e.Body)
+			for b, ok := early[next]; ok; b, ok = early[next] {
+				delete(early, next)
+				next++
+				if len(b) > 0 {
+					cast.Output(at, b)
+				}
+			}
+		case PersonFrame:
+			if size, ok := sizeOf(e); ok && (int(size.Cols) != cols || int(size.Rows) != rows) {
+				cols, rows = int(size.Cols), int(size.Rows)
+				cast.Resize(at, cols, rows)
+			}
+		case Event:
+			cast.Marker(at, string(e.Body))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return cast.Close()
+}
+
+// shown returns what of a node's frame a person sees, as a copy; nil for a
+// handshake.
+func shown(h wire.Head, frame []byte) []byte {
+	switch h.Kind {
+	case wire.KindOutput, wire.KindError, wire.KindStdErr:
+		return append([]byte(nil), frame[h.Payload:]...)
+	}
+	return nil
+}
+
+func sizeOf(e Entry) (size wire.Size, ok bool) {
+	if e.What != PersonFrame {
+		return size, false
+	}
+	frame, err := wire.Decode(e.Body)
+	if err != nil || frame.Kind != wire.KindSize || frame.Unmarshal(&size) != nil {
+		return size, false
+	}
+	return size, size.Cols > 0 && size.Rows > 0 && size.Cols < 1<<16 && size.Rows < 1<<16
+}
+
+// syncDir makes a rename last. Windows neither needs nor allows it.
+func syncDir(dir string) {
+	if d, err := os.Open(filepath.Clean(dir)); err == nil {
+		d.Sync()
+		d.Close()
+	}
+}
