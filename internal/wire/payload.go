@@ -253,7 +253,7 @@ type ProcessedClientAction struct {
 }
 
 // An ActionStatus is how an action went. Anything but Success ends the session.
-type ActionStatus int
+type ActionStatus int64
 
 const (
 	ActionSuccess ActionStatus = iota + 1
@@ -424,7 +424,7 @@ type AgentJobReplyAck struct {
 func (p AgentJobReplyAck) Frame(now time.Time) Frame { return message(TypeAgentJobReplyAck, p, now) }
 
 // An Int is a number, read from a number or from text.
-type Int int
+type Int int64
 
 // UnmarshalJSON reads 7 and "7". Null and "" leave it as it was.
 func (n *Int) UnmarshalJSON(b []byte) error {
@@ -432,7 +432,7 @@ func (n *Int) UnmarshalJSON(b []byte) error {
 	if s == "null" || s == "" {
 		return nil
 	}
-	v, err := strconv.Atoi(s)
+	v, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		return fmt.Errorf("%.40s is not a whole number", b)
 	}

@@ -1,0 +1,439 @@
+// Package datachannel carries a stream between the two ends of a session: what
+// one end sends, the other receives, in order and once.
+//
+// Under it is a chain of sockets and a relay, any of which may go away and be
+// replaced. A [Stream] outlives them. It numbers what it sends and keeps a copy
+// until the other end acknowledges it; what it receives it puts in order, drops
+// if it has had it before, and acknowledges:
+//
+//	Send ──▶ number, keep ──▶ ┌──────┐ ──▶ order, drop repeats ──▶ Receive
+//	           ▲              │ Conn │              │
+//	           └─ acknowledge ◀──────┘ ◀── acknowledge
+//
+// Both ends are the same code. The other end may be AWS's instead, which
+// decides most of what is done here: see DESIGN.md. Between two of ours, once
+// each knows of the other ([Stream.SetPeer]), messages are larger, one
+// acknowledgement stands for many, and the receiver says how much it has room
+// for.
+//
+// A Stream promises:
+//
+//   - What was sent is received, in order and once, as long as the ends are
+//     joined by one Conn after another. No Conn need deliver anything.
+//   - It holds no more than Stream.SendBuffer and Stream.ReceiveBuffer allow.
+//     When the other end falls behind, Send waits; nothing is dropped.
+//   - It never floods: what is sent again is bounded, and ever more rarely sent.
+//
+// What the messages mean, who speaks first, and encryption, are for the ends.
+package datachannel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// Defaults, and what bounds a stranger.
+const (
+	DefaultSendBuffer    = 2 << 20
+	DefaultReceiveBuffer = 4 << 20
+
+	// stockChunk is how much of a stream AWS's programs put in a message, and
+	// all that some other clients have room for. bigChunk is ours.
+	stockChunk = 1 << 10
+	bigChunk   = 32<<10 - wire.Overhead
+
+	// maxAhead is how far beyond the next message one may be and still be
+	// kept. The stock agent keeps as many (agent/session/config/config.go).
+	maxAhead = 100_000
+
+	// maxAcks bounds the acknowledgements waiting for the socket. One that
+	// does not fit is made good when its message is sent again.
+	maxAcks = 4096
+)
+
+// ErrClosed is what a closed stream answers.
+var ErrClosed = errors.New("stream closed")
+
+// Capabilities are what an end that uses this package may announce.
+func Capabilities() []string { return []string{wire.CapBigFrames, wire.CapThrough} }
+
+// A Conn is a socket that carries whole frames. It may lose, repeat or reorder
+// them. When ctx ends, both methods return.
+type Conn interface {
+	// ReadFrame returns the next frame, which is good until the next call.
+	ReadFrame(ctx context.Context) ([]byte, error)
+
+	// WriteFrame writes one frame, and keeps none of it. It may be called by
+	// several goroutines at once.
+	WriteFrame(ctx context.Context, frame []byte) error
+}
+
+// A Message is one message of a stream.
+type Message struct {
+	Kind    wire.Kind
+	Payload []byte // good until the next Receive
+}
+
+// A Stream is one end of a session's data channel. Set its exported fields
+// before first use.
+//
+// One goroutine at a time may Run, one may Receive, any number may Send.
+type Stream struct {
+	// Sends is what this end's messages are: TypeOutputStreamData at the
+	// node's, TypeInputStreamData at the person's. It receives the other.
+	Sends wire.Type
+
+	// SendBuffer is how many bytes of frames may wait to be acknowledged
+	// before Send waits too. 0 means DefaultSendBuffer.
+	SendBuffer int
+
+	// ReceiveBuffer is how many bytes of frames are acknowledged before they
+	// are received. 0 means DefaultReceiveBuffer. As many again are kept
+	// without being acknowledged, for a peer that takes no notice, and as many
+	// out of order.
+	ReceiveBuffer int
+
+	// Control is called with every message that is not the stream's own:
+	// channel_closed, agent_session_state, sallyport_peer (which the stream
+	// has then acted on), and types nobody has heard of. It is called from
+	// Run, between the messages it came between, and holds Run up: it must
+	// not wait. The frame's payload is good until it returns. Nil ignores them.
+	Control func(wire.Frame)
+
+	setup sync.Once
+	birth time.Time     // times below are durations since
+	wake  chan struct{} // the pump has something to do: holds one token
+	came  chan struct{} // Receive has something to return: holds one token
+	turn  chan struct{} // held by the Send whose message is next: holds one token
+
+	mu       sync.Mutex
+	link     *link // the socket, while there is one
+	alarm    time.Duration
+	closed   bool
+	paused   bool // by pause_publication
+	through  bool // the peer batches acknowledgements and gives credit
+	big      bool // the peer takes big frames
+	sender   sender
+	receiver receiver
+	room     bell // there is room to send
+	idle     bell // everything sent is acknowledged
+	last     *buffer
+}
+
+// A link is one Run: a socket, and what ends it.
+type link struct {
+	conn  Conn
+	ctx   context.Context
+	fail  context.CancelCauseFunc
+	users sync.WaitGroup // Sends that are writing to conn
+}
+
+const never = time.Duration(math.MaxInt64)
+
+func (s *Stream) init() {
+	s.setup.Do(func() {
+		if s.Sends != wire.TypeInputStreamData && s.Sends != wire.TypeOutputStreamData {
+			panic("datachannel: Stream.Sends is not a type of stream")
+		}
+		if s.SendBuffer == 0 {
+			s.SendBuffer = DefaultSendBuffer
+		}
+		if s.ReceiveBuffer == 0 {
+			s.ReceiveBuffer = DefaultReceiveBuffer
+		}
+		s.birth = time.Now()
+		s.wake = make(chan struct{}, 1)
+		s.came = make(chan struct{}, 1)
+		s.turn = make(chan struct{}, 1)
+		s.alarm = never
+		s.sender.init()
+		s.receiver.init()
+	})
+}
+
+func (s *Stream) receives() wire.Type {
+	if s.Sends == wire.TypeInputStreamData {
+		return wire.TypeOutputStreamData
+	}
+	return wire.TypeInputStreamData
+}
+
+// Run moves the stream over conn until conn fails, ctx ends or the stream is
+// closed, which alone is no error. It closes nothing, and no longer uses conn
+// when it returns.
+//
+// The stream survives. Run it again over another Conn, and everything that was
+// not acknowledged is sent again at once, in order.
+func (s *Stream) Run(ctx context.Context, conn Conn) error {
+	s.init()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	l := &link{conn: conn, ctx: ctx, fail: fail}
+	if err := s.attach(l); err != nil {
+		if errors.Is(err, ErrClosed) {
+			return nil
+		}
+		return err
+	}
+	l.users.Go(func() { s.pump(l) })
+	fail(s.read(l))
+	s.detach()
+	l.users.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *Stream) attach(l *link) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if s.link != nil {
+		return errors.New("run stream: it is running")
+	}
+	s.link = l
+	s.paused = false // as with the stock agent: whoever paused the old socket may be gone
+	s.sender.rewind()
+	s.receiver.report = s.through // the peer may have missed the last one
+	return nil
+}
+
+func (s *Stream) detach() {
+	s.mu.Lock()
+	s.link = nil
+	s.mu.Unlock()
+}
+
+// Send sends p, cut into as many messages as the other end likes, and returns
+// when they are numbered and kept: not when they have arrived, for which see
+// [Stream.Flush]. It waits while SendBuffer is full, until ctx ends. It also
+// writes to the socket, and takes as long as the socket does.
+//
+// Only bytes are cut: a message of another kind goes out whole.
+func (s *Stream) Send(ctx context.Context, kind wire.Kind, p []byte) error {
+	for len(p) > 0 {
+		n := len(p)
+		if kind == wire.KindOutput || kind == wire.KindStdErr {
+			n = min(n, s.Chunk())
+		}
+		if err := s.SendMessage(ctx, kind, p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// Chunk is how many bytes Send puts in a message now. It is for those who cut
+// for themselves, because they encrypt.
+func (s *Stream) Chunk() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.big {
+		return bigChunk
+	}
+	return stockChunk
+}
+
+// SendMessage sends one message, whole, as [Stream.Send] does. One that is
+// empty is not sent: AWS's programs cannot read it.
+func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) error {
+	s.init()
+	if len(p) == 0 {
+		return nil
+	}
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-s.turn }()
+
+	size := wire.Overhead + len(p)
+	seq, err := s.waitForRoom(ctx, size)
+	if err != nil {
+		return err
+	}
+	f := wire.NewFrame(s.Sends, p, time.Now())
+	f.Seq, f.Kind = seq, kind
+	if seq == 0 && s.Sends == wire.TypeOutputStreamData {
+		f.Flags = wire.SYN // as the stock agent, and not the stock client, does
+	}
+	frame := newBuffer(size)
+	if frame.b, err = f.AppendBinary(frame.b); err != nil {
+		frame.release()
+		return fmt.Errorf("send message: %w", err)
+	}
+
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		frame.release()
+		return ErrClosed
+	}
+	s.sender.push(frame)
+	l := s.link
+	s.mu.Unlock()
+	if l != nil {
+		s.transmit(l)
+	}
+	return nil
+}
+
+// waitForRoom waits until size bytes may be kept, and says which message they
+// will be. The caller has the turn.
+func (s *Stream) waitForRoom(ctx context.Context, size int) (seq int64, err error) {
+	for {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return 0, ErrClosed
+		}
+		if s.sender.bytes == 0 || s.sender.bytes+size <= s.SendBuffer {
+			seq = s.sender.next()
+			s.mu.Unlock()
+			return seq, nil
+		}
+		room := s.room.wait()
+		s.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// Flush waits until everything sent has been acknowledged.
+func (s *Stream) Flush(ctx context.Context) error {
+	s.init()
+	for {
+		s.mu.Lock()
+		if s.sender.queue.n == 0 || s.closed {
+			closed := s.sender.queue.n > 0
+			s.mu.Unlock()
+			if closed {
+				return ErrClosed
+			}
+			return nil
+		}
+		idle := s.idle.wait()
+		s.mu.Unlock()
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Receive returns the next message, waiting for it until ctx ends. When the
+// stream is closed it returns what had come by then, and after that io.EOF.
+func (s *Stream) Receive(ctx context.Context) (Message, error) {
+	s.init()
+	for {
+		s.mu.Lock()
+		if s.last != nil {
+			s.last.release()
+			s.last = nil
+		}
+		if s.receiver.ready.n > 0 {
+			m := s.receiver.pop(s.through, s.ReceiveBuffer)
+			s.last = m.data
+			if s.receiver.pending(s.now()) {
+				token(s.wake)
+			}
+			s.mu.Unlock()
+			return Message{m.kind, m.data.b}, nil
+		}
+		closed := s.closed
+		s.mu.Unlock()
+		if closed {
+			return Message{}, io.EOF
+		}
+		select {
+		case <-s.came:
+		case <-ctx.Done():
+			return Message{}, context.Cause(ctx)
+		}
+	}
+}
+
+// SetPeer says what the other end can do: what it announced, as a
+// sallyport_peer message relayed it, which the stream also reads for itself.
+// An end that has not been heard of is AWS's. It may change: messages already
+// numbered keep their size.
+func (s *Stream) SetPeer(capabilities []string) {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.big = slices.Contains(capabilities, wire.CapBigFrames)
+	s.through = slices.Contains(capabilities, wire.CapThrough)
+	s.receiver.report = s.through // at once: it says how much there is room for
+	s.sender.limit = math.MaxInt64
+	token(s.wake)
+}
+
+// Close ends the stream: Run returns, Send answers ErrClosed, Receive returns
+// what has come and then io.EOF. Nothing sent is waited for.
+func (s *Stream) Close() {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	if s.link != nil {
+		s.link.fail(ErrClosed)
+	}
+	s.room.ring()
+	s.idle.ring()
+	token(s.came)
+}
+
+func (s *Stream) now() time.Duration { return time.Since(s.birth) }
+
+// wakeBy has the pump look around no later than at. The caller holds mu.
+func (s *Stream) wakeBy(at time.Duration) {
+	if at < s.alarm {
+		s.alarm = at // once is enough: the pump sets it anew before it sleeps
+		token(s.wake)
+	}
+}
+
+// token leaves a token in a channel that holds one.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// A bell wakes everyone who waits for it. Its owner's mutex guards it.
+type bell struct{ c chan struct{} }
+
+func (b *bell) wait() <-chan struct{} {
+	if b.c == nil {
+		b.c = make(chan struct{})
+	}
+	return b.c
+}
+
+func (b *bell) ring() {
+	if b.c != nil {
+		close(b.c)
+		b.c = nil
+	}
+}

@@ -1,0 +1,198 @@
+package datachannel
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// Three goroutines move a stream. Run's own reads, and never writes, so that
+// two ends with full sockets cannot wait for each other. Whoever Sends writes
+// the message, with no hop between. The pump writes the rest:
+// acknowledgements, what must be sent again, and what could not be sent when
+// it was numbered.
+
+func (s *Stream) read(l *link) error {
+	for {
+		b, err := l.conn.ReadFrame(l.ctx)
+		if err != nil {
+			return fmt.Errorf("read frame: %w", err)
+		}
+		s.handle(b)
+	}
+}
+
+// handle acts on one frame. What cannot be read is dropped, as AWS's programs
+// do: if it was of the stream it will be sent again.
+func (s *Stream) handle(b []byte) {
+	f, err := wire.Decode(b)
+	if err != nil {
+		return
+	}
+	switch f.Type {
+	case s.receives():
+		s.handleMessage(f)
+	case s.Sends:
+		// our own voice
+	case wire.TypeAcknowledge:
+		if ack, err := wire.ReadAck(f.Payload); err == nil {
+			s.handleAck(ack)
+		}
+	case wire.TypePausePublication, wire.TypeStartPublication:
+		s.mu.Lock()
+		s.paused = f.Type == wire.TypePausePublication
+		token(s.wake)
+		s.mu.Unlock()
+	default:
+		if f.Type == wire.TypeSallyportPeer {
+			var peer wire.SallyportPeer
+			if f.Unmarshal(&peer) == nil {
+				s.SetPeer(peer.Capabilities)
+			}
+		}
+		if s.Control != nil {
+			s.Control(f)
+		}
+	}
+}
+
+func (s *Stream) handleMessage(f wire.Frame) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if s.receiver.take(f, now, s.through, s.ReceiveBuffer) {
+		token(s.came)
+	}
+	if s.receiver.pending(now) {
+		token(s.wake)
+	} else {
+		s.wakeBy(s.receiver.reportAt)
+	}
+}
+
+func (s *Stream) handleAck(a wire.Ack) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stalled := s.sender.unsent()
+	s.sender.acknowledge(a, s.now(), s.through)
+	if s.sender.bytes <= s.SendBuffer/4*3 {
+		s.room.ring()
+	}
+	if s.sender.queue.n == 0 {
+		s.idle.ring()
+	}
+	if stalled {
+		token(s.wake) // there may be credit for it now
+	}
+}
+
+// transmit writes what has not been on this socket yet, in order. One
+// goroutine at a time does so; another that comes leaves it to that one.
+func (s *Stream) transmit(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sender.busy {
+		return
+	}
+	s.sender.busy = true
+	defer func() { s.sender.busy = false }()
+	for s.link == l && l.ctx.Err() == nil && !s.paused {
+		now := s.now()
+		frame := s.sender.first(now, s.through)
+		if frame == nil {
+			break
+		}
+		s.wakeBy(s.sender.resendAt)
+		l.users.Add(1) // before Run can wait for it: s.link is still l
+		s.mu.Unlock()
+		err := l.conn.WriteFrame(l.ctx, frame.b)
+		if err != nil {
+			l.fail(fmt.Errorf("write frame: %w", err))
+		}
+		l.users.Done()
+		s.mu.Lock()
+		frame.release()
+	}
+	if s.link != nil && s.link != l {
+		token(s.wake) // the new socket's pump found us here, and left it to us
+	}
+}
+
+func (s *Stream) pump(l *link) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var (
+		acks    []wire.Ack
+		lost    []*buffer
+		scratch []byte
+		payload []byte
+	)
+	for {
+		s.mu.Lock()
+		now := s.now()
+		acks = s.receiver.takeAcks(acks[:0], now, s.receives(), s.through, s.ReceiveBuffer)
+		lost = lost[:0]
+		if !s.paused {
+			lost = s.sender.lost(lost, now, s.through)
+		}
+		s.mu.Unlock()
+
+		var err error
+		for _, a := range acks {
+			payload = a.AppendJSON(payload[:0])
+			f := wire.NewFrame(wire.TypeAcknowledge, payload, time.Now())
+			f.Flags = wire.Alone
+			if scratch, err = f.AppendBinary(scratch[:0]); err == nil {
+				err = l.conn.WriteFrame(l.ctx, scratch)
+			}
+			if err != nil {
+				break
+			}
+		}
+		for _, frame := range lost {
+			if err == nil {
+				err = l.conn.WriteFrame(l.ctx, frame.b)
+			}
+		}
+		if len(lost) > 0 {
+			s.mu.Lock()
+			for _, frame := range lost {
+				frame.release()
+			}
+			s.mu.Unlock()
+		}
+		if err != nil {
+			l.fail(fmt.Errorf("write frame: %w", err))
+			return
+		}
+		s.transmit(l)
+
+		s.mu.Lock()
+		now = s.now()
+		s.alarm = never
+		if s.receiver.pending(now) {
+			s.alarm = 0
+		}
+		s.alarm = min(s.alarm, s.receiver.reportAt)
+		if !s.paused {
+			s.alarm = min(s.alarm, s.sender.resendAt, s.sender.probeAt)
+		}
+		wait := s.alarm - now
+		s.mu.Unlock()
+		if l.ctx.Err() != nil {
+			return
+		}
+		if wait <= 0 {
+			continue
+		}
+		timer.Reset(min(wait, time.Duration(math.MaxInt64)/2))
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
