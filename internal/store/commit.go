@@ -1,0 +1,209 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A tx is a transaction under way, and the context its statements run in. That
+// context is never cancelled: SQLite undoes a whole transaction when one of its
+// statements is interrupted, and the transaction may be several callers'.
+type tx struct {
+	*sql.Tx
+	ctx context.Context
+}
+
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	res, err := t.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (t *tx) row(query string, args ...any) *sql.Row {
+	return t.QueryRowContext(t.ctx, query, args...)
+}
+
+// transact runs do in a transaction and commits what it did, unless it returns
+// an error. do may be run more than once, so what it hands out it must assign,
+// not append; and it must use nothing but its tx, or it would wait for itself.
+//
+// Where there is one writer, callers that arrive while it is busy are committed
+// together: one wait for the disk for all of them.
+func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	var err error
+	if db.dialect.oneWriter {
+		err = db.commits.join(ctx, db.write, do)
+	} else {
+		err = alone(ctx, db.write, do)
+	}
+	return translate(err)
+}
+
+// transactIAM is transact for what decides who may do what: one at a time, and
+// the revision moves on once it is done.
+func (db *DB) transactIAM(ctx context.Context, do func(*tx) error) error {
+	defer db.revision.Add(1) // even if it failed: a commit may fail after the fact
+	return db.transact(ctx, func(tx *tx) error {
+		if db.dialect.lockIAM != "" {
+			if _, err := tx.ExecContext(tx.ctx, db.dialect.lockIAM); err != nil {
+				return err
+			}
+		}
+		return do(tx)
+	})
+}
+
+// Revision changes whenever anything in IAM may have changed: users, groups,
+// roles, their policies, tags and keys. Whoever keeps an answer of ours keeps
+// the revision from before it asked, and asks again when that has passed.
+//
+// It counts this process's writes, so it serves one server node. Several will
+// need the bus to pass it on.
+func (db *DB) Revision() uint64 { return db.revision.Load() }
+
+// alone runs do in a transaction of its own. PostgreSQL may ask for it to be
+// run again.
+func alone(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
+	for try := 0; ; try++ {
+		err := once(context.WithoutCancel(ctx), pool, do)
+		if e, ok := errors.AsType[*pgconn.PgError](err); ok && try < 5 && ctx.Err() == nil &&
+			(e.Code == "40001" || e.Code == "40P01") { // serialization_failure, deadlock_detected
+			continue
+		}
+		return err
+	}
+}
+
+func once(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
+	t, err := pool.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	defer t.Rollback() // does nothing once committed
+	if err := do(&tx{t, ctx}); err != nil {
+		return err
+	}
+	if err := t.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// maxTogether bounds how many callers one transaction serves, and with it how
+// long the first of them waits for the last.
+const maxTogether = 128
+
+// commits gathers callers that want to write. It has no goroutine: whoever
+// finds the writer free leads, and writes for all who have gathered.
+//
+// The queue is as long as there are callers waiting in join, no longer.
+type commits struct {
+	turn chan struct{} // holds one token while somebody leads
+
+	mu    sync.Mutex
+	queue []*job
+}
+
+// A job is one caller's part of a transaction.
+type job struct {
+	ctx  context.Context
+	do   func(*tx) error
+	done chan error // takes one, without blocking
+}
+
+func newCommits() commits { return commits{turn: make(chan struct{}, 1)} }
+
+func (c *commits) join(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
+	j := &job{context.WithoutCancel(ctx), do, make(chan error, 1)}
+	c.mu.Lock()
+	c.queue = append(c.queue, j)
+	c.mu.Unlock()
+
+	for {
+		select {
+		case err := <-j.done:
+			return err
+		case <-ctx.Done():
+			if c.withdraw(j) {
+				return context.Cause(ctx)
+			}
+			return <-j.done // it is being written, and will be known shortly
+		case c.turn <- struct{}{}:
+			c.lead(pool)
+		}
+	}
+}
+
+// lead writes one batch and gives up the turn.
+func (c *commits) lead(pool *sql.DB) {
+	defer func() { <-c.turn }()
+	c.mu.Lock()
+	n := min(len(c.queue), maxTogether)
+	batch := slices.Clone(c.queue[:n])
+	c.queue = slices.Delete(c.queue, 0, n)
+	c.mu.Unlock()
+
+	if len(batch) > 1 && together(pool, batch) == nil {
+		return
+	}
+	// One caller, or a transaction lost as a whole, as SQLite does when the
+	// disk is full. Alone, each learns how it fares itself.
+	for _, j := range batch {
+		j.done <- once(j.ctx, pool, j.do)
+	}
+}
+
+func (c *commits) withdraw(j *job) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.Index(c.queue, j)
+	if i < 0 {
+		return false
+	}
+	c.queue = slices.Delete(c.queue, i, i+1)
+	return true
+}
+
+// together runs a batch in one transaction, each job behind a savepoint, and
+// tells everyone how it went. If it returns an error it has told nobody, and
+// nothing was written.
+func together(pool *sql.DB, batch []*job) error {
+	ctx := context.Background()
+	t, err := pool.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer t.Rollback()
+	verdicts := make([]error, len(batch))
+	for i, j := range batch {
+		if _, err := t.ExecContext(ctx, `SAVEPOINT job`); err != nil {
+			return err
+		}
+		if verdicts[i] = j.do(&tx{t, j.ctx}); verdicts[i] != nil {
+			if _, err := t.ExecContext(ctx, `ROLLBACK TO job`); err != nil {
+				return err
+			}
+		}
+		if _, err := t.ExecContext(ctx, `RELEASE job`); err != nil {
+			return err
+		}
+	}
+	if err := t.Commit(); err != nil {
+		return err
+	}
+	for i, j := range batch {
+		j.done <- verdicts[i]
+	}
+	return nil
+}

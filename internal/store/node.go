@@ -1,0 +1,307 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sallyport/sallyport"
+)
+
+func noNode(id sallyport.NodeID) error {
+	return sallyport.Errorf(sallyport.InvalidInstanceID, "There is no managed node %s. Check the id, or register the machine again.", id)
+}
+
+func cleanAgent(a sallyport.Agent) sallyport.Agent {
+	for _, s := range []*string{&a.Name, &a.Version, &a.PlatformType, &a.PlatformName, &a.PlatformVersion,
+		&a.ComputerName, &a.IPAddress, &a.AvailabilityZone, &a.ConnectionChannel} {
+		*s = clean(*s)
+	}
+	return a
+}
+
+// Node returns a node as of this moment, with what [DB.Ping], [DB.SetOnline]
+// and [DB.Trouble] have noted and not yet written. InvalidInstanceId if there
+// is none.
+func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
+	var w where
+	w.add("id = ?", id.String())
+	list, err := db.nodes(ctx, w, 1)
+	if err != nil {
+		return nil, fmt.Errorf("read node %s: %w", id, err)
+	}
+	if len(list) == 0 {
+		return nil, noNode(id)
+	}
+	return list[0], nil
+}
+
+// nodes reads up to limit nodes in order of id, each with its tags.
+func (db *DB) nodes(ctx context.Context, w where, limit int) ([]*sallyport.Node, error) {
+	// Taken before the query, so that what is written in between is in one of
+	// the two, if not both.
+	notes := db.pending.nodeNotes()
+
+	var list []*sallyport.Node
+	_, err := collect(ctx, db.read, func(s scanner) (struct{}, error) {
+		n, name, value, err := scanNode(s)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if len(list) == 0 || list[len(list)-1].ID != n.ID {
+			list = append(list, n)
+		}
+		if last := list[len(list)-1]; name.Valid {
+			if last.Tags == nil {
+				last.Tags = map[string]string{}
+			}
+			last.Tags[name.String] = value.String
+		}
+		return struct{}{}, nil
+	}, `SELECT n.id, n.name, n.activation, n.role, n.registered, n.public_key, n.fingerprint,
+			n.agent_name, n.agent_version, n.platform_type, n.platform_name, n.platform_version, n.computer_name,
+			n.ip_address, n.availability_zone, n.connection_channel,
+			n.last_ping, n.online, n.trouble_at, n.trouble, t.name, t.value
+		FROM (SELECT * FROM nodes WHERE `+w.String()+` ORDER BY id LIMIT `+w.arg(limit)+`) n
+		LEFT JOIN node_tags t ON t.node = n.id ORDER BY n.id`, w.args...)
+	if err != nil {
+		return nil, translate(err)
+	}
+	for _, n := range list {
+		if note, ok := notes[n.ID]; ok {
+			note.overlay(n)
+		}
+	}
+	return list, nil
+}
+
+func scanNode(s scanner) (n *sallyport.Node, tag, value sql.NullString, err error) {
+	n = &sallyport.Node{}
+	var id string
+	var registered, ping, trouble int64
+	if err := s.Scan(&id, &n.Name, &n.Activation, &n.Role, &registered, &n.PublicKey, &n.Fingerprint,
+		&n.Agent.Name, &n.Agent.Version, &n.Agent.PlatformType, &n.Agent.PlatformName, &n.Agent.PlatformVersion, &n.Agent.ComputerName,
+		&n.Agent.IPAddress, &n.Agent.AvailabilityZone, &n.Agent.ConnectionChannel,
+		&ping, &n.Online, &trouble, &n.Trouble.Reason, &tag, &value); err != nil {
+		return nil, tag, value, err
+	}
+	n.ID, err = sallyport.ParseNodeID(id)
+	n.Registered, n.LastPing, n.Trouble.At = fromMillis(registered), fromMillis(ping), fromMillis(trouble)
+	return n, tag, value, err
+}
+
+// The values of PingStatus, as AWS spells them.
+const (
+	PingOnline   = "Online"         // its control channel is open
+	PingLost     = "ConnectionLost" // it was online once
+	PingInactive = "Inactive"       // it never was
+)
+
+// A NodeFilter says which nodes are wanted: those that match one of the values
+// of every field that has any. The fields are the filters of
+// DescribeInstanceInformation.
+type NodeFilter struct {
+	IDs           []sallyport.NodeID
+	Names         []string
+	AgentVersions []string
+	PingStatuses  []string // [PingOnline], [PingLost], [PingInactive]
+	PlatformTypes []string // Linux, Windows, MacOS
+	Activations   []string
+	Roles         []string
+	ResourceTypes []string // ManagedInstance, EC2Instance
+	Tags          []TagFilter
+}
+
+// A TagFilter wants a tag, and, if Values has any, one of these values for it.
+type TagFilter struct {
+	Name   string
+	Values []string
+}
+
+// Nodes lists nodes in order of id.
+//
+// A page by one field with one value is one walk down an index, and reads what
+// it returns. Several fields or values read the nodes that match one of them.
+func (db *DB) Nodes(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.Node, Cursor, error) {
+	after, err := page.place("nodes", 1)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(f.PingStatuses) > 0 {
+		// What SQL is to compare must be written. If it cannot be, the answer
+		// is as old as what is.
+		_ = db.Flush(ctx)
+	}
+	w, err := f.where()
+	if err != nil {
+		return nil, "", err
+	}
+	if after != nil {
+		w.add("id > ?", after[0])
+	}
+	list, err := db.nodes(ctx, w, page.limit()+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("list nodes: %w", err)
+	}
+	list, next := cut(list, page, func(n *sallyport.Node) Cursor { return newCursor("nodes", n.ID.String()) })
+	return list, next, nil
+}
+
+func (f *NodeFilter) where() (w where, err error) {
+	ids := make([]string, len(f.IDs))
+	for i, id := range f.IDs {
+		ids[i] = id.String()
+	}
+	w.in("id", ids)
+	w.in("name", f.Names)
+	w.in("agent_version", f.AgentVersions)
+	w.in("platform_type", f.PlatformTypes)
+	w.in("activation", f.Activations)
+	w.in("role", f.Roles)
+	for _, t := range f.Tags {
+		cond := "id IN (SELECT node FROM node_tags WHERE name = " + w.arg(t.Name)
+		if len(t.Values) > 0 {
+			cond += " AND value IN (" + w.list(t.Values) + ")"
+		}
+		w.conds = append(w.conds, cond+")")
+	}
+	err = w.any(f.PingStatuses, map[string]string{
+		PingOnline:   "online = TRUE",
+		PingLost:     "(online = FALSE AND last_ping > 0)",
+		PingInactive: "(online = FALSE AND last_ping = 0)",
+	}, sallyport.InvalidInstanceInformationFilterValue)
+	if err != nil {
+		return w, err
+	}
+	err = w.any(f.ResourceTypes, map[string]string{
+		"ManagedInstance": "(id >= 'mi-' AND id < 'mi.')", // '.' follows '-', so this is a prefix an index serves
+		"EC2Instance":     "(id >= 'i-' AND id < 'i.')",
+	}, sallyport.InvalidInstanceInformationFilterValue)
+	return w, err
+}
+
+// any wants one of the conditions that values name.
+func (w *where) any(values []string, conds map[string]string, refuse sallyport.Code) error {
+	var either []string
+	for _, v := range values {
+		cond, ok := conds[v]
+		if !ok {
+			return sallyport.Errorf(refuse, "%q is not a value of this filter.", sallyport.Clip(v, 64))
+		}
+		if !slices.Contains(either, cond) {
+			either = append(either, cond)
+		}
+	}
+	if len(either) > 0 {
+		w.conds = append(w.conds, "("+strings.Join(either, " OR ")+")")
+	}
+	return nil
+}
+
+// updateNode runs a statement whose $1 is the node's id, or returns
+// InvalidInstanceId if no node has it.
+func (db *DB) updateNode(ctx context.Context, verb string, id sallyport.NodeID, statement string, args ...any) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		n, err := tx.exec(statement, append([]any{id.String()}, args...)...)
+		if err == nil && n == 0 {
+			return noNode(id)
+		}
+		return err
+	})
+	return wrap(err, "%s node %s", verb, id)
+}
+
+// UpdateAgent replaces what a node's agent says of itself.
+func (db *DB) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.Agent) error {
+	a = cleanAgent(a)
+	return db.updateNode(ctx, "update agent of", id, `UPDATE nodes SET agent_name = $2, agent_version = $3, platform_type = $4, platform_name = $5,
+		platform_version = $6, computer_name = $7, ip_address = $8, availability_zone = $9, connection_channel = $10 WHERE id = $1`,
+		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
+}
+
+// SetNodeRole changes the role a node's credentials are for.
+func (db *DB) SetNodeRole(ctx context.Context, id sallyport.NodeID, role string) error {
+	return db.updateNode(ctx, "set role of", id, `UPDATE nodes SET role = $2 WHERE id = $1`, role)
+}
+
+// SetNodeKey changes the key a node proves itself with. old must be the key it
+// has, so that of two changes made from the same key only one is answered.
+func (db *DB) SetNodeKey(ctx context.Context, id sallyport.NodeID, old, key []byte) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		n, err := tx.exec(`UPDATE nodes SET public_key = $3 WHERE id = $1 AND public_key = $2`, id.String(), blob(old), blob(key))
+		if err != nil || n == 1 {
+			return err
+		}
+		if err := tx.row(`SELECT count(*) FROM nodes WHERE id = $1`, id.String()).Scan(&n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return noNode(id)
+		}
+		return sallyport.Errorf(sallyport.InvalidInstanceID, "The key of node %s was changed by somebody else just now. Register the machine again if that was not you.", id)
+	})
+	return wrap(err, "set key of node %s", id)
+}
+
+// SetNodeName changes a node's name.
+func (db *DB) SetNodeName(ctx context.Context, id sallyport.NodeID, name string) error {
+	return db.updateNode(ctx, "name", id, `UPDATE nodes SET name = $2 WHERE id = $1`, clean(name))
+}
+
+// Deregister forgets a node. Its sessions stay in the history.
+func (db *DB) Deregister(ctx context.Context, id sallyport.NodeID) error {
+	return db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
+}
+
+// TagNode gives a node tags, in place of any by the same names.
+func (db *DB) TagNode(ctx context.Context, id sallyport.NodeID, tags map[string]string) error {
+	return db.onNodeTags(ctx, id, func(tx *tx) error { return setNodeTags(tx, id, tags) })
+}
+
+// UntagNode takes tags off a node. It does not matter if they were not there.
+func (db *DB) UntagNode(ctx context.Context, id sallyport.NodeID, names []string) error {
+	return db.onNodeTags(ctx, id, func(tx *tx) error {
+		for _, name := range names {
+			if _, err := tx.exec(`DELETE FROM node_tags WHERE node = $1 AND name = $2`, id.String(), name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (db *DB) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx) error) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		// Writing the row, if only to what it was, makes two that tag the same
+		// node take turns, so that the count below holds.
+		n, err := tx.exec(`UPDATE nodes SET name = name WHERE id = $1`, id.String())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return noNode(id)
+		}
+		if err := do(tx); err != nil {
+			return err
+		}
+		if err := tx.row(`SELECT count(*) FROM node_tags WHERE node = $1`, id.String()).Scan(&n); err != nil {
+			return err
+		}
+		if n > maxTags {
+			return sallyport.Errorf(sallyport.TooManyTagsError, "A node may have %d tags. Remove some first.", maxTags)
+		}
+		return nil
+	})
+	return wrap(err, "tag node %s", id)
+}
+
+// MarkAllOffline is for a server that starts: no node's channel can be open yet.
+func (db *DB) MarkAllOffline(ctx context.Context) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		_, err := tx.exec(`UPDATE nodes SET online = FALSE WHERE online = TRUE`)
+		return err
+	})
+	return wrap(err, "mark nodes offline")
+}

@@ -1,0 +1,493 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+)
+
+// awsPolicies begins the ARN of every policy of AWS's own. Those are in the
+// program; the store knows only what they are attached to.
+const awsPolicies = "arn:" + sallyport.Partition + ":iam::aws:policy/"
+
+const (
+	maxVersions = 5  // of a managed policy (IAM quotas)
+	maxAttached = 10 // managed policies to one entity (IAM quotas)
+)
+
+func noPolicy(arn string) error {
+	return sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s was not found.", arn)
+}
+
+// attachable returns an error unless arn is a policy we hold, or AWS's own.
+func attachable(tx *tx, arn string) error {
+	if strings.HasPrefix(arn, awsPolicies) {
+		return nil
+	}
+	var n int
+	if err := tx.row(`SELECT count(*) FROM policies WHERE arn = $1`, arn).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		return sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s does not exist or is not attachable.", arn)
+	}
+	return nil
+}
+
+// CreatePolicy adds a managed policy whose first version, v1, has p.Document.
+func (db *DB) CreatePolicy(ctx context.Context, p sallyport.Policy) error {
+	err := db.transactIAM(ctx, func(tx *tx) error {
+		if len(p.Tags) > maxTags {
+			return tooManyTags()
+		}
+		n, err := tx.exec(`INSERT INTO policies (arn, id, name, folded, path, description, tags, default_version, last_version, created, updated)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, 1, 1, $8, $8) ON CONFLICT DO NOTHING`,
+			p.ARN, p.ID, p.Name, strings.ToLower(p.Name), p.Path, p.Description, tagsJSON(p.Tags), millis(p.Created))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return sallyport.Errorf(sallyport.EntityAlreadyExists, "A policy called %s already exists. Duplicate names are not allowed.", p.Name)
+		}
+		_, err = tx.exec(`INSERT INTO policy_versions (arn, version, document, created) VALUES ($1, 1, $2, $3)`, p.ARN, p.Document, millis(p.Created))
+		return err
+	})
+	return wrap(err, "create policy %s", p.Name)
+}
+
+const policyColumns = `p.arn, p.id, p.name, p.path, p.description, p.tags, p.default_version, p.created, p.updated,
+	(SELECT count(*) FROM attachments a WHERE a.arn = p.arn),
+	(SELECT v.document FROM policy_versions v WHERE v.arn = p.arn AND v.version = p.default_version)`
+
+func scanPolicy(s scanner) (*sallyport.Policy, error) {
+	var p sallyport.Policy
+	var tags string
+	var version, created, updated int64
+	if err := s.Scan(&p.ARN, &p.ID, &p.Name, &p.Path, &p.Description, &tags, &version, &created, &updated, &p.Attachments, &p.Document); err != nil {
+		return nil, err
+	}
+	p.Default, p.Created, p.Updated = versionName(version), fromMillis(created), fromMillis(updated)
+	var err error
+	p.Tags, err = parseTags(tags)
+	return &p, err
+}
+
+func versionName(n int64) string { return "v" + strconv.FormatInt(n, 10) }
+
+// Policy returns a managed policy with its document in force and the number of
+// its attachments, or NoSuchEntity.
+func (db *DB) Policy(ctx context.Context, arn string) (*sallyport.Policy, error) {
+	return findPolicy(ctx, db.read, arn)
+}
+
+func findPolicy(ctx context.Context, q querier, arn string) (*sallyport.Policy, error) {
+	p, err := scanPolicy(q.QueryRowContext(ctx, `SELECT `+policyColumns+` FROM policies p WHERE p.arn = $1`, arn))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, noPolicy(arn)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read policy %s: %w", arn, translate(err))
+	}
+	return p, nil
+}
+
+// Policies lists our managed policies whose path begins with pathPrefix, in
+// order of name.
+func (db *DB) Policies(ctx context.Context, pathPrefix string, attachedOnly bool, page Page) ([]*sallyport.Policy, Cursor, error) {
+	after, err := page.place("policies", 1)
+	if err != nil {
+		return nil, "", err
+	}
+	var w where
+	if pathPrefix != "" && pathPrefix != "/" {
+		w.add("substr(p.path, 1, length(CAST(? AS TEXT))) = ?", pathPrefix, pathPrefix)
+	}
+	if attachedOnly {
+		w.add("EXISTS (SELECT 1 FROM attachments a WHERE a.arn = p.arn)")
+	}
+	if after != nil {
+		w.add("p.folded > ?", after[0])
+	}
+	list, err := collect(ctx, db.read, scanPolicy, `SELECT `+policyColumns+` FROM policies p WHERE `+w.String()+` ORDER BY p.folded LIMIT `+w.arg(page.limit()+1), w.args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list policies: %w", translate(err))
+	}
+	list, next := cut(list, page, func(p *sallyport.Policy) Cursor { return newCursor("policies", strings.ToLower(p.Name)) })
+	return list, next, nil
+}
+
+// onPolicy finds a managed policy of ours in a transaction that writes IAM,
+// and does something to it.
+func (db *DB) onPolicy(ctx context.Context, verb, arn string, do func(*tx, *sallyport.Policy) error) error {
+	err := db.transactIAM(ctx, func(tx *tx) error {
+		p, err := findPolicy(tx.ctx, tx, arn)
+		if err != nil {
+			return err
+		}
+		return do(tx, p)
+	})
+	return wrap(err, "%s policy %s", verb, arn)
+}
+
+// DeletePolicy removes a managed policy that is attached to nothing and has no
+// version but its default, or says with DeleteConflict what is in the way.
+func (db *DB) DeletePolicy(ctx context.Context, arn string) error {
+	return db.onPolicy(ctx, "delete", arn, func(tx *tx, p *sallyport.Policy) error {
+		var versions, bounded int
+		if err := tx.row(`SELECT (SELECT count(*) FROM policy_versions WHERE arn = $1), (SELECT count(*) FROM entities WHERE boundary = $1)`, arn).Scan(&versions, &bounded); err != nil {
+			return err
+		}
+		if p.Attachments > 0 || bounded > 0 {
+			return sallyport.Errorf(sallyport.DeleteConflict, "Cannot delete a policy attached to entities.")
+		}
+		if versions > 1 {
+			return sallyport.Errorf(sallyport.DeleteConflict, "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The default version is deleted with the policy.")
+		}
+		_, err := tx.exec(`DELETE FROM policies WHERE arn = $1`, arn) // its version goes with it
+		return err
+	})
+}
+
+// TagPolicy gives a managed policy tags, in place of any by the same names.
+func (db *DB) TagPolicy(ctx context.Context, arn string, tags map[string]string) error {
+	return db.changePolicyTags(ctx, arn, func(all map[string]string) { maps.Copy(all, tags) })
+}
+
+// UntagPolicy takes tags off a managed policy.
+func (db *DB) UntagPolicy(ctx context.Context, arn string, names []string) error {
+	return db.changePolicyTags(ctx, arn, func(all map[string]string) { remove(all, names) })
+}
+
+func (db *DB) changePolicyTags(ctx context.Context, arn string, change func(map[string]string)) error {
+	return db.onPolicy(ctx, "tag", arn, func(tx *tx, p *sallyport.Policy) error {
+		if p.Tags == nil {
+			p.Tags = map[string]string{}
+		}
+		change(p.Tags)
+		if len(p.Tags) > maxTags {
+			return tooManyTags()
+		}
+		_, err := tx.exec(`UPDATE policies SET tags = $2 WHERE arn = $1`, arn, tagsJSON(p.Tags))
+		return err
+	})
+}
+
+// CreatePolicyVersion gives a managed policy another text, and returns the
+// version it became. A policy has five at most; numbers are never used again.
+func (db *DB) CreatePolicyVersion(ctx context.Context, arn, document string, makeDefault bool, at time.Time) (v sallyport.PolicyVersion, err error) {
+	err = db.onPolicy(ctx, "create version of", arn, func(tx *tx, p *sallyport.Policy) error {
+		var versions int
+		var last int64
+		if err := tx.row(`SELECT (SELECT count(*) FROM policy_versions WHERE arn = $1), last_version FROM policies WHERE arn = $1`, arn).Scan(&versions, &last); err != nil {
+			return err
+		}
+		if versions >= maxVersions {
+			return sallyport.Errorf(sallyport.LimitExceeded, "A managed policy can have up to %d versions. Before you create a new version, you must delete an existing version.", maxVersions)
+		}
+		last++
+		if _, err := tx.exec(`INSERT INTO policy_versions (arn, version, document, created) VALUES ($1, $2, $3, $4)`, arn, last, document, millis(at)); err != nil {
+			return err
+		}
+		if _, err := tx.exec(`UPDATE policies SET last_version = $2, updated = $3 WHERE arn = $1`, arn, last, millis(at)); err != nil {
+			return err
+		}
+		v = sallyport.PolicyVersion{ID: versionName(last), Document: document, Default: makeDefault, Created: fromMillis(millis(at))}
+		if !makeDefault {
+			return nil
+		}
+		_, err := tx.exec(`UPDATE policies SET default_version = $2 WHERE arn = $1`, arn, last)
+		return err
+	})
+	return v, err
+}
+
+const versionQuery = `SELECT v.version, v.document, v.created, v.version = p.default_version
+	FROM policy_versions v JOIN policies p ON p.arn = v.arn WHERE v.arn = $1`
+
+func scanVersion(s scanner) (v sallyport.PolicyVersion, err error) {
+	var n, created int64
+	err = s.Scan(&n, &v.Document, &created, &v.Default)
+	v.ID, v.Created = versionName(n), fromMillis(created)
+	return v, err
+}
+
+// PolicyVersions lists the versions of a managed policy, newest first. There
+// are too few to page.
+func (db *DB) PolicyVersions(ctx context.Context, arn string) ([]sallyport.PolicyVersion, error) {
+	list, err := collect(ctx, db.read, scanVersion, versionQuery+` ORDER BY v.version DESC`, arn)
+	if err != nil {
+		return nil, fmt.Errorf("list versions of policy %s: %w", arn, translate(err))
+	}
+	if len(list) == 0 { // every policy has one
+		return nil, noPolicy(arn)
+	}
+	return list, nil
+}
+
+// PolicyVersion returns one version of a managed policy, or NoSuchEntity.
+func (db *DB) PolicyVersion(ctx context.Context, arn, version string) (sallyport.PolicyVersion, error) {
+	return findVersion(ctx, db.read, arn, version)
+}
+
+func findVersion(ctx context.Context, q querier, arn, version string) (sallyport.PolicyVersion, error) {
+	missing := sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s version %s does not exist or is not attachable.", arn, version)
+	n, err := strconv.ParseInt(strings.TrimPrefix(version, "v"), 10, 64)
+	if err != nil || versionName(n) != version {
+		return sallyport.PolicyVersion{}, missing
+	}
+	v, err := scanVersion(q.QueryRowContext(ctx, versionQuery+` AND v.version = $2`, arn, n))
+	if errors.Is(err, sql.ErrNoRows) {
+		return sallyport.PolicyVersion{}, missing
+	}
+	if err != nil {
+		return sallyport.PolicyVersion{}, fmt.Errorf("read policy %s %s: %w", arn, version, translate(err))
+	}
+	return v, nil
+}
+
+// DeletePolicyVersion removes a version that is not the default.
+func (db *DB) DeletePolicyVersion(ctx context.Context, arn, version string) error {
+	return db.onPolicy(ctx, "delete version of", arn, func(tx *tx, p *sallyport.Policy) error {
+		v, err := findVersion(tx.ctx, tx, arn, version)
+		if err != nil {
+			return err
+		}
+		if v.Default {
+			return sallyport.Errorf(sallyport.DeleteConflict, "Cannot delete the default version of a policy.")
+		}
+		_, err = tx.exec(`DELETE FROM policy_versions WHERE arn = $1 AND version = $2`, arn, versionNumber(v))
+		return err
+	})
+}
+
+// SetDefaultPolicyVersion puts a version in force.
+func (db *DB) SetDefaultPolicyVersion(ctx context.Context, arn, version string, at time.Time) error {
+	return db.onPolicy(ctx, "set default version of", arn, func(tx *tx, p *sallyport.Policy) error {
+		v, err := findVersion(tx.ctx, tx, arn, version)
+		if err != nil {
+			return err
+		}
+		_, err = tx.exec(`UPDATE policies SET default_version = $2, updated = $3 WHERE arn = $1`, arn, versionNumber(v), millis(at))
+		return err
+	})
+}
+
+// versionNumber is for versions that were read, so it parses.
+func versionNumber(v sallyport.PolicyVersion) int64 {
+	n, _ := strconv.ParseInt(strings.TrimPrefix(v.ID, "v"), 10, 64)
+	return n
+}
+
+// Attach gives a managed policy to who. It does not matter if who has it. The
+// caller sees to it that a policy of AWS's own exists.
+func (db *DB) Attach(ctx context.Context, who Entity, arn string) error {
+	return db.onEntity(ctx, "attach policy to", who, func(tx *tx, e entity) error {
+		if err := attachable(tx, arn); err != nil {
+			return err
+		}
+		if _, err := tx.exec(`INSERT INTO attachments (entity, arn) VALUES ($1, $2) ON CONFLICT DO NOTHING`, e.id, arn); err != nil {
+			return err
+		}
+		var n int
+		if err := tx.row(`SELECT count(*) FROM attachments WHERE entity = $1`, e.id).Scan(&n); err != nil {
+			return err
+		}
+		if n > maxAttached {
+			return sallyport.Errorf(sallyport.LimitExceeded, "Cannot exceed quota for PoliciesPer%s: %d", strings.ToUpper(string(who.Kind[:1]))+string(who.Kind[1:]), maxAttached)
+		}
+		return nil
+	})
+}
+
+// Detach takes a managed policy from who, or returns NoSuchEntity if who did
+// not have it.
+func (db *DB) Detach(ctx context.Context, who Entity, arn string) error {
+	return db.onEntity(ctx, "detach policy from", who, func(tx *tx, e entity) error {
+		n, err := tx.exec(`DELETE FROM attachments WHERE entity = $1 AND arn = $2`, e.id, arn)
+		if err == nil && n == 0 {
+			return noPolicy(arn)
+		}
+		return err
+	})
+}
+
+// Attached lists the ARNs of the managed policies who has, in order.
+func (db *DB) Attached(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
+	return db.hanging(ctx, who, "attached policies", "attachments", "arn", page)
+}
+
+// InlinePolicies lists the names of who's inline policies, in order.
+func (db *DB) InlinePolicies(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
+	return db.hanging(ctx, who, "inline policies", "inline_policies", "name", page)
+}
+
+// hanging lists one column of a table of what hangs on entities.
+func (db *DB) hanging(ctx context.Context, who Entity, list, table, column string, page Page) ([]string, Cursor, error) {
+	after, err := page.place(list, 1)
+	if err != nil {
+		return nil, "", err
+	}
+	e, err := findEntity(ctx, db.read, who)
+	if err != nil {
+		return nil, "", err
+	}
+	var w where
+	w.add("entity = ?", e.id)
+	if after != nil {
+		w.add(column+" > ?", after[0])
+	}
+	names, err := collect(ctx, db.read, readString, `SELECT `+column+` FROM `+table+` WHERE `+w.String()+` ORDER BY `+column+` LIMIT `+w.arg(page.limit()+1), w.args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list %s of %s %s: %w", list, who.Kind, who.Name, translate(err))
+	}
+	names, next := cut(names, page, func(name string) Cursor { return newCursor(list, name) })
+	return names, next, nil
+}
+
+// A Holder is an entity that a managed policy is attached to.
+type Holder struct {
+	Entity
+	ID   string
+	Path string
+}
+
+// Holders lists what a managed policy is attached to: groups, roles, then
+// users, each in order of name. kind may narrow it to one of them. It asks
+// nothing about whether the policy exists.
+func (db *DB) Holders(ctx context.Context, arn string, kind EntityKind, page Page) ([]Holder, Cursor, error) {
+	after, err := page.place("holders", 2)
+	if err != nil {
+		return nil, "", err
+	}
+	var w where
+	w.add("a.arn = ?", arn)
+	if kind != "" {
+		w.add("e.kind = ?", string(kind))
+	}
+	if after != nil {
+		w.add("(e.kind, e.name) > (?, ?)", after[0], after[1])
+	}
+	list, err := collect(ctx, db.read, func(s scanner) (h Holder, err error) {
+		return h, s.Scan(&h.Kind, &h.Name, &h.ID, &h.Path)
+	}, `SELECT e.kind, e.name, e.id, e.path FROM attachments a JOIN entities e ON e.id = a.entity
+		WHERE `+w.String()+` ORDER BY e.kind, e.name LIMIT `+w.arg(page.limit()+1), w.args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list holders of policy %s: %w", arn, translate(err))
+	}
+	list, next := cut(list, page, func(h Holder) Cursor { return newCursor("holders", string(h.Kind), h.Name) })
+	return list, next, nil
+}
+
+// PutInlinePolicy gives who an inline policy, in place of one by the same name.
+func (db *DB) PutInlinePolicy(ctx context.Context, who Entity, name, document string) error {
+	return db.onEntity(ctx, "put policy of", who, func(tx *tx, e entity) error {
+		_, err := tx.exec(`INSERT INTO inline_policies (entity, name, document) VALUES ($1, $2, $3)
+			ON CONFLICT (entity, name) DO UPDATE SET document = excluded.document`, e.id, name, document)
+		return err
+	})
+}
+
+func noInlinePolicy(who Entity, name string) error {
+	return sallyport.Errorf(sallyport.NoSuchEntity, "The %s policy with name %s cannot be found.", who.Kind, name)
+}
+
+// InlinePolicy returns the document of an inline policy, or NoSuchEntity.
+func (db *DB) InlinePolicy(ctx context.Context, who Entity, name string) (string, error) {
+	e, err := findEntity(ctx, db.read, who)
+	if err != nil {
+		return "", err
+	}
+	document, err := readString(db.read.QueryRowContext(ctx, `SELECT document FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, name))
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", noInlinePolicy(who, name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read policy %s of %s %s: %w", name, who.Kind, who.Name, translate(err))
+	}
+	return document, nil
+}
+
+// DeleteInlinePolicy removes an inline policy, or returns NoSuchEntity.
+func (db *DB) DeleteInlinePolicy(ctx context.Context, who Entity, name string) error {
+	return db.onEntity(ctx, "delete policy of", who, func(tx *tx, e entity) error {
+		n, err := tx.exec(`DELETE FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, name)
+		if err == nil && n == 0 {
+			return noInlinePolicy(who, name)
+		}
+		return err
+	})
+}
+
+// A Grant is one policy that applies to somebody.
+type Grant struct {
+	Name     string // an inline policy's name, or a managed policy's ARN
+	From     Entity // who it was given to: the user or role, or a group of the user's
+	Document string // empty for a policy of AWS's own, which the caller has
+}
+
+// Grants is all that decides what a user or role may do.
+type Grants struct {
+	ID       string // of the user or role, so that a namesake's credentials can be told
+	Policies []Grant
+	Boundary *Grant // the permissions boundary, if there is one
+}
+
+// Grants returns every policy that applies to a user or role: its own inline
+// and managed ones, its groups', and its boundary, all as of one moment.
+// [DB.Revision] says how long the answer is good for.
+func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
+	type row struct {
+		what string // "self", "boundary", "inline" or "managed"
+		Grant
+	}
+	// One statement, so that it sees one moment. A row for the entity itself
+	// tells one that has nothing from one that is not there.
+	rows, err := collect(ctx, db.read, func(s scanner) (r row, err error) {
+		return r, s.Scan(&r.what, &r.From.Kind, &r.From.Name, &r.Name, &r.Document)
+	}, `WITH self AS (
+			SELECT id, kind, name, boundary FROM entities WHERE kind = $1 AND name = $2
+		), held AS (
+			SELECT id, kind, name FROM self
+			UNION ALL
+			SELECT g.id, g.kind, g.name FROM self JOIN members m ON m.user_id = self.id JOIN entities g ON g.id = m.group_id
+		)
+		SELECT 'self', kind, name, id, '' FROM self
+		UNION ALL
+		SELECT 'boundary', s.kind, s.name, s.boundary, coalesce(v.document, '')
+			FROM self s LEFT JOIN policies p ON p.arn = s.boundary
+			LEFT JOIN policy_versions v ON v.arn = p.arn AND v.version = p.default_version
+			WHERE s.boundary <> ''
+		UNION ALL
+		SELECT 'inline', h.kind, h.name, i.name, i.document FROM held h JOIN inline_policies i ON i.entity = h.id
+		UNION ALL
+		SELECT 'managed', h.kind, h.name, a.arn, coalesce(v.document, '')
+			FROM held h JOIN attachments a ON a.entity = h.id
+			LEFT JOIN policies p ON p.arn = a.arn
+			LEFT JOIN policy_versions v ON v.arn = p.arn AND v.version = p.default_version
+		ORDER BY 1, 2, 3, 4`, string(who.Kind), who.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read policies of %s %s: %w", who.Kind, who.Name, translate(err))
+	}
+	if len(rows) == 0 {
+		return nil, who.missing()
+	}
+	var g Grants
+	for _, r := range rows {
+		switch r.what {
+		case "self":
+			g.ID = r.Name
+		case "boundary":
+			g.Boundary = &r.Grant
+		default:
+			g.Policies = append(g.Policies, r.Grant)
+		}
+	}
+	return &g, nil
+}

@@ -1,0 +1,415 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+)
+
+// ErrOutOfTurn is within the error of [DB.UpdateSession] when the session, as
+// stored, cannot have come to the state it is to have: somebody else has
+// written it since.
+var ErrOutOfTurn = errors.New("the stored session cannot come to that state")
+
+// A SessionRecord is a session, and what a server that restarts needs to take
+// it up where it was left.
+type SessionRecord struct {
+	*sallyport.Session
+
+	Parameters json.RawMessage // of its document, as StartSession had them; nil is none
+	Access     Access
+	Resume     json.RawMessage // the broker's own; the store does not look inside
+	Log        Log             // zero until the session is sealed
+}
+
+// Access says who may attach to a session.
+type Access struct {
+	Token     sallyport.SecretHash // of the person's token
+	Client    string               // the client id the token is bound to; empty may be one too
+	Bound     bool                 // the token has been used, and is Client's
+	NodeToken sallyport.SecretHash // of the node's token
+}
+
+// A Log describes a session's sealed log.
+type Log struct {
+	Size int64
+	Hash []byte
+}
+
+const sessionColumns = `id, owner, owner_id, node, document, reason, started, max_duration, state, ended, cause, exit_status`
+const recordColumns = sessionColumns + `, parameters, token, client, bound, node_token, resume, log_size, log_hash`
+
+func scanSession(s scanner) (*sallyport.Session, error) { return scanSessionAnd(s) }
+
+func scanSessionAnd(s scanner, more ...any) (*sallyport.Session, error) {
+	var v sallyport.Session
+	var id, node, state string
+	var started, maxDuration, ended int64
+	var exit sql.NullInt64
+	if err := s.Scan(append([]any{&id, &v.Owner, &v.OwnerID, &node, &v.Document, &v.Reason, &started, &maxDuration, &state, &ended, &v.Cause, &exit}, more...)...); err != nil {
+		return nil, err
+	}
+	var err error
+	if v.ID, err = sallyport.ParseSessionID(id); err != nil {
+		return nil, err
+	}
+	if v.Node, err = sallyport.ParseNodeID(node); err != nil {
+		return nil, err
+	}
+	at, err := sallyport.ParseState(state)
+	if err != nil {
+		return nil, err
+	}
+	v.Started, v.MaxDuration = fromMillis(started), time.Duration(maxDuration)*time.Millisecond
+	if exit.Valid {
+		status := int(exit.Int64)
+		v.ExitStatus = &status
+	}
+	return sallyport.RestoreSession(v, at, fromMillis(ended))
+}
+
+func scanRecord(s scanner) (*SessionRecord, error) {
+	var r SessionRecord
+	var parameters, resume string
+	var token, nodeToken []byte
+	session, err := scanSessionAnd(s, &parameters, &token, &r.Access.Client, &r.Access.Bound, &nodeToken, &resume, &r.Log.Size, &r.Log.Hash)
+	if err != nil {
+		return nil, err
+	}
+	r.Session = session
+	copy(r.Access.Token[:], token)
+	copy(r.Access.NodeToken[:], nodeToken)
+	r.Parameters, r.Resume = fromText(parameters), fromText(resume)
+	if len(r.Log.Hash) == 0 {
+		r.Log.Hash = nil
+	}
+	return &r, nil
+}
+
+func fromText(s string) json.RawMessage {
+	if s == "" {
+		return nil
+	}
+	return json.RawMessage(s)
+}
+
+func noSession(id sallyport.SessionID) error {
+	return sallyport.Errorf(sallyport.DoesNotExistException, "There is no session %s. It may have ended long enough ago to be forgotten.", id)
+}
+
+func exitStatus(s *sallyport.Session) sql.NullInt64 {
+	if s.ExitStatus == nil {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: int64(*s.ExitStatus), Valid: true}
+}
+
+func endedMillis(s *sallyport.Session) int64 {
+	at, _ := s.Ended()
+	return millis(at)
+}
+
+// InsertSession adds a session.
+func (db *DB) InsertSession(ctx context.Context, r *SessionRecord) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		_, err := tx.exec(`INSERT INTO sessions (`+recordColumns+`)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
+			r.ID.String(), r.Owner, r.OwnerID, r.Node.String(), r.Document, clean(r.Reason), millis(r.Started), r.MaxDuration.Milliseconds(),
+			r.State().String(), endedMillis(r.Session), clean(r.Cause), exitStatus(r.Session),
+			clean(string(r.Parameters)), r.Access.Token[:], clean(r.Access.Client), r.Access.Bound, r.Access.NodeToken[:],
+			string(r.Resume), r.Log.Size, blob(r.Log.Hash))
+		return err
+	})
+	return wrap(err, "insert session %s", r.ID)
+}
+
+// Session returns a session, on or over, or DoesNotExistException.
+func (db *DB) Session(ctx context.Context, id sallyport.SessionID) (*SessionRecord, error) {
+	r, err := scanRecord(db.read.QueryRowContext(ctx, `SELECT `+recordColumns+` FROM sessions WHERE id = $1`, id.String()))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, noSession(id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read session %s: %w", id, translate(err))
+	}
+	return r, nil
+}
+
+// before lists, for each state, the states a session may have been in some
+// time before, itself included unless it is final. It asks the vocabulary, so
+// that there is one list of what may follow what.
+var before = func() map[sallyport.State][]sallyport.State {
+	const first, last = sallyport.Connecting, sallyport.Failed
+	at := time.Unix(1, 0)
+	reach := map[sallyport.State][]sallyport.State{}
+	var walk func(from, here sallyport.State)
+	walk = func(from, here sallyport.State) {
+		if slices.Contains(reach[here], from) {
+			return
+		}
+		reach[here] = append(reach[here], from)
+		for to := first; to <= last; to++ {
+			if s, err := sallyport.RestoreSession(sallyport.Session{}, here, time.Time{}); err == nil && s.Advance(to, at) == nil {
+				walk(from, to)
+			}
+		}
+	}
+	for from := first; from <= last; from++ {
+		if !from.Final() {
+			walk(from, from)
+		}
+	}
+	return reach
+}()
+
+// UpdateSession writes a session's state, cause, end and exit status, if the
+// session as stored may come to that state, by any number of steps; else the
+// error is [ErrOutOfTurn]. So a session that is over stays so, whoever comes
+// late.
+func (db *DB) UpdateSession(ctx context.Context, s *sallyport.Session) error {
+	return db.advance(ctx, s, nil)
+}
+
+// SealSession is [DB.UpdateSession] for a session's final state, with what is
+// known of its log, as one step.
+func (db *DB) SealSession(ctx context.Context, s *sallyport.Session, log Log) error {
+	return db.advance(ctx, s, &log)
+}
+
+func (db *DB) advance(ctx context.Context, s *sallyport.Session, log *Log) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		var w where
+		set := "state = " + w.arg(s.State().String()) + ", ended = " + w.arg(endedMillis(s)) +
+			", cause = " + w.arg(clean(s.Cause)) + ", exit_status = " + w.arg(exitStatus(s))
+		if log != nil {
+			set += ", log_size = " + w.arg(log.Size) + ", log_hash = " + w.arg(blob(log.Hash))
+		}
+		w.add("id = ?", s.ID.String())
+		var from []string
+		for _, b := range before[s.State()] {
+			from = append(from, b.String())
+		}
+		w.in("state", from)
+		n, err := tx.exec(`UPDATE sessions SET `+set+` WHERE `+w.String(), w.args...)
+		if err != nil || n == 1 {
+			return err
+		}
+		var state string
+		err = tx.row(`SELECT state FROM sessions WHERE id = $1`, s.ID.String()).Scan(&state)
+		if errors.Is(err, sql.ErrNoRows) {
+			return noSession(s.ID)
+		}
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("from %s to %v: %w", state, s.State(), ErrOutOfTurn)
+	})
+	return wrap(err, "update session %s", s.ID)
+}
+
+// SetSessionAccess changes who may attach to a session that is not over.
+func (db *DB) SetSessionAccess(ctx context.Context, id sallyport.SessionID, a Access) error {
+	return db.updateSession(ctx, "set access to", id, `UPDATE sessions SET token = $2, client = $3, bound = $4, node_token = $5 WHERE id = $1 AND ended = 0`,
+		a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
+}
+
+// SetSessionResume replaces what the broker wants to remember of a session
+// that is not over.
+func (db *DB) SetSessionResume(ctx context.Context, id sallyport.SessionID, resume json.RawMessage) error {
+	return db.updateSession(ctx, "save", id, `UPDATE sessions SET resume = $2 WHERE id = $1 AND ended = 0`, string(resume))
+}
+
+func (db *DB) updateSession(ctx context.Context, verb string, id sallyport.SessionID, statement string, args ...any) error {
+	err := db.transact(ctx, func(tx *tx) error {
+		n, err := tx.exec(statement, append([]any{id.String()}, args...)...)
+		if err != nil || n == 1 {
+			return err
+		}
+		if err := tx.row(`SELECT count(*) FROM sessions WHERE id = $1`, id.String()).Scan(&n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return noSession(id)
+		}
+		return fmt.Errorf("it is over: %w", ErrOutOfTurn)
+	})
+	return wrap(err, verb+" session %s", id)
+}
+
+// Unfinished returns every session that is not over, oldest first: what a
+// server that starts has to take up or end.
+func (db *DB) Unfinished(ctx context.Context) ([]*SessionRecord, error) {
+	list, err := collect(ctx, db.read, scanRecord, `SELECT `+recordColumns+` FROM sessions WHERE ended = 0 ORDER BY started, id`)
+	return list, wrap(translate(err), "list unfinished sessions")
+}
+
+// A SessionFilter says which sessions are wanted: those that match every field
+// that is not zero. The fields are the filters of DescribeSessions.
+type SessionFilter struct {
+	InvokedAfter  time.Time // started then or later
+	InvokedBefore time.Time // started before
+	Node          sallyport.NodeID
+	Owner         string // an ARN
+	State         sallyport.State
+	ID            sallyport.SessionID
+}
+
+// Active lists sessions that are not over, newest first.
+func (db *DB) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
+	if f.State.Final() {
+		return nil, "", nil
+	}
+	upto, err := f.upto("active sessions", page)
+	if err != nil {
+		return nil, "", err
+	}
+	var states []sallyport.State // any
+	if f.State != 0 {
+		states = []sallyport.State{f.State}
+	}
+	query, args := f.query("ended = 0", states, upto, page.limit()+1)
+	return db.listSessions(ctx, "active sessions", page, query, args)
+}
+
+// History lists sessions that are over, newest first by when they started.
+//
+// Every page is read off an index and costs what it returns, however long the
+// history is and wherever in it the page lies: whether owner and node are
+// given chooses one of four indexes, in each of which a final state's sessions
+// lie in order of time, and the two states are merged.
+func (db *DB) History(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
+	if f.State != 0 && !f.State.Final() {
+		return nil, "", nil
+	}
+	upto, err := f.upto("session history", page)
+	if err != nil {
+		return nil, "", err
+	}
+	states := []sallyport.State{sallyport.Terminated, sallyport.Failed}
+	if f.State != 0 {
+		states = []sallyport.State{f.State}
+	}
+	query, args := f.query("ended > 0", states, upto, page.limit()+1)
+	return db.listSessions(ctx, "session history", page, query, args)
+}
+
+// A moment is a place among sessions in order of time: those before it sort
+// before (started, id).
+type moment struct {
+	started int64
+	id      string
+}
+
+// upto returns where a page begins, going back: after the cursor's session,
+// or at InvokedBefore, whichever is earlier; nil for now.
+func (f *SessionFilter) upto(list string, page Page) (*moment, error) {
+	started, id, more, err := page.placeTime(list)
+	if err != nil {
+		return nil, err
+	}
+	var m *moment
+	if more {
+		m = &moment{started, id}
+	}
+	if b := millisUp(f.InvokedBefore); b != 0 && (m == nil || b <= m.started) {
+		m = &moment{b, ""} // no id sorts before the empty one
+	}
+	return m, nil
+}
+
+// millisUp is millis, rounded up: the first stored moment that is not before t.
+func millisUp(t time.Time) int64 {
+	ms := millis(t)
+	if ms != 0 && time.UnixMilli(ms).Before(t) {
+		ms++
+	}
+	return ms
+}
+
+// query returns the query for one page, newest first.
+func (f *SessionFilter) query(which string, states []sallyport.State, upto *moment, limit int) (string, []any) {
+	var w where
+	if !f.ID.IsZero() {
+		w.add("id = ?", f.ID.String())
+	}
+	if f.Owner != "" {
+		w.add("owner = ?", f.Owner)
+	}
+	if !f.Node.IsZero() {
+		w.add("node = ?", f.Node.String())
+	}
+	if after := millisUp(f.InvokedAfter); after != 0 {
+		w.add("started >= ?", after)
+	}
+	if upto != nil {
+		w.add("(started, id) < (?, ?)", upto.started, upto.id)
+	}
+	w.conds = append(w.conds, which)
+	order, most := ` ORDER BY started DESC, id DESC LIMIT `, w.arg(limit)
+	one := func(cond string) string {
+		return `SELECT ` + sessionColumns + ` FROM sessions WHERE ` + w.String() + cond + order + most
+	}
+	switch len(states) {
+	case 0:
+		return one(""), w.args
+	case 1:
+		query := one(" AND state = " + w.arg(states[0].String()))
+		return query, w.args
+	}
+	// Each half stops by itself when it has a page; half of the rows read at
+	// most are thrown away.
+	var halves []string
+	for i, s := range states {
+		halves = append(halves, `SELECT * FROM (`+one(" AND state = "+w.arg(s.String()))+`) AS half`+strconv.Itoa(i))
+	}
+	return strings.Join(halves, " UNION ALL ") + order + most, w.args
+}
+
+func (db *DB) listSessions(ctx context.Context, list string, page Page, query string, args []any) ([]*sallyport.Session, Cursor, error) {
+	sessions, err := collect(ctx, db.read, scanSession, query, args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list %s: %w", list, translate(err))
+	}
+	sessions, next := cut(sessions, page, func(s *sallyport.Session) Cursor {
+		return newCursor(list, strconv.FormatInt(millis(s.Started), 10), s.ID.String())
+	})
+	return sessions, next, nil
+}
+
+// forgetTogether bounds what one transaction deletes, so that others who want
+// to write wait no longer than that.
+const forgetTogether = 500
+
+// ForgetHistory deletes sessions that ended before then, and returns how many.
+// If it fails part of the way, what it deleted stays deleted.
+func (db *DB) ForgetHistory(ctx context.Context, then time.Time) (forgotten int64, err error) {
+	for _, state := range []sallyport.State{sallyport.Terminated, sallyport.Failed} {
+		for {
+			var n int64
+			err := db.transact(ctx, func(tx *tx) (err error) {
+				// What ended before then started before then, so the walk down
+				// the index is short of what is kept.
+				n, err = tx.exec(`DELETE FROM sessions WHERE id IN (
+					SELECT id FROM sessions WHERE ended > 0 AND state = $1 AND started < $2 AND ended < $2 ORDER BY started LIMIT $3)`,
+					state.String(), millis(then), forgetTogether)
+				return err
+			})
+			if err != nil {
+				return forgotten, fmt.Errorf("forget history: %w", err)
+			}
+			forgotten += n
+			if n < forgetTogether {
+				break
+			}
+		}
+	}
+	return forgotten, nil
+}
