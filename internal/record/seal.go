@@ -2,13 +2,13 @@ package record
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -18,8 +18,8 @@ import (
 
 // A Sealed is a recording that is complete.
 type Sealed struct {
-	Size   int64  // of the recording, in bytes
-	SHA256 string // of the recording, in hex
+	Size   int64 // of the recording, in bytes
+	SHA256 []byte
 }
 
 // Seal makes the recording of a session that is over from its log, and then
@@ -61,7 +61,7 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	}
 	syncDir(s.dir)
 	os.Remove(f.Name()) // if it stays, the next Seal makes the same recording
-	return Sealed{info.Size(), hex.EncodeToString(hash.Sum(nil))}, nil
+	return Sealed{info.Size(), hash.Sum(nil)}, nil
 }
 
 // sealed describes a recording made earlier.
@@ -76,7 +76,7 @@ func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
 	if err != nil {
 		return Sealed{}, fmt.Errorf("read recording: %w", err)
 	}
-	return Sealed{n, hex.EncodeToString(hash.Sum(nil))}, nil
+	return Sealed{n, hash.Sum(nil)}, nil
 }
 
 // Remove deletes a session's recording and log.
@@ -170,4 +170,23 @@ func syncDir(dir string) {
 		d.Sync()
 		d.Close()
 	}
+}
+
+// Unsealed lists the sessions that have a log: those that are on, and those
+// whose recording could not be made.
+func (s *Shelf) Unsealed() (ids []sallyport.SessionID, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list session logs: %w", err)
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".log")
+		if !ok {
+			continue
+		}
+		if id, err := sallyport.ParseSessionID(name); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }

@@ -1,0 +1,436 @@
+// Package broker answers two questions about a session: is it on, and should it
+// be?
+//
+// It introduces people to nodes and owns every session's life. Whoever may open
+// a session was decided before ([Broker.Start] is called by the API when policy
+// has agreed), and what passes in it is none of the broker's business: it reads
+// the headers of frames, never their payloads.
+//
+//	Start ──▶ Connecting ──▶ Connected ◀──▶ Disconnected
+//	              │              │               │
+//	              ▼              ▼               ▼
+//	           Failed       Terminating ──▶ Terminated
+//
+// A session's frames are relayed verbatim, one message for one message, by two
+// pumps that always keep reading. What the other end cannot take yet waits in
+// the session's lane and log; an end that comes back on another socket is sent
+// again all it has not acknowledged. So the two ends keep their promises of
+// order and completeness to each other, and the broker adds none of its own.
+//
+// A server that is stopped, or killed, leaves its sessions in the store and in
+// their logs. [Broker.Run] takes them up where they were: the ends come back in
+// time, or the session ends with a cause. None stays on for ever.
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/record"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A Broker owns the sessions of this server node. Its fields are set before
+// [Broker.Run].
+type Broker struct {
+	Store *store.DB
+	Bus   route.Bus
+	Shelf *record.Shelf
+	Log   *slog.Logger
+
+	// DispatchAgain is how long a node may take to answer before it is asked
+	// again; after the third time the session fails. 0 means 5 seconds.
+	DispatchAgain time.Duration
+
+	// ClientWait is how long a session waits for its first client. 0 means 2
+	// minutes.
+	ClientWait time.Duration
+
+	// Idle ends a session in which no stream data has passed for that long. 0
+	// means 20 minutes, which is AWS's default; negative means never.
+	Idle time.Duration
+
+	// PersonGrace is how long a client may be away. 0 means as long as Idle.
+	PersonGrace time.Duration
+
+	// NodeGrace is how long a node's data channel may be away. 0 means 90
+	// seconds: a stock agent takes 60 to report that its worker crashed.
+	NodeGrace time.Duration
+
+	dropped atomic.Int64
+
+	// mu guards all below.
+	mu    sync.Mutex
+	live  map[sallyport.SessionID]*session
+	ctx   context.Context // of Run; nil before it and after
+	lives sync.WaitGroup  // of the sessions' run
+}
+
+func (b *Broker) dispatchAgain() time.Duration { return or(b.DispatchAgain, 5*time.Second) }
+func (b *Broker) clientWait() time.Duration    { return or(b.ClientWait, 2*time.Minute) }
+func (b *Broker) idle() time.Duration          { return max(or(b.Idle, 20*time.Minute), 0) }
+func (b *Broker) personGrace() time.Duration   { return or(b.PersonGrace, or(b.idle(), 20*time.Minute)) }
+func (b *Broker) nodeGrace() time.Duration     { return or(b.NodeGrace, 90*time.Second) }
+
+func or(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// errStopped is why a session is let go of when the server stops.
+var errStopped = errors.New("the server is stopping")
+
+// Run takes up the sessions that an earlier server left, calls ready, and keeps
+// all sessions going until ctx is done. It returns when their goroutines have
+// stopped; the sessions themselves stay, for the next server.
+func (b *Broker) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	left, err := b.Store.Unfinished(ctx)
+	if err != nil {
+		return fmt.Errorf("take up sessions: %w", err)
+	}
+	b.mu.Lock()
+	b.live = map[sallyport.SessionID]*session{}
+	b.ctx = ctx
+	b.mu.Unlock()
+	for _, rec := range left {
+		b.takeUp(rec)
+	}
+	ready()
+	<-ctx.Done()
+
+	b.mu.Lock()
+	b.ctx = nil
+	b.mu.Unlock()
+	cancel(errStopped)
+	b.lives.Wait()
+	return nil
+}
+
+// resumed is what the broker keeps in the store beside a session.
+type resumed struct {
+	Task wire.AgentTaskPayload
+	Idle time.Duration
+}
+
+// takeUp goes on with a session an earlier server left.
+func (b *Broker) takeUp(rec *store.SessionRecord) {
+	now := time.Now()
+	s := b.newSession(rec.Session)
+	s.access = rec.Access
+	var kept resumed
+	err := json.Unmarshal(rec.Resume, &kept)
+	if err == nil {
+		s.setTask(kept.Task)
+		s.idle = kept.Idle
+		s.log, err = b.Shelf.Open(s.id, s.replay)
+	}
+	s.dispatchAt = now
+	s.gone = [2]time.Time{now, now}
+	switch state := s.rec.State(); {
+	case err != nil:
+		s.out.Error("session not taken up", sallyport.LogErr, err)
+		s.beginEnd(sallyport.Terminated, "The session was cut short: the server was restarted and has lost its log.")
+		s.nodeDone = true // nothing of it can be relayed any more
+		s.endingAt = now.Add(-endGrace)
+	case state == sallyport.Connecting:
+		// Told again: a node that was told already ignores the repeat.
+	case state == sallyport.Terminating:
+		s.fate, s.endingAt, s.tellNode = sallyport.Terminated, now, true
+	default:
+		s.came = [2]bool{true, true}
+		if state == sallyport.Connected {
+			if err := s.rec.Advance(sallyport.Disconnected, now); err == nil {
+				s.unsaved = true
+			}
+		}
+	}
+	s.stirred = now
+	s.out.Info("session taken up", "state", s.rec.State().String())
+	b.launch(s)
+}
+
+func (b *Broker) newSession(rec *sallyport.Session) *session {
+	s := &session{
+		b: b, id: rec.ID, rec: rec,
+		out:   b.Log.With(sallyport.LogSession, rec.ID.String(), sallyport.LogNode, rec.Node.String()),
+		lanes: [2]lane{newLane(), newLane()},
+		kick:  make(chan struct{}, 1),
+		over:  make(chan struct{}),
+		noted: [2]int64{-1, -1},
+	}
+	return s
+}
+
+func (s *session) setTask(task wire.AgentTaskPayload) {
+	s.task = task
+	s.unpausable = task.DocumentContent.SessionType == "NonInteractiveCommands"
+}
+
+// launch starts a session's life. It reports false if the server is stopping.
+func (b *Broker) launch(s *session) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ctx == nil {
+		return false
+	}
+	ctx := b.ctx
+	b.live[s.id] = s
+	b.lives.Go(func() { s.run(ctx) })
+	return true
+}
+
+func (b *Broker) find(id sallyport.SessionID) *session {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.live[id]
+}
+
+func (b *Broker) forget(s *session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.live, s.id)
+}
+
+// Stats is what a broker counts.
+type Stats struct {
+	Live    int   // sessions that are on
+	Dropped int64 // frames that made no sense or found no room, ever
+}
+
+// Stats counts.
+func (b *Broker) Stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return Stats{Live: len(b.live), Dropped: b.dropped.Load()}
+}
+
+// A Request asks for a session. Who asks has been authorized.
+type Request struct {
+	Who         *sallyport.Principal
+	Node        sallyport.NodeID
+	Document    string // its name
+	Reason      string
+	MaxDuration time.Duration         // 0: no limit
+	Idle        time.Duration         // 0: the broker's
+	Parameters  json.RawMessage       // as StartSession had them
+	Task        wire.AgentTaskPayload // what the node is to start; its ids are filled in here
+}
+
+// An Invitation lets a person's end into a session.
+type Invitation struct {
+	Session sallyport.SessionID
+	Token   sallyport.Secret // empty if the session is over
+}
+
+// Start begins a session and has the node told. By the time it returns, the
+// session is stored. It does not wait for the node to answer: a node that does
+// not is the session's cause to fail.
+func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
+	id := sallyport.NewSessionID(r.Who.Name)
+	rec := sallyport.NewSession(id, r.Who.ARN, r.Who.ID, r.Node, r.Document, time.Now())
+	rec.Reason, rec.MaxDuration = r.Reason, r.MaxDuration
+
+	s := b.newSession(rec)
+	task := r.Task
+	task.SessionId, task.SessionOwner, task.DocumentName = id.String(), r.Who.ARN, r.Document
+	s.setTask(task)
+	s.idle = or(r.Idle, b.idle())
+	s.dispatchAt = rec.Started
+	s.stirred = rec.Started
+
+	token := sallyport.GenerateSecret()
+	s.access.Token = token.Hash()
+	resume, err := json.Marshal(resumed{task, s.idle})
+	if err != nil {
+		return Invitation{}, fmt.Errorf("start session: %w", err)
+	}
+	if s.log, err = b.Shelf.Create(id); err != nil {
+		return Invitation{}, fmt.Errorf("start session: %w", err)
+	}
+	err = b.Store.InsertSession(ctx, &store.SessionRecord{Session: rec, Parameters: r.Parameters, Access: s.access, Resume: resume})
+	if err == nil && !b.launch(s) {
+		err = sallyport.Errorf(sallyport.ServiceUnavailableException, "The server is stopping. Try again in a moment.")
+	}
+	if err != nil {
+		s.log.Close()
+		b.Shelf.Remove(id)
+		return Invitation{}, fmt.Errorf("start session: %w", err)
+	}
+	s.out.InfoContext(ctx, "session started", sallyport.LogWho, r.Who.ARN)
+	return Invitation{id, token}, nil
+}
+
+// Resume mints another token for a session that is on; the one before is then
+// good for nothing. A session that is over, or ending, has no token to give:
+// the invitation's is empty, which is how a client learns that it is over.
+func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation, error) {
+	s := b.find(id)
+	if s == nil {
+		return Invitation{Session: id}, nil
+	}
+	token := sallyport.GenerateSecret()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fate != 0 {
+		return Invitation{Session: id}, nil
+	}
+	access := s.access
+	access.Token, access.Client, access.Bound = token.Hash(), "", false
+	if err := b.Store.SetSessionAccess(ctx, id, access); err != nil {
+		return Invitation{}, fmt.Errorf("resume session: %w", err)
+	}
+	s.access = access
+	return Invitation{id, token}, nil
+}
+
+// Terminate ends a session for a cause, a sentence that its owner is told. A
+// session that is over stays as it is. It returns once the end is stored, or
+// could not be: with a full disk the session ends all the same.
+func (b *Broker) Terminate(ctx context.Context, id sallyport.SessionID, cause string) {
+	s := b.find(id)
+	if s == nil {
+		return
+	}
+	s.end(cause)
+	s.save(ctx)
+}
+
+// refused is what an end hears that may not come in. It does not say more:
+// whoever holds no token learns nothing about sessions.
+func refused() error {
+	return sallyport.Errorf(sallyport.AccessDeniedException, "The token is not good for this session.")
+}
+
+// SessionOver is the text that keeps a stock agent from trying again.
+// (amazon-ssm-agent agent/session/config/config.go.)
+const SessionOver = "Session is already terminated"
+
+// NodeToken mints a token for the node's end of a session: CreateDataChannel.
+// It answers only the node the session was dispatched to.
+func (b *Broker) NodeToken(ctx context.Context, at sallyport.NodeID, id sallyport.SessionID) (sallyport.Secret, error) {
+	s := b.find(id)
+	if s == nil || s.rec.Node != at { // a session's node never changes
+		return sallyport.Secret{}, sallyport.Errorf(sallyport.DoesNotExistException, SessionOver+", or was never started on this node.")
+	}
+	token := sallyport.GenerateSecret()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	access := s.access
+	access.NodeToken = token.Hash()
+	if err := b.Store.SetSessionAccess(ctx, id, access); err != nil {
+		return sallyport.Secret{}, fmt.Errorf("create data channel: %w", err)
+	}
+	s.access = access
+	s.dispatchAt = time.Now().Add(b.dispatchAgain()) // it has answered; it need not be asked again yet
+	return token, nil
+}
+
+// JoinNode attaches a node's socket to a session and carries its frames until
+// the socket fails, which is an error, or the session is over.
+func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport.SessionID, token sallyport.Secret, conn Conn, capabilities []string) error {
+	s := b.find(id)
+	if s == nil || s.rec.Node != at {
+		return refused()
+	}
+	s.mu.Lock()
+	ok := s.access.NodeToken.Matches(token)
+	s.mu.Unlock()
+	if !ok {
+		return refused()
+	}
+	return s.attach(ctx, node, conn, capabilities)
+}
+
+// JoinPerson attaches a person's socket to a session and carries its frames
+// until the socket fails, which is an error, or the session is over.
+//
+// A token is good for one session and, from its first use, for one client ID
+// or for none at all: whoever else has read it off a screen is refused. Who is
+// the principal that signed for the socket; nil if nobody did.
+func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string, conn Conn, capabilities []string) error {
+	s := b.find(id)
+	if s == nil {
+		return refused()
+	}
+	if err := s.admit(ctx, who, token, client); err != nil {
+		return err
+	}
+	return s.attach(ctx, person, conn, capabilities)
+}
+
+func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sallyport.Secret, client string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.access.Token.Matches(token) {
+		return refused()
+	}
+	if who != nil && !who.Owns(s.rec) {
+		return refused()
+	}
+	if s.access.Bound {
+		if s.access.Client != client {
+			return refused()
+		}
+		return nil
+	}
+	access := s.access
+	access.Client, access.Bound = client, true
+	if err := s.b.Store.SetSessionAccess(ctx, s.id, access); err != nil {
+		return fmt.Errorf("bind token: %w", err)
+	}
+	s.access = access
+	return nil
+}
+
+// Complete takes a node's word that a session is over there, and returns the
+// answer that keeps it from saying so again. A session of another node's is
+// none of its business.
+func (b *Broker) Complete(at sallyport.NodeID, frame wire.Frame) (answer []byte, err error) {
+	var msg wire.AgentTaskComplete
+	if err := frame.Unmarshal(&msg); err != nil {
+		return nil, err
+	}
+	if id, err := sallyport.ParseSessionID(msg.TaskId); err == nil {
+		if s := b.find(id); s != nil && s.rec.Node == at {
+			s.complete(msg)
+		}
+	}
+	return encode(wire.AgentTaskAcknowledge{
+		SchemaVersion: 1, MessageId: frame.ID.String(), TaskId: msg.TaskId, Topic: string(wire.TypeAgentTaskComplete),
+	}.Frame(time.Now())), nil
+}
+
+// Tidy seals what an earlier server left unsealed, because its disk was full or
+// it was killed between the end of a session and its recording. It returns how
+// many recordings it made.
+func (b *Broker) Tidy(ctx context.Context) (sealed int, err error) {
+	ids, err := b.Shelf.Unsealed()
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil || b.find(id) != nil {
+			continue
+		}
+		if _, e := b.Shelf.Seal(id); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+			continue
+		}
+		sealed++
+	}
+	return sealed, err
+}

@@ -1,0 +1,389 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/record"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A Conn is one end's socket. Its methods return promptly once their context
+// is done.
+type Conn interface {
+	// AppendFrame appends the next frame to b and returns it. An error is final:
+	// the socket is of no more use.
+	AppendFrame(ctx context.Context, b []byte) ([]byte, error)
+
+	// WriteFrame sends a frame.
+	WriteFrame(ctx context.Context, frame []byte) error
+}
+
+// Why an end is let go of.
+var (
+	errReplaced = errors.New("the same end has opened another socket")
+	errOver     = errors.New("the session is over")
+)
+
+// maxControl bounds the acknowledgements and notices that wait for a socket.
+// An acknowledgement that finds no room is dropped: it is remembered, and its
+// frame will be repeated and answered.
+const maxControl = 8192
+
+// A side is one of the two ends of a session.
+type side uint8
+
+const (
+	person side = iota
+	node
+)
+
+func (s side) other() side { return 1 - s }
+
+func (s side) String() string { return [...]string{"person", "node"}[s] }
+
+// stream is the type of the stream messages the side sends.
+func (s side) stream() wire.Type {
+	return [...]wire.Type{wire.TypeInputStreamData, wire.TypeOutputStreamData}[s]
+}
+
+// An end is one side's socket while it is attached. Its session's mu guards
+// it, save what says otherwise.
+type end struct {
+	side   side
+	conn   Conn // read by the one goroutine of pump, written by that of write
+	caps   []string
+	cancel context.CancelCauseFunc
+
+	control [][]byte // acknowledgements and notices, sent before stream data
+	repeats []*held  // held frames whose sender repeated them
+	wake    chan struct{}
+	done    chan struct{} // closed when both goroutines have returned
+}
+
+// says queues a control frame, and wakes the writer.
+func (e *end) says(frame []byte) {
+	if e != nil && len(e.control) < maxControl {
+		e.control = append(e.control, frame)
+		e.stir()
+	}
+}
+
+func (e *end) stir() {
+	select {
+	case e.wake <- struct{}{}:
+	default: // it has yet to see the last one, which will do
+	}
+}
+
+func (e *end) can(capability string) bool { return e != nil && slices.Contains(e.caps, capability) }
+
+// encode writes a frame that we made ourselves.
+func encode(f wire.Frame) []byte {
+	b, err := f.AppendBinary(nil)
+	if err != nil {
+		panic("broker: a frame of ours cannot be encoded: " + err.Error()) // a bug here
+	}
+	return b
+}
+
+// attach makes conn the side's socket and carries frames until it fails, is
+// replaced, or the session is over, which is a nil error. By then its
+// goroutines have returned.
+func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	e := &end{side: at, conn: conn, caps: caps, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	defer close(e.done)
+
+	for { // the socket it replaces must be silent before ours is heard
+		s.mu.Lock()
+		old := s.ends[at]
+		if old == nil {
+			break
+		}
+		s.mu.Unlock()
+		old.cancel(errReplaced)
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if err := s.joined(e); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.mu.Unlock()
+
+	writer := make(chan error, 1)
+	go func() {
+		err := s.write(ctx, e)
+		cancel(err)
+		writer <- err
+	}()
+	err := s.pump(ctx, e)
+	cancel(err)
+	if werr := <-writer; errors.Is(werr, errOver) {
+		err = werr // the cause; pump only saw its context end
+	}
+	s.left(e, err)
+	if errors.Is(err, errOver) {
+		return nil
+	}
+	return err
+}
+
+// pump owns the reads of e's socket. It always keeps reading, so that pings
+// are answered and a stock agent, which has six seconds of patience, stays.
+func (s *session) pump(ctx context.Context, e *end) error {
+	for {
+		buf := frames.Get().(*[]byte)
+		frame, err := e.conn.AppendFrame(ctx, (*buf)[:0])
+		*buf = frame[:0]
+		if err != nil {
+			frames.Put(buf)
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return fmt.Errorf("read from %s: %w", e.side, err)
+		}
+		*buf = frame
+		kept, err := s.receive(e, buf)
+		if !kept {
+			*buf = (*buf)[:0]
+			frames.Put(buf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive deals with one frame from e. It reports whether it kept the buffer.
+// A frame that makes no sense is dropped, as both of AWS's programs do.
+func (s *session) receive(e *end, buf *[]byte) (kept bool, err error) {
+	frame := *buf
+	head, err := wire.Peek(frame)
+	if err != nil {
+		s.b.dropped.Add(1)
+		return false, nil
+	}
+	switch head.Type {
+	case e.side.stream():
+		return s.receiveStream(e, head, buf)
+	case wire.TypeAcknowledge:
+		ack, err := wire.ReadAck(frame[head.Payload:])
+		if err != nil || ack.Seq < -1 {
+			s.b.dropped.Add(1)
+			return false, nil
+		}
+		s.receiveAck(e, ack, frame)
+	case wire.TypeAgentSessionState:
+		var state wire.AgentSessionState
+		if e.side == node && unmarshal(frame, &state) == nil && state.SessionState == "Terminating" {
+			s.nodeGoing()
+		}
+	}
+	return false, nil
+}
+
+func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool, err error) {
+	frame := *buf
+	s.mu.Lock()
+	l := &s.lanes[e.side]
+	switch l.look(head.Seq) {
+	case isAcked:
+		// Its acknowledgement was lost, or is on its way.
+		e.says(encode(wire.Ack{Type: head.Type, ID: head.ID, Seq: head.Seq}.Frame(time.Now())))
+		s.mu.Unlock()
+		return false, nil
+	case isHeld:
+		if to := s.ends[e.side.other()]; to != nil {
+			if before := len(to.repeats); before < 64 {
+				if to.repeats = l.again(to.repeats, head.Seq); len(to.repeats) > before {
+					to.stir()
+				}
+			}
+		}
+		s.mu.Unlock()
+		return false, nil
+	}
+	full := len(l.held) >= maxHeld || head.Seq < 0 || e.side == person && l.bytes > typedAhead
+	tooMuch := e.side == node && l.bytes > hardCap
+	inLogOnly := e.side == node && l.memory > inMemory
+	s.mu.Unlock()
+	if tooMuch {
+		s.end("The client was away for too long: what the node said no longer fits.")
+		return false, errOver
+	}
+	if full {
+		s.b.dropped.Add(1) // unacknowledged: it will come again
+		return false, nil
+	}
+
+	// Written before it is passed on. Only this goroutine takes frames into
+	// this lane, so nothing has changed when mu is taken again.
+	h := &held{seq: head.Seq, size: len(frame)}
+	switch {
+	case e.side == node:
+		h.at, err = s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: frame})
+	case head.Kind == wire.KindSize:
+		_, err = s.log.Append(record.Entry{At: time.Now(), What: record.PersonFrame, Body: frame})
+	}
+	if err != nil {
+		s.unloggable(err)
+		return false, errOver
+	}
+	if !inLogOnly {
+		h.frame = buf
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.hold(h)
+	s.stirred = time.Now()
+	if to := s.ends[e.side.other()]; to != nil {
+		to.stir()
+	}
+	s.regulate(e.side == person)
+	return h.frame != nil, nil
+}
+
+// receiveAck passes on that e has what the other end sent.
+func (s *session) receiveAck(e *end, ack wire.Ack, frame []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.lanes[e.side.other()]
+	before := l.acked
+	l.ack(ack)
+	if to := s.ends[e.side.other()]; to != nil {
+		to.says(slices.Clone(frame))
+	}
+	if l.acked != before {
+		s.noteAcks()
+	}
+	s.regulate(e.side == person)
+}
+
+// regulate tells the node to pause when too much waits for the person, and to
+// go on when there is room. What is forwarded to a stock agent un-pauses it,
+// so after that it is told again.
+func (s *session) regulate(forwardedToNode bool) {
+	to := s.ends[node]
+	if to == nil || s.unpausable {
+		return
+	}
+	waiting := s.lanes[node].bytes
+	switch {
+	case !s.paused && (waiting > highWater || s.came[person] && s.ends[person] == nil),
+		s.paused && forwardedToNode && waiting > lowWater:
+		s.paused = true
+		to.says(encode(wire.Bare(wire.TypePausePublication, time.Now())))
+	case s.paused && s.ends[person] != nil && waiting <= lowWater:
+		s.paused = false
+		to.says(encode(wire.Bare(wire.TypeStartPublication, time.Now())))
+	}
+}
+
+// write owns the writes of e's socket: control frames first, so that an
+// acknowledgement is never stuck behind output, then the lane in order.
+func (s *session) write(ctx context.Context, e *end) error {
+	var scratch []byte
+	var batch []*held
+	for {
+		s.mu.Lock()
+		l := &s.lanes[e.side.other()]
+		control := e.control
+		e.control = nil
+		batch = append(batch[:0], e.repeats...)
+		e.repeats = e.repeats[:0]
+		batch = l.take(batch, 16)
+		var last []byte
+		if len(control) == 0 && len(batch) == 0 {
+			last = s.lastWord(e)
+		}
+		s.mu.Unlock()
+
+		if last != nil {
+			if err := s.send(ctx, e, last); err != nil {
+				return err
+			}
+			return errOver
+		}
+		err := s.writeAll(ctx, e, control, batch, &scratch)
+		if len(batch) > 0 {
+			s.mu.Lock()
+			for i, h := range batch {
+				h.release()
+				batch[i] = nil
+			}
+			s.mu.Unlock()
+		}
+		if err != nil {
+			return err
+		}
+		if len(control) > 0 || len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-e.wake:
+		}
+	}
+}
+
+func (s *session) writeAll(ctx context.Context, e *end, control [][]byte, batch []*held, scratch *[]byte) error {
+	for _, frame := range control {
+		if err := s.send(ctx, e, frame); err != nil {
+			return err
+		}
+	}
+	for _, h := range batch {
+		if h.frame != nil { // it stays while we hold a reference
+			if err := s.send(ctx, e, *h.frame); err != nil {
+				return err
+			}
+			continue
+		}
+		var err error
+		if *scratch, err = s.log.ReadBody((*scratch)[:0], h.at); err != nil {
+			return err
+		}
+		if err := s.send(ctx, e, *scratch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) send(ctx context.Context, e *end, frame []byte) error {
+	if err := e.conn.WriteFrame(ctx, frame); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("write to %s: %w", e.side, err)
+	}
+	return nil
+}
+
+// unmarshal reads a message for us, digest and all.
+func unmarshal(frame []byte, v any) error {
+	f, err := wire.Decode(frame)
+	if err != nil {
+		return err
+	}
+	return f.Unmarshal(v)
+}
+
+// peer tells e, if it is an end of ours, what the other end can do.
+func (e *end) peer(other *end) {
+	if e == nil || len(e.caps) == 0 || other == nil {
+		return
+	}
+	e.says(encode(wire.SallyportPeer{Capabilities: other.caps, Version: sallyport.Version}.Frame(time.Now())))
+}

@@ -1,0 +1,119 @@
+package socket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// pair joins two ends through a real server.
+func pair(t *testing.T) (server, client *Conn) {
+	t.Helper()
+	accepted := make(chan *Conn, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Accept(w, r)
+		if err != nil {
+			t.Error(err)
+			close(accepted)
+			return
+		}
+		accepted <- c
+	}))
+	t.Cleanup(s.Close)
+	client, err := Dial(t.Context(), s.Client(), s.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server = <-accepted
+	t.Cleanup(func() { client.Drop(); server.Drop() })
+	return server, client
+}
+
+func TestMessages(t *testing.T) {
+	server, client := pair(t)
+	if err := client.WriteText(t.Context(), []byte(`{"MessageSchemaVersion":"1.0"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := server.ReadText(t.Context()); err != nil || string(b) != `{"MessageSchemaVersion":"1.0"}` {
+		t.Fatalf("ReadText = %q, %v", b, err)
+	}
+	for _, n := range []int{0, 1, 120, 1144, wire.MaxFrame} {
+		sent := bytes.Repeat([]byte{byte(n)}, n)
+		wrote := make(chan error, 1)
+		go func() { wrote <- client.WriteFrame(t.Context(), sent) }()
+		got, err := server.AppendFrame(t.Context(), []byte("before"))
+		if err != nil || !bytes.Equal(got, append([]byte("before"), sent...)) {
+			t.Fatalf("%d bytes: got %d, %v", n, len(got), err)
+		}
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Nobody makes us hold more than a frame.
+func TestLimits(t *testing.T) {
+	t.Run("a frame too long", func(t *testing.T) {
+		server, client := pair(t)
+		go client.WriteFrame(t.Context(), make([]byte, wire.MaxFrame+1))
+		if b, err := server.ReadFrame(t.Context()); err == nil {
+			t.Errorf("read %d bytes", len(b))
+		}
+	})
+	t.Run("a first message too long", func(t *testing.T) {
+		server, client := pair(t)
+		go client.WriteText(t.Context(), make([]byte, maxText+1))
+		if b, err := server.ReadText(t.Context()); err == nil {
+			t.Errorf("read %d bytes", len(b))
+		}
+	})
+	t.Run("a first message that is not text", func(t *testing.T) {
+		server, client := pair(t)
+		go client.WriteFrame(t.Context(), []byte("{}"))
+		if b, err := server.ReadText(t.Context()); err == nil {
+			t.Errorf("read %q", b)
+		}
+	})
+}
+
+func TestRefusal(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "<AccessDeniedException>", http.StatusForbidden)
+	}))
+	defer s.Close()
+	_, err := Dial(t.Context(), s.Client(), s.URL, nil)
+	refusal, ok := errors.AsType[*HandshakeError](err)
+	if !ok || refusal.Status != 403 || refusal.Body != "<AccessDeniedException>" {
+		t.Errorf("Dial = %v", err)
+	}
+}
+
+// A peer that stopped answering is noticed, one that answers is not.
+func TestKeepAlive(t *testing.T) {
+	server, client := pair(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	reading := make(chan struct{})
+	go func() { // answers pings by reading
+		defer close(reading)
+		client.ReadFrame(ctx)
+	}()
+	go server.ReadFrame(t.Context())
+	errs := make(chan error, 1)
+	go func() { errs <- server.KeepAlive(t.Context(), 5*time.Millisecond, 10*time.Second) }()
+	select {
+	case err := <-errs:
+		t.Fatalf("given up on a peer that answers: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel() // coder closes a connection whose read was cancelled
+	<-reading
+	if err := <-errs; err == nil {
+		t.Error("a peer that is gone was not noticed")
+	}
+}
