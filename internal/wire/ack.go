@@ -22,8 +22,8 @@ type Ack struct {
 	// Seq, not that one alone. Seq is -1 if there has been none yet.
 	Through bool
 
-	// Window goes with Through: how many bytes of payload the receiver has
-	// room for beyond message Seq.
+	// Window goes with Through: how many bytes of frames, headers and all, the
+	// receiver has room for beyond message Seq.
 	Window int64
 }
 
