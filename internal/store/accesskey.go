@@ -117,7 +117,7 @@ func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error)
 	var userCreated sql.NullInt64
 	err = db.read.QueryRowContext(ctx, `SELECT k.id, k.secret, k.active, k.created, k.last_used, k.last_service,
 			e.id, e.name, e.path, e.tags, e.created
-		FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, keyID).
+		FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, clean(keyID)).
 		Scan(&c.Key.ID, &sealed, &c.Key.Active, &created, &used, &c.Key.LastService, &id, &name, &path, &tags, &userCreated)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, noAccessKey(keyID)
@@ -146,7 +146,7 @@ func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error)
 // or NoSuchEntity.
 func (db *DB) AccessKeyOwner(ctx context.Context, keyID string) (string, error) {
 	var user sql.NullString
-	err := db.read.QueryRowContext(ctx, `SELECT e.name FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, keyID).Scan(&user)
+	err := db.read.QueryRowContext(ctx, `SELECT e.name FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, clean(keyID)).Scan(&user)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", noAccessKey(keyID)
 	}
@@ -170,7 +170,7 @@ func (db *DB) onAccessKey(ctx context.Context, verb, user, keyID, statement stri
 			return err
 		}
 		var owner sql.NullString
-		err = tx.row(`SELECT user_id FROM access_keys WHERE id = $1`, keyID).Scan(&owner)
+		err = tx.row(`SELECT user_id FROM access_keys WHERE id = $1`, clean(keyID)).Scan(&owner)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && owner != id {
 			return noAccessKey(keyID)
 		}

@@ -34,6 +34,11 @@ type dialect struct {
 	// commit what has gathered while they waited as one.
 	oneWriter bool
 
+	// use, before an index's name, has a query use that index. SQLite has no
+	// statistics here, and guesses badly between two indexes that both seem to
+	// do; PostgreSQL has them, and is left to choose.
+	use string
+
 	// lockIAM makes a transaction that writes IAM's tables wait for any other
 	// that does, where the engine would let both go on. With it a count and the
 	// insert it allows are one step, as SQLite has them anyway.
@@ -45,6 +50,7 @@ var (
 		name:      "SQLite",
 		goose:     goose.DialectSQLite3,
 		oneWriter: true,
+		use:       " INDEXED BY ",
 	}
 	postgresDialect = &dialect{
 		name:          "PostgreSQL",
@@ -147,6 +153,14 @@ func connectPostgres(ctx context.Context, dsn string) (*DB, error) {
 
 func newDB(d *dialect, read, write *sql.DB) *DB {
 	return &DB{dialect: d, read: read, write: write, commits: newCommits(), pending: newPending()}
+}
+
+// using is the hint that follows a table's name to have its query use an index.
+func (d *dialect) using(index string) string {
+	if d.use == "" || index == "" {
+		return ""
+	}
+	return d.use + index
 }
 
 // translate puts [ErrFull] into an error that says the disk is full.

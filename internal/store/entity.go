@@ -87,7 +87,7 @@ func (e entity) role() *sallyport.Role {
 
 func findEntity(ctx context.Context, q querier, who Entity) (entity, error) {
 	e, err := scanEntity(q.QueryRowContext(ctx,
-		`SELECT `+entityColumns+` FROM entities e WHERE e.kind = $1 AND e.name = $2`, string(who.Kind), who.Name))
+		`SELECT `+entityColumns+` FROM entities e WHERE e.kind = $1 AND e.name = $2`, string(who.Kind), clean(who.Name)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return entity{}, who.missing()
 	}

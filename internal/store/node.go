@@ -14,10 +14,14 @@ func noNode(id sallyport.NodeID) error {
 	return sallyport.Errorf(sallyport.InvalidInstanceID, "There is no managed node %s. Check the id, or register the machine again.", id)
 }
 
+// maxAgentText is the most AWS takes in any of an agent's fields (the model's
+// ComputerName), and well under what an index takes.
+const maxAgentText = 255
+
 func cleanAgent(a sallyport.Agent) sallyport.Agent {
 	for _, s := range []*string{&a.Name, &a.Version, &a.PlatformType, &a.PlatformName, &a.PlatformVersion,
 		&a.ComputerName, &a.IPAddress, &a.AvailabilityZone, &a.ConnectionChannel} {
-		*s = clean(*s)
+		*s = sallyport.Clip(clean(*s), maxAgentText)
 	}
 	return a
 }

@@ -32,7 +32,7 @@ func attachable(tx *tx, arn string) error {
 		return nil
 	}
 	var n int
-	if err := tx.row(`SELECT count(*) FROM policies WHERE arn = $1`, arn).Scan(&n); err != nil {
+	if err := tx.row(`SELECT count(*) FROM policies WHERE arn = $1`, clean(arn)).Scan(&n); err != nil {
 		return err
 	}
 	if n == 0 {
@@ -88,7 +88,7 @@ func (db *DB) Policy(ctx context.Context, arn string) (*sallyport.Policy, error)
 }
 
 func findPolicy(ctx context.Context, q querier, arn string) (*sallyport.Policy, error) {
-	p, err := scanPolicy(q.QueryRowContext(ctx, `SELECT `+policyColumns+` FROM policies p WHERE p.arn = $1`, arn))
+	p, err := scanPolicy(q.QueryRowContext(ctx, `SELECT `+policyColumns+` FROM policies p WHERE p.arn = $1`, clean(arn)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, noPolicy(arn)
 	}
@@ -221,7 +221,7 @@ func scanVersion(s scanner) (v sallyport.PolicyVersion, err error) {
 // PolicyVersions lists the versions of a managed policy, newest first. There
 // are too few to page.
 func (db *DB) PolicyVersions(ctx context.Context, arn string) ([]sallyport.PolicyVersion, error) {
-	list, err := collect(ctx, db.read, scanVersion, versionQuery+` ORDER BY v.version DESC`, arn)
+	list, err := collect(ctx, db.read, scanVersion, versionQuery+` ORDER BY v.version DESC`, clean(arn))
 	if err != nil {
 		return nil, fmt.Errorf("list versions of policy %s: %w", arn, translate(err))
 	}
@@ -242,7 +242,7 @@ func findVersion(ctx context.Context, q querier, arn, version string) (sallyport
 	if err != nil || versionName(n) != version {
 		return sallyport.PolicyVersion{}, missing
 	}
-	v, err := scanVersion(q.QueryRowContext(ctx, versionQuery+` AND v.version = $2`, arn, n))
+	v, err := scanVersion(q.QueryRowContext(ctx, versionQuery+` AND v.version = $2`, clean(arn), n))
 	if errors.Is(err, sql.ErrNoRows) {
 		return sallyport.PolicyVersion{}, missing
 	}
@@ -310,7 +310,7 @@ func (db *DB) Attach(ctx context.Context, who Entity, arn string) error {
 // not have it.
 func (db *DB) Detach(ctx context.Context, who Entity, arn string) error {
 	return db.onEntity(ctx, "detach policy from", who, func(tx *tx, e entity) error {
-		n, err := tx.exec(`DELETE FROM attachments WHERE entity = $1 AND arn = $2`, e.id, arn)
+		n, err := tx.exec(`DELETE FROM attachments WHERE entity = $1 AND arn = $2`, e.id, clean(arn))
 		if err == nil && n == 0 {
 			return noPolicy(arn)
 		}
@@ -404,7 +404,7 @@ func (db *DB) InlinePolicy(ctx context.Context, who Entity, name string) (string
 	if err != nil {
 		return "", err
 	}
-	document, err := readString(db.read.QueryRowContext(ctx, `SELECT document FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, name))
+	document, err := readString(db.read.QueryRowContext(ctx, `SELECT document FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, clean(name)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", noInlinePolicy(who, name)
 	}
@@ -417,7 +417,7 @@ func (db *DB) InlinePolicy(ctx context.Context, who Entity, name string) (string
 // DeleteInlinePolicy removes an inline policy, or returns NoSuchEntity.
 func (db *DB) DeleteInlinePolicy(ctx context.Context, who Entity, name string) error {
 	return db.onEntity(ctx, "delete policy of", who, func(tx *tx, e entity) error {
-		n, err := tx.exec(`DELETE FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, name)
+		n, err := tx.exec(`DELETE FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, clean(name))
 		if err == nil && n == 0 {
 			return noInlinePolicy(who, name)
 		}
@@ -471,7 +471,7 @@ func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
 			FROM held h JOIN attachments a ON a.entity = h.id
 			LEFT JOIN policies p ON p.arn = a.arn
 			LEFT JOIN policy_versions v ON v.arn = p.arn AND v.version = p.default_version
-		ORDER BY 1, 2, 3, 4`, string(who.Kind), who.Name)
+		ORDER BY 1, 2, 3, 4`, string(who.Kind), clean(who.Name))
 	if err != nil {
 		return nil, fmt.Errorf("read policies of %s %s: %w", who.Kind, who.Name, translate(err))
 	}

@@ -109,6 +109,9 @@ type where struct {
 
 // arg adds an argument and returns how the query names it.
 func (w *where) arg(v any) string {
+	if s, ok := v.(string); ok {
+		v = clean(s)
+	}
 	w.args = append(w.args, v)
 	return "$" + strconv.Itoa(len(w.args))
 }
@@ -184,8 +187,10 @@ func parseTags(text string) (map[string]string, error) {
 	return tags, nil
 }
 
-// clean makes text that a stranger chose fit to be stored: PostgreSQL takes
-// neither NULs nor anything but UTF-8.
+// clean makes text that a stranger chose fit for a statement: PostgreSQL takes
+// neither NULs nor anything but UTF-8. Nothing that is looked up by name has a
+// replacement character in its name, so a name that had to be cleaned is not
+// found.
 func clean(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
 }

@@ -275,7 +275,7 @@ func (db *DB) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyp
 	if f.State != 0 {
 		states = []sallyport.State{f.State}
 	}
-	query, args := f.query("ended = 0", states, upto, page.limit()+1)
+	query, args := db.sessionQuery(f, "ended = 0", states, upto, page.limit()+1)
 	return db.listSessions(ctx, "active sessions", page, query, args)
 }
 
@@ -297,7 +297,7 @@ func (db *DB) History(ctx context.Context, f SessionFilter, page Page) ([]*sally
 	if f.State != 0 {
 		states = []sallyport.State{f.State}
 	}
-	query, args := f.query("ended > 0", states, upto, page.limit()+1)
+	query, args := db.sessionQuery(f, "ended > 0", states, upto, page.limit()+1)
 	return db.listSessions(ctx, "session history", page, query, args)
 }
 
@@ -334,17 +334,24 @@ func millisUp(t time.Time) int64 {
 	return ms
 }
 
-// query returns the query for one page, newest first.
-func (f *SessionFilter) query(which string, states []sallyport.State, upto *moment, limit int) (string, []any) {
+// sessionQuery returns the query for one page, newest first.
+func (db *DB) sessionQuery(f SessionFilter, which string, states []sallyport.State, upto *moment, limit int) (string, []any) {
 	var w where
-	if !f.ID.IsZero() {
-		w.add("id = ?", f.ID.String())
-	}
+	index := "sessions_history"
 	if f.Owner != "" {
 		w.add("owner = ?", f.Owner)
+		index += "_owner"
 	}
 	if !f.Node.IsZero() {
 		w.add("node = ?", f.Node.String())
+		index += "_node"
+	}
+	if which == "ended = 0" {
+		index = "sessions_active"
+	}
+	if !f.ID.IsZero() {
+		w.add("id = ?", f.ID.String())
+		index = "" // the id's own
 	}
 	if after := millisUp(f.InvokedAfter); after != 0 {
 		w.add("started >= ?", after)
@@ -355,7 +362,7 @@ func (f *SessionFilter) query(which string, states []sallyport.State, upto *mome
 	w.conds = append(w.conds, which)
 	order, most := ` ORDER BY started DESC, id DESC LIMIT `, w.arg(limit)
 	one := func(cond string) string {
-		return `SELECT ` + sessionColumns + ` FROM sessions WHERE ` + w.String() + cond + order + most
+		return `SELECT ` + sessionColumns + ` FROM sessions` + db.dialect.using(index) + ` WHERE ` + w.String() + cond + order + most
 	}
 	switch len(states) {
 	case 0:

@@ -1,0 +1,34 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// The same on a file system that is really full: a small one in memory, which
+// only a child of ours sees. Where the kernel forbids that, TestFullDisk has
+// to do.
+func TestFullFileSystem(t *testing.T) {
+	dir := t.TempDir()
+	script := `mount -t tmpfs -o size=4m tmpfs "$1" && head -c 1m /dev/zero >"$1/ballast" && exec "$0" fill-disk "$1"`
+	self, err := filepath.Abs(os.Args[0])
+	must(t, err)
+	child := exec.Command("/bin/sh", "-c", script, self, dir)
+	child.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+	}
+	out, err := child.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Logf("not run: this kernel gives us no namespace: %v", err)
+		return
+	}
+	if string(out) != "ok\n" {
+		t.Errorf("child: %v: %s", err, out)
+	}
+}

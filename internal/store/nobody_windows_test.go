@@ -1,0 +1,10 @@
+package store
+
+import (
+	"errors"
+	"syscall"
+)
+
+func asNobody(string) (*syscall.SysProcAttr, error) {
+	return nil, errors.New("a PostgreSQL without a port needs Unix sockets")
+}
