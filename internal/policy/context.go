@@ -39,9 +39,7 @@ func (c *Context) SetAll(key string, all []string) {
 // "aws:PrincipalTag/" and "team". Where the names of two tags differ only by
 // case, a policy that writes one of them exactly means that one.
 func (c *Context) SetTags(prefix string, tags map[string]string) {
-	if len(tags) > 0 {
-		c.tags = append(c.tags, contextTags{prefix, tags})
-	}
+	c.tags = append(c.tags, contextTags{prefix, tags})
 }
 
 // values is what a key holds: none, one, or several.

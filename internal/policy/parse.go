@@ -59,9 +59,8 @@ const (
 	trust
 )
 
-// AWS's sentences that we answer in more than one place. Where two are given,
-// the second is for trust policies: another program of AWS's reads those. They
-// were collected from AWS's answers by the authors of moto
+// AWS's sentences that we answer in more than one place. Trust policies have
+// their own, since another program of AWS's reads those. They were collected from AWS's answers by the authors of moto
 // (tests/test_iam/test_iam_policies.py) and versitygw (iamapi/policy).
 const (
 	awsSyntax      = "Syntax errors in policy."
@@ -73,7 +72,7 @@ const (
 
 // malformed is AWS's sentence, and then one of ours.
 func malformed(aws, format string, args ...any) error {
-	if !strings.HasSuffix(aws, ".") {
+	if !strings.HasSuffix(aws, ".") && !strings.HasSuffix(aws, "!") {
 		aws += "."
 	}
 	return sallyport.Errorf(sallyport.MalformedPolicyDocument, "%s %s.", aws, fmt.Sprintf(format, args...))
@@ -448,7 +447,7 @@ func (r *reader) condition(s *rawStatement) error {
 // compile understands what the document says.
 func (k kind) compile(raw *rawDocument) (*Document, error) {
 	if k == managed && raw.version != "2012-10-17" {
-		return nil, malformed("Policy document must be version 2012-10-17 or greater.", `Add "Version": "2012-10-17" before Statement`)
+		return nil, malformed("Policy document must be version 2012-10-17 or greater.", `Write "Version": "2012-10-17" before Statement`)
 	}
 	y := syntax{variables: raw.version == "2012-10-17"}
 

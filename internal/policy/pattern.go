@@ -254,9 +254,10 @@ func match(parts []part, s string, bound int, fold bool) bool {
 			return false
 		}
 		taken += width(s[taken:])
-		if next := &parts[star+1]; next.kind == literal && taken >= bound && !fold {
+		if next := &parts[star+1]; next.kind == literal && !fold {
+			// Go straight to where the text after the * is next to be found.
 			skip := strings.Index(s[taken:], next.text)
-			if skip < 0 {
+			if skip < 0 || taken < bound && strings.IndexByte(s[taken:min(taken+skip, bound)], ':') >= 0 {
 				return false
 			}
 			taken += skip

@@ -181,7 +181,7 @@ func (d Decision) String() string {
 }
 
 // Decide says whether p lets its principal do what req asks. A user with ten
-// policies is answered in a few microseconds, without an allocation.
+// policies is answered within 20 µs, without an allocation.
 //
 // Where several statements would do as the reason, it is the first, in the
 // order in which p has them.
@@ -243,11 +243,9 @@ func (s *statement) decision(l Layer, policy string) Decision {
 type query struct {
 	action    string
 	resources []string
-	bounds    []int // of each resource: see [bound]
+	bounds    [4]int // of the first resources: see [bound]
 	context   *Context
 	caller    *Caller // for a trust policy; else nil
-
-	few [4]int // room for bounds, so that they need no allocation
 }
 
 var anything = []string{"*"}
@@ -257,10 +255,16 @@ func (q *query) init(req *Request) {
 	if len(q.resources) == 0 {
 		q.resources = anything
 	}
-	q.bounds = q.few[:0]
-	for _, r := range q.resources {
-		q.bounds = append(q.bounds, bound(r))
+	for i, r := range q.resources[:min(len(q.resources), len(q.bounds))] {
+		q.bounds[i] = bound(r)
 	}
+}
+
+func (q *query) bound(i int) int {
+	if i < len(q.bounds) {
+		return q.bounds[i]
+	}
+	return bound(q.resources[i])
 }
 
 // denied looks for the first statement of set that denies.
@@ -315,7 +319,7 @@ func (q *query) meetsResource(s *statement) bool {
 	for i := range s.resources {
 		p := &s.resources[i]
 		for j, r := range q.resources {
-			if p.all || q.bounds[j] > 0 && p.matches(q.context, r, q.bounds[j]) {
+			if b := q.bound(j); p.all || b > 0 && p.matches(q.context, r, b) {
 				return !s.notResource
 			}
 		}

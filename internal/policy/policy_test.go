@@ -230,7 +230,7 @@ func (s *script) pairs(text string) map[string]string {
 
 // fill puts the pairs of text into c. A value in brackets is a list.
 func (s *script) fill(c *policy.Context, text string) {
-	pairs := s.pairs(text)
+	pairs, tags := s.pairs(text), map[string]map[string]string{}
 	for _, k := range slices.Sorted(maps.Keys(pairs)) {
 		v := pairs[k]
 		list, ok := strings.CutPrefix(v, "[")
@@ -243,7 +243,11 @@ func (s *script) fill(c *policy.Context, text string) {
 			continue
 		}
 		if prefix, tag, ok := strings.Cut(k, "/"); ok {
-			c.SetTags(prefix+"/", map[string]string{tag: v})
+			if tags[prefix] == nil {
+				tags[prefix] = map[string]string{}
+				c.SetTags(prefix+"/", tags[prefix])
+			}
+			tags[prefix][tag] = v
 			continue
 		}
 		c.Set(k, v)
