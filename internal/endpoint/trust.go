@@ -24,9 +24,9 @@ type Trust struct {
 	// system's.
 	PEM []byte
 
-	// Pin, if it is not zero, is the one certificate that is believed, whether
-	// it is in PEM or among those the server presents. The system's
-	// authorities are then believed no more.
+	// Pin, if it is not zero, is the one certificate in PEM that is believed:
+	// the system's and the others are not. [Trust.Fetch] gets it from the
+	// server if PEM does not have it yet.
 	Pin Pin
 }
 
@@ -75,69 +75,97 @@ func (p *Pin) UnmarshalText(b []byte) (err error) {
 var ErrPin = errors.New("the server does not show the certificate that was pinned; either this is not your control plane, or its CA is new and so is its pin")
 
 // TLS returns what a TLS client needs to believe t, and no more.
-func (t Trust) TLS() (*tls.Config, error) { return t.tls(func(*x509.Certificate) {}) }
-
-func (t Trust) tls(pinned func(*x509.Certificate)) (*tls.Config, error) {
+func (t Trust) TLS() (*tls.Config, error) {
 	known, err := certificates(t.PEM)
 	if err != nil {
 		return nil, err
 	}
-	if !t.Pin.IsZero() {
-		return &tls.Config{
-			MinVersion: tls.VersionTLS12,
-
-			// The library's own check believes roots known beforehand; this
-			// root may come with the connection. VerifyConnection makes the
-			// whole check, for resumed connections too.
-			InsecureSkipVerify: true,
-			VerifyConnection: func(s tls.ConnectionState) error {
-				ca, err := t.Pin.verify(s, known)
-				if err == nil {
-					pinned(ca)
-				}
-				return err
-			},
-		}, nil
-	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if len(known) > 0 {
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			roots = x509.NewCertPool() // a system without any
+	switch {
+	case !t.Pin.IsZero():
+		ca := t.Pin.among(known)
+		if ca == nil {
+			return nil, fmt.Errorf("the certificate with pin %s is not at hand", t.Pin)
+		}
+		config.RootCAs = x509.NewCertPool()
+		config.RootCAs.AddCert(ca)
+	case len(known) > 0:
+		if config.RootCAs, err = x509.SystemCertPool(); err != nil {
+			config.RootCAs = x509.NewCertPool() // a system without any
 		}
 		for _, c := range known {
-			roots.AddCert(c)
+			config.RootCAs.AddCert(c)
 		}
-		config.RootCAs = roots
 	}
 	return config, nil
 }
 
-// verify checks that the server's certificate is for the name we asked for and
-// was issued, however indirectly, under the pinned one.
-func (p Pin) verify(s tls.ConnectionState, known []*x509.Certificate) (*x509.Certificate, error) {
-	if len(s.PeerCertificates) == 0 {
-		return nil, ErrPin
-	}
-	var ca *x509.Certificate
-	between := x509.NewCertPool()
-	for _, c := range append(s.PeerCertificates[1:len(s.PeerCertificates):len(s.PeerCertificates)], known...) {
+func (p Pin) among(list []*x509.Certificate) *x509.Certificate {
+	for _, c := range list {
 		if PinOf(c) == p {
-			ca = c
-		} else {
-			between.AddCert(c)
+			return c
 		}
 	}
-	if PinOf(s.PeerCertificates[0]) == p {
-		ca = s.PeerCertificates[0] // self-signed
+	return nil
+}
+
+// Fetch returns t with the pinned certificate in PEM, so that it may be used,
+// and kept. If it is not there already the control plane at base shows it: the
+// server's certificate must be for that host, and issued under the pinned one.
+// A Trust without a pin is returned as it is.
+func (t Trust) Fetch(ctx context.Context, base *url.URL) (Trust, error) {
+	known, err := certificates(t.PEM)
+	if err != nil || t.Pin.IsZero() || t.Pin.among(known) != nil {
+		return t, err
 	}
+	if base.Scheme != "https" {
+		return t, fmt.Errorf("fetch CA certificate: %s shows none; a pin wants https", base)
+	}
+	var seen atomic.Pointer[x509.Certificate]
+	client := httpClient(&tls.Config{
+		MinVersion: tls.VersionTLS12,
+
+		// The library's own check wants the root beforehand. This one comes
+		// with the connection, so VerifyConnection makes the whole check.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			// Not s.ServerName, which is empty for an address.
+			ca, err := t.Pin.verify(s.PeerCertificates, base.Hostname())
+			seen.Store(ca)
+			return err
+		},
+	})
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, base.String()+"/", nil)
+	if err != nil {
+		return t, fmt.Errorf("fetch CA certificate: %w", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return t, fmt.Errorf("fetch CA certificate: %w", err)
+	}
+	resp.Body.Close() // whatever it says: the handshake was the answer
+	ca := seen.Load()
+	if ca == nil {
+		return t, fmt.Errorf("fetch CA certificate: %w", ErrPin)
+	}
+	t.PEM = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}), t.PEM...)
+	return t, nil
+}
+
+// verify checks that the certificate a server showed first is for host, and
+// was issued, however indirectly, under the pinned one among the rest.
+func (p Pin) verify(shown []*x509.Certificate, host string) (*x509.Certificate, error) {
+	ca := p.among(shown)
 	if ca == nil {
 		return nil, ErrPin
 	}
-	roots := x509.NewCertPool()
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(ca)
-	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: s.ServerName, Roots: roots, Intermediates: between})
-	if err != nil {
+	for _, c := range shown[1:] {
+		between.AddCert(c)
+	}
+	if _, err := shown[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: between}); err != nil {
 		return nil, fmt.Errorf("verify the server's certificate under the pinned one: %w", err)
 	}
 	return ca, nil
@@ -192,36 +220,4 @@ func httpClient(config *tls.Config) *http.Client {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// Fetch connects to the control plane at base and returns, as PEM, the
-// certificate that t.Pin recognises, so that it may be kept beside the pin.
-func (t Trust) Fetch(ctx context.Context, base *url.URL) ([]byte, error) {
-	if t.Pin.IsZero() {
-		return nil, errors.New("fetch CA certificate: there is no pin to know it by")
-	}
-	if base.Scheme != "https" {
-		return nil, fmt.Errorf("fetch CA certificate: %s shows none; a pin wants https", base)
-	}
-	var seen atomic.Pointer[x509.Certificate]
-	config, err := t.tls(func(c *x509.Certificate) { seen.Store(c) })
-	if err != nil {
-		return nil, err
-	}
-	client := httpClient(config)
-	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, base.String()+"/", nil)
-	if err != nil {
-		return nil, fmt.Errorf("fetch CA certificate: %w", err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("fetch CA certificate: %w", err)
-	}
-	resp.Body.Close() // whatever was asked, the handshake is the answer
-	ca := seen.Load()
-	if ca == nil {
-		return nil, fmt.Errorf("fetch CA certificate: %w", ErrPin)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}), nil
 }
