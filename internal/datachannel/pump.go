@@ -86,6 +86,7 @@ func (s *Stream) handleAck(a wire.Ack) {
 	if stalled {
 		token(s.wake) // there may be credit for it now
 	}
+	s.wakeBy(s.sender.resendAt)
 }
 
 // transmit writes what has not been on this socket yet, in order. One

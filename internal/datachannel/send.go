@@ -29,8 +29,9 @@ const (
 )
 
 // How many of the oldest messages may be sent again at a time. One that gets
-// through doubles it: what a gap swallowed is made good in a few round trips,
-// and a peer that has only stopped reading is not flooded.
+// through doubles it, and has us look for more at once: what a gap swallowed
+// is made good in a few round trips, and a peer that has only stopped reading
+// is not flooded.
 const (
 	minResends = 4
 	maxResends = 32
@@ -48,6 +49,7 @@ type sender struct {
 	busy  bool        // somebody is in transmit
 
 	srtt, rttvar, rto time.Duration
+	sampled           bool // they are more than a guess
 	resends           int
 	resendAt          time.Duration // when to look for what is lost
 	probeAt           time.Duration // when to try without credit
@@ -198,10 +200,13 @@ func (s *sender) strike(seq int64, now time.Duration, own bool) {
 	if e.frame == nil {
 		return
 	}
-	if e.times > 1 {
-		s.resends = min(s.resends*2, maxResends)
-	} else if now != never { // of one sent twice we cannot say which arrived
+	switch {
+	case now == never:
+	case e.times == 1: // of one sent twice we cannot say which arrived
 		s.sample(now-e.at, own)
+	case !s.sampled || now-e.at >= s.srtt/2: // or can we: this is not the first's, come late
+		s.resends = min(s.resends*2, maxResends)
+		s.resendAt = now
 	}
 	s.bytes -= len(e.frame.b)
 	e.frame.release()
@@ -225,6 +230,7 @@ func (s *sender) trim(seq int64) {
 
 // sample learns from one round trip.
 func (s *sender) sample(rtt time.Duration, own bool) {
+	s.sampled = true
 	s.rttvar = s.rttvar*3/4 + (s.srtt-rtt).Abs()/4
 	s.srtt = s.srtt*7/8 + rtt/8
 	s.rto = s.srtt + max(minVar, 4*s.rttvar)
