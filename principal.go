@@ -37,6 +37,9 @@ type Principal struct {
 	Tags        map[string]string // of the user, or of the role and its session
 	SessionTags map[string]string // the part of Tags given with the session
 
+	// SessionPolicies were given with the session, and limit it: JSON.
+	SessionPolicies []string
+
 	AccessKeyID string    // what signed
 	TokenIssued time.Time // for temporary credentials; zero for long-lived keys
 	MFA         time.Time // when a second factor was shown; zero if none was

@@ -1,0 +1,213 @@
+// Package api is AWS's doors: it says what a caller wants, and whether they may.
+//
+// A request passes five doors, in this order, and is answered at the first it
+// cannot pass:
+//
+//	operation  what do they ask for?    X-Amz-Target, Action and Version, or a path
+//	signature  who is asking?           sigv4, and the keys in the store
+//	input      does it make sense?      AWS's own models: constraints.json
+//	policy     may they?                policy, and the documents in the store
+//	operation  it is done
+//
+// One folder beside this file is one service, one file in it one operation or a
+// family of them. An operation is declared with [SDK], [Plain] or [Query], each
+// of which wants to know what policy must allow, so none can be added without
+// saying so. Only this package asks policy; the console and the sockets of the
+// gateway come through it too ([Server.AdmitSocket]).
+//
+// It knows nothing of sockets.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// Bodies are read whole before anything else is done with them, so their size
+// is bounded: AWS's own limit on a request to Systems Manager, and enough for
+// the largest policy, escaped.
+const maxBody = 256 << 10
+
+// A Server answers API requests. Its fields are set before it first serves.
+type Server struct {
+	Realm    sallyport.Realm
+	Store    *store.DB
+	Keys     *keyring.Keyring
+	Log      *slog.Logger
+	Services []*Service
+
+	limits  limits
+	bearers bearers
+	grants  grants
+}
+
+// A Service is one of AWS's, as we answer it.
+type Service struct {
+	Name    string // as signatures are scoped to it: "ssm"
+	Target  string // what X-Amz-Target begins with, in a JSON service: "AmazonSSM"
+	Version string // of the API, in a query service: "2010-05-08"
+	XMLNS   string // of the answers of a query service
+
+	// Global services have no region. Their clients sign for the partition's
+	// own, us-east-1, or for whatever region they are told.
+	Global bool
+
+	Ops map[string]Op // by name
+}
+
+// An Op is an operation, declared.
+type Op struct {
+	run   func(context.Context, *Call) ([]byte, error)
+	admit admission
+}
+
+// An admission says whose signature an operation wants.
+type admission uint8
+
+const (
+	signed   admission = iota // with an access key
+	unsigned                  // nobody's: the body proves who asks
+	nodeKey                   // with a node's own RSA key
+)
+
+// Unsigned makes op one that needs no signature. They are few.
+func Unsigned(op Op) Op {
+	op.admit = unsigned
+	return op
+}
+
+// NodeKey makes op one that a node signs with its own key, before it has
+// credentials.
+func NodeKey(op Op) Op {
+	op.admit = nodeKey
+	return op
+}
+
+// A Call is one request, once it is known what is asked and by whom.
+type Call struct {
+	Service   *Service
+	Operation string
+	Who       *sallyport.Principal // nil if the operation is unsigned
+	Node      *sallyport.Node      // who signed with a node's key
+	Body      []byte
+	Request   *http.Request
+	ID        string    // x-amzn-RequestId
+	At        time.Time // when it arrived
+
+	Server *Server
+
+	form map[string]any // of a query service
+}
+
+// Action is what policies call the operation.
+func (c *Call) Action() string { return c.Service.Name + ":" + c.Operation }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &Call{Request: r, ID: uuid.NewString(), At: time.Now(), Server: s}
+	w.Header().Set("x-amzn-RequestId", c.ID)
+	w.Header().Set("Cache-Control", "no-store")
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
+			err = sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", maxBody)
+		} else {
+			err = sallyport.Errorf(sallyport.SerializationException, "The request body was cut short.")
+		}
+		s.fail(w, c, err)
+		return
+	}
+	c.Body = body
+	op, err := s.find(c)
+	if err != nil {
+		s.fail(w, c, err)
+		return
+	}
+	if err := s.authenticate(c, op.admit); err != nil {
+		s.fail(w, c, err)
+		return
+	}
+	out, err := op.run(r.Context(), c)
+	if err != nil {
+		s.fail(w, c, err)
+		return
+	}
+	if c.Service.Version != "" {
+		w.Header().Set("Content-Type", "text/xml")
+	} else {
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	}
+	w.Write(out) // the client has gone if this fails
+}
+
+// find says which operation is asked for.
+func (s *Server) find(c *Call) (Op, error) {
+	r := c.Request
+	if target := r.Header.Get("X-Amz-Target"); target != "" {
+		prefix, name, _ := strings.Cut(target, ".")
+		for _, service := range s.Services {
+			if service.Target == "" || service.Target != prefix {
+				continue
+			}
+			c.Service, c.Operation = service, name
+			if op, ok := service.Ops[name]; ok && r.Method == http.MethodPost && r.URL.Path == "/" {
+				return op, nil
+			}
+		}
+		return Op{}, sallyport.Errorf(sallyport.UnknownOperationException, "%q is not an operation that is answered here.", sallyport.Clip(target, 100))
+	}
+	if op, ok, err := s.findQuery(c); ok || err != nil {
+		return op, err
+	}
+	return Op{}, sallyport.Errorf(sallyport.UnknownOperationException, "The request names no operation: it has neither X-Amz-Target nor Action and Version.")
+}
+
+// fail answers with an error, in the form the service's clients read.
+func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
+	e := sallyport.Public(err)
+	if errors.Is(err, store.ErrFull) {
+		e = sallyport.Errorf(sallyport.InternalServerError, "The server's disk is full, so nothing can be changed. Its operator has to make room.")
+	}
+	if e.Code == sallyport.InternalServerError && c.Request.Context().Err() == nil {
+		s.Log.ErrorContext(c.Request.Context(), "request failed", sallyport.LogTarget, c.Operation, sallyport.LogRequest, c.ID, sallyport.LogErr, err)
+	}
+	if c.Service != nil && c.Service.Version != "" {
+		failQuery(w, c, e)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	w.Header().Set("x-amzn-ErrorType", string(e.Code))
+	w.WriteHeader(StatusOf(e.Code))
+	// botocore reads message before Message, stock agents read __type alone, and
+	// the SDK for Go the header first: all are sent.
+	json.NewEncoder(w).Encode(struct {
+		Type    sallyport.Code `json:"__type"`
+		Message string         `json:"message"`
+	}{e.Code, e.Message})
+}
+
+// StatusOf is the HTTP status an error is sent with. AWS's JSON protocols send
+// nearly all as 400.
+func StatusOf(c sallyport.Code) int {
+	switch c {
+	case sallyport.InternalServerError:
+		return http.StatusInternalServerError
+	case sallyport.ServiceUnavailableException:
+		return http.StatusServiceUnavailable
+	case sallyport.RequestEntityTooLarge:
+		return http.StatusRequestEntityTooLarge
+	}
+	return http.StatusBadRequest
+}

@@ -1,0 +1,296 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/sigv4"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// A Question is one thing policy is asked: may this action be taken on this
+// resource?
+type Question struct {
+	Action    string   // "ssm:StartSession"
+	Resources []string // every name of the one thing, as ARNs; none is "*"
+
+	// Tags are the resource's, asked about as aws:ResourceTag/… and, in
+	// Systems Manager, ssm:resourceTag/….
+	Tags map[string]string
+
+	// RequestTags are the tags the request would set, and TagKeys the keys it
+	// names.
+	RequestTags map[string]string
+	TagKeys     []string
+
+	// Keys are conditions that only this action has.
+	Keys map[string]string
+}
+
+// OnAnything declares an operation that is authorized as its own action on "*".
+func OnAnything[In any](_ context.Context, c *Call, _ *In) ([]Question, error) {
+	return []Question{{Action: c.Action()}}, nil
+}
+
+// OnNothing declares an operation that anybody may call who has credentials, or
+// whom something else has admitted. Say beside it why.
+func OnNothing[In any](context.Context, *Call, *In) ([]Question, error) { return nil, nil }
+
+// Allow returns nil if the caller may do what q asks about, and otherwise an
+// AccessDeniedException that names the action and the resource; and the
+// statement, for a caller who may see policies.
+func (c *Call) Allow(ctx context.Context, q Question) error {
+	return c.Server.allow(ctx, c.Who, c.Request, q)
+}
+
+// Decide is [Call.Allow] for those who need to know why.
+func (c *Call) Decide(ctx context.Context, q Question) (policy.Decision, error) {
+	return c.Server.Decide(ctx, c.Who, c.Request, q)
+}
+
+func (s *Server) allow(ctx context.Context, who *sallyport.Principal, r *http.Request, q Question) error {
+	d, err := s.Decide(ctx, who, r, q)
+	if err != nil || d.Allowed {
+		return err
+	}
+	resource := "*"
+	if len(q.Resources) > 0 {
+		resource = q.Resources[0]
+	}
+	because := fmt.Sprintf("because no %v policy allows the %s action", layer(d), q.Action)
+	if d.Explicit {
+		because = fmt.Sprintf("with an explicit deny in a %v policy", layer(d))
+	}
+	if d.Statement > 0 { // which one is for those who may read policies
+		may, err := s.Decide(ctx, who, r, Question{Action: "iam:SimulatePrincipalPolicy", Resources: []string{who.ARN}})
+		if err == nil && may.Allowed {
+			because += ": it is " + d.String()
+		}
+	}
+	return sallyport.Errorf(sallyport.AccessDeniedException, "User: %s is not authorized to perform: %s on resource: %s %s",
+		who.ARN, q.Action, resource, because)
+}
+
+func layer(d policy.Decision) string {
+	if d.Layer == 0 {
+		return policy.Identity.String()
+	}
+	return d.Layer.String()
+}
+
+// Decide asks policy whether who may do what q asks about. No policy binds the
+// account's root.
+func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.Request, q Question) (policy.Decision, error) {
+	if who == nil {
+		return policy.Decision{}, errors.New("policy was asked about nobody")
+	}
+	if who.Kind == sallyport.Root {
+		return policy.Decision{Allowed: true, Policy: "the account's root, whom no policy binds"}, nil
+	}
+	p, err := s.policies(ctx, who)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	req := policy.Request{Action: q.Action, Resources: q.Resources}
+	s.describe(&req.Context, who, r, q)
+	return policy.Decide(&req, p), nil
+}
+
+// describe sets every condition key that is known of a request. (IAM User
+// Guide, "AWS global condition context keys".)
+func (s *Server) describe(c *policy.Context, who *sallyport.Principal, r *http.Request, q Question) {
+	now := time.Now().UTC()
+	c.Set("aws:CurrentTime", now.Format(time.RFC3339))
+	c.Set("aws:EpochTime", strconv.FormatInt(now.Unix(), 10))
+	c.Set("aws:RequestedRegion", s.Realm.Region)
+	c.Set("aws:userid", who.ID)
+	c.Set("aws:PrincipalAccount", s.Realm.Account)
+	c.Set("aws:PrincipalIsAWSService", "false")
+	if name := who.UserName(); name != "" {
+		c.Set("aws:username", name)
+	}
+	if who.Kind == sallyport.UserKind {
+		c.Set("aws:PrincipalArn", who.ARN)
+		c.Set("aws:PrincipalType", "User")
+	} else {
+		c.Set("aws:PrincipalArn", s.Realm.Role(who.Path, who.Role))
+		c.Set("aws:PrincipalType", "AssumedRole")
+	}
+	if who.Temporary() { // long-lived keys have no such key at all, as in AWS
+		c.Set("aws:TokenIssueTime", who.TokenIssued.UTC().Format(time.RFC3339))
+		c.Set("aws:MultiFactorAuthPresent", strconv.FormatBool(!who.MFA.IsZero()))
+	}
+	if !who.MFA.IsZero() {
+		c.Set("aws:MultiFactorAuthAge", strconv.Itoa(int(now.Sub(who.MFA).Seconds())))
+	}
+	if !who.Node.IsZero() {
+		c.Set("ssm:SourceInstanceARN", s.Realm.Node(who.Node))
+		c.Set("ec2:SourceInstanceARN", s.Realm.Node(who.Node))
+	}
+	c.SetTags("aws:PrincipalTag/", who.Tags)
+	if r != nil {
+		c.Set("aws:SecureTransport", strconv.FormatBool(r.TLS != nil))
+		c.Set("aws:SourceIp", Remote(r))
+		if agent := r.UserAgent(); agent != "" {
+			c.Set("aws:UserAgent", agent)
+		}
+	}
+	c.SetTags("aws:ResourceTag/", q.Tags)
+	if strings.HasPrefix(q.Action, "ssm:") {
+		c.SetTags("ssm:resourceTag/", q.Tags)
+	}
+	c.SetTags("aws:RequestTag/", q.RequestTags)
+	if len(q.TagKeys) > 0 {
+		c.SetAll("aws:TagKeys", q.TagKeys)
+	}
+	for key, value := range q.Keys {
+		c.Set(key, value)
+	}
+}
+
+// maxCached bounds the policies kept parsed. It is a few thousand people's.
+const maxCached = 4096
+
+// grants keeps everybody's policies parsed, until any of them changes.
+type grants struct {
+	mu       sync.Mutex
+	revision uint64
+	parsed   map[store.Entity]*policy.Policies
+}
+
+// policies returns what binds who.
+func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*policy.Policies, error) {
+	e := entity(who)
+	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
+	s.grants.mu.Lock()
+	if s.grants.revision != revision || len(s.grants.parsed) >= maxCached {
+		s.grants.revision, s.grants.parsed = revision, map[store.Entity]*policy.Policies{}
+	}
+	p := s.grants.parsed[e]
+	s.grants.mu.Unlock()
+	if p == nil {
+		var err error
+		if p, err = s.parsePolicies(ctx, e); err != nil {
+			return nil, err
+		}
+		s.grants.mu.Lock()
+		if s.grants.revision == revision {
+			s.grants.parsed[e] = p
+		}
+		s.grants.mu.Unlock()
+	}
+	if len(who.SessionPolicies) == 0 {
+		return p, nil
+	}
+	limited := *p
+	for i, text := range who.SessionPolicies {
+		doc, err := policy.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("session policy %d: %w", i+1, err)
+		}
+		limited.Session = append(limited.Session, policy.Named{Name: "session policy " + strconv.Itoa(i+1), Document: doc})
+	}
+	return &limited, nil
+}
+
+func (s *Server) parsePolicies(ctx context.Context, e store.Entity) (*policy.Policies, error) {
+	g, err := s.Store.Grants(ctx, e)
+	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+		return &policy.Policies{}, nil // a node's role that has been deleted: it may do nothing
+	}
+	if err != nil {
+		return nil, err
+	}
+	var p policy.Policies
+	for _, grant := range g.Policies {
+		named, err := parseGrant(grant)
+		if err != nil {
+			return nil, err
+		}
+		p.Identity = append(p.Identity, named)
+	}
+	if g.Boundary != nil {
+		named, err := parseGrant(*g.Boundary)
+		if err != nil {
+			return nil, err
+		}
+		p.Boundary = &named
+	}
+	return &p, nil
+}
+
+func parseGrant(g store.Grant) (policy.Named, error) {
+	text := g.Document
+	if text == "" {
+		b, ok := Builtin(g.Name)
+		if !ok {
+			return policy.Named{}, fmt.Errorf("policy %s is attached to %s %s and is nowhere to be found", g.Name, g.From.Kind, g.From.Name)
+		}
+		text = b.Document
+	}
+	doc, err := policy.Parse(text) // it was stored by the stricter rules of its kind
+	if err != nil {
+		return policy.Named{}, fmt.Errorf("policy %s: %w", g.Name, err)
+	}
+	return policy.Named{Name: g.Name, Document: doc}, nil
+}
+
+// AdmitSocket says who signed the request that opens a WebSocket: nil if nobody
+// did, which old clients of AWS's may not. Whoever signs must not be denied
+// action on the resource; a node must be allowed it, unless parked is true:
+// then it is let in to wait for its rights.
+func (s *Server) AdmitSocket(r *http.Request, action string, resources []string) (who *sallyport.Principal, allowed error, err error) {
+	if !sigv4.Signed(r) {
+		return nil, nil, nil
+	}
+	now := time.Now()
+	if err := s.limits.mayTry(r, now); err != nil {
+		return nil, nil, err
+	}
+	who, err = s.principal(r, &Service{Name: "ssmmessages"}, sigv4.EmptyBody, now)
+	if err != nil {
+		if sallyport.CodeOf(err) != "" {
+			s.limits.failed(r, now)
+		}
+		return nil, nil, err
+	}
+	q := Question{Action: action, Resources: resources}
+	d, err := s.Decide(r.Context(), who, r, q)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case d.Allowed, !d.Explicit && who.Node.IsZero():
+		// AWS's sample policies for people do not mention the action, so that
+		// only a deny counts.
+		return who, nil, nil
+	}
+	return who, s.allow(r.Context(), who, r, q), nil
+}
+
+// NodeMay returns nil if the node with an ID, in the role it has today, may take
+// the actions, or says which it lacks.
+func (s *Server) NodeMay(ctx context.Context, id sallyport.NodeID, actions ...string) error {
+	who, err := s.NodePrincipal(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, action := range actions {
+		if err := s.allow(ctx, who, nil, Question{Action: action}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Lacks is the sentence for a node whose role does not allow an action.
+func Lacks(role, action string) string {
+	return fmt.Sprintf("Its role %s does not allow %s.", RoleName(role), action)
+}

@@ -1,0 +1,398 @@
+package api
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/sigv4"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// authenticate finds out who made a call, if the operation wants to know.
+func (s *Server) authenticate(c *Call, want admission) error {
+	if want == unsigned {
+		return s.limits.mayRegister(c.Request, c.At)
+	}
+	if err := s.limits.mayTry(c.Request, c.At); err != nil {
+		return err
+	}
+	err := func() (err error) {
+		if want == nodeKey {
+			c.Node, err = s.nodeByKey(c)
+		} else {
+			c.Who, err = s.principal(c.Request, c.Service, sigv4.HashOf(c.Body), c.At)
+		}
+		return err
+	}()
+	if err != nil && sallyport.CodeOf(err) != "" { // the caller's doing, not ours
+		s.limits.failed(c.Request, c.At)
+	}
+	return err
+}
+
+// principal verifies a request's signature and says who made it.
+func (s *Server) principal(r *http.Request, service *Service, body sigv4.Hash, now time.Time) (*sallyport.Principal, error) {
+	claim, err := sigv4.Read(r)
+	if err != nil {
+		return nil, err
+	}
+	if claim.Service != service.Name {
+		return nil, sallyport.Errorf(sallyport.InvalidSignatureException,
+			"Credential should be scoped to correct service: '%s'.", service.Name)
+	}
+	if claim.Region != s.Realm.Region && !(service.Global && claim.Region == "us-east-1") {
+		return nil, sallyport.Errorf(sallyport.InvalidSignatureException,
+			"Credential should be scoped to a valid region: this server's is '%s'. Set AWS_REGION, or pass --region %s.", s.Realm.Region, s.Realm.Region)
+	}
+	found, missing := s.credentials(r.Context(), claim, now)
+	if missing != nil && sallyport.CodeOf(missing) == "" {
+		return nil, missing
+	}
+	if missing != nil {
+		found.secret = decoy // so that a key that is not there takes as long as one that is
+	}
+	err = claim.Verify(r, body, found.secret, now)
+	if _, tooFar := claim.SkewOf(now); missing == nil && tooFar && !found.who.Node.IsZero() &&
+		claim.Verify(r, body, found.secret, claim.Time) == nil {
+		s.clockTrouble(r.Context(), found.who.Node, claim, now)
+	}
+	switch {
+	case missing != nil:
+		return nil, missing
+	case err != nil:
+		return nil, err
+	}
+	if found.key != "" {
+		s.Store.TouchAccessKey(r.Context(), found.key, service.Name, now)
+	}
+	return found.who, nil
+}
+
+// decoy is a secret nobody has.
+var decoy = sallyport.GenerateSecret()
+
+// found is what an access key leads to.
+type found struct {
+	secret sallyport.Secret
+	who    *sallyport.Principal
+	key    string // a long-lived key's ID
+}
+
+func unknownKey() error {
+	return sallyport.Errorf(sallyport.UnrecognizedClientException, "The security token included in the request is invalid: there is no such access key here, or it is not active.")
+}
+
+// credentials finds the secret that a claim must have been signed with, and
+// whose it is. Nothing of what it returns may be used before the signature is
+// verified.
+func (s *Server) credentials(ctx context.Context, claim *sigv4.Claim, now time.Time) (found, error) {
+	if !claim.Token.Empty() {
+		return s.temporary(ctx, claim, now)
+	}
+	c, err := s.Store.Credential(ctx, claim.AccessKeyID)
+	switch {
+	case sallyport.CodeOf(err) == sallyport.NoSuchEntity:
+		return found{}, unknownKey()
+	case err != nil:
+		return found{}, err
+	case !c.Key.Active:
+		return found{}, unknownKey()
+	}
+	who := s.root()
+	if c.User != nil {
+		who = s.userPrincipal(c.User)
+	}
+	who.AccessKeyID = c.Key.ID
+	return found{c.Secret, who, c.Key.ID}, nil
+}
+
+func (s *Server) root() *sallyport.Principal {
+	return &sallyport.Principal{Kind: sallyport.Root, ARN: s.Realm.Root(), ID: s.Realm.Account, Name: "root"}
+}
+
+func (s *Server) userPrincipal(u *sallyport.User) *sallyport.Principal {
+	return &sallyport.Principal{Kind: sallyport.UserKind, ARN: s.Realm.User(u.Path, u.Name), ID: u.ID, Name: u.Name, Path: u.Path, Tags: u.Tags}
+}
+
+// A bearer is what a session token says, under seal. Tokens are not stored:
+// whoever brings one back brings all that is known of it, and what it may do is
+// looked up anew each time, so that rights that are taken away are gone at once.
+type bearer struct {
+	Key     string `json:"k"` // ASIA…
+	Secret  string `json:"s"`
+	Issued  int64  `json:"i"` // Unix seconds
+	Expires int64  `json:"e"`
+	MFA     int64  `json:"m,omitempty"`
+
+	// Exactly one of these says whose it is; none is the account itself.
+	User string `json:"u,omitempty"` // and by its ID, so that a namesake is not served
+	Role string `json:"r,omitempty"`
+	Node string `json:"n,omitempty"`
+
+	ID      string            `json:"d,omitempty"` // of the user or role
+	Session string            `json:"x,omitempty"` // the role session's name
+	Tags    map[string]string `json:"t,omitempty"` // session tags
+	Policy  []string          `json:"p,omitempty"` // session policies
+}
+
+// bearers seals and opens session tokens.
+type bearers struct {
+	once sync.Once
+	box  *keyring.Box
+}
+
+func (s *Server) tokens() *keyring.Box {
+	s.bearers.once.Do(func() { s.bearers.box = s.Keys.For("session-token") })
+	return s.bearers.box
+}
+
+// A Grant says whose short-lived credentials are wanted.
+type Grant struct {
+	Who      *sallyport.Principal // Root, UserKind, AssumedRole or NodeKind
+	EntityID string               // of the user or role; unused for root and nodes
+	For      time.Duration
+	MFA      time.Time         // when a second factor was shown
+	Tags     map[string]string // session tags
+	Policies []string          // session policies
+}
+
+// Temporary is a set of short-lived credentials.
+type Temporary struct {
+	AccessKeyID string
+	Secret      sallyport.Secret
+	Token       sallyport.Secret
+	Expires     time.Time
+}
+
+// Issue makes short-lived credentials.
+func (s *Server) Issue(g Grant, now time.Time) (Temporary, error) {
+	t := Temporary{AccessKeyID: sallyport.EntityID("ASIA"), Secret: sallyport.GenerateSecret(), Expires: now.Add(g.For).Truncate(time.Second)}
+	b := bearer{
+		Key: t.AccessKeyID, Secret: t.Secret.Reveal(), Issued: now.Unix(), Expires: t.Expires.Unix(),
+		ID: g.EntityID, Tags: g.Tags, Policy: g.Policies,
+	}
+	if !g.MFA.IsZero() {
+		b.MFA = g.MFA.Unix()
+	}
+	switch g.Who.Kind {
+	case sallyport.UserKind:
+		b.User = g.Who.Name
+	case sallyport.AssumedRole:
+		b.Role, b.Session = g.Who.Role, g.Who.Name
+	case sallyport.NodeKind:
+		b.Node = g.Who.Node.String()
+	}
+	text, err := json.Marshal(b)
+	if err != nil {
+		return Temporary{}, fmt.Errorf("issue credentials: %w", err)
+	}
+	t.Token = sallyport.NewSecret(base64.StdEncoding.EncodeToString(s.tokens().Seal(text, []byte(b.Key))))
+	return t, nil
+}
+
+func badToken() error {
+	return sallyport.Errorf(sallyport.UnrecognizedClientException, "The security token included in the request is invalid.")
+}
+
+// temporary opens the session token of a claim and finds whose it is today.
+func (s *Server) temporary(ctx context.Context, claim *sigv4.Claim, now time.Time) (found, error) {
+	sealed, err := base64.StdEncoding.DecodeString(claim.Token.Reveal())
+	if err != nil {
+		return found{}, badToken()
+	}
+	text, err := s.tokens().Open(sealed, []byte(claim.AccessKeyID))
+	if err != nil {
+		return found{}, badToken()
+	}
+	var b bearer
+	if err := json.Unmarshal(text, &b); err != nil {
+		return found{}, badToken()
+	}
+	if expires := time.Unix(b.Expires, 0); !now.Before(expires) {
+		return found{}, sallyport.Errorf(sallyport.ExpiredTokenException,
+			"The security token included in the request expired at %s. Get new credentials and try again.", expires.UTC().Format(time.RFC3339))
+	}
+	who, err := s.bearerPrincipal(ctx, &b)
+	if err != nil {
+		return found{}, err
+	}
+	who.AccessKeyID, who.TokenIssued = b.Key, time.Unix(b.Issued, 0)
+	if b.MFA != 0 {
+		who.MFA = time.Unix(b.MFA, 0)
+	}
+	who.SessionPolicies = b.Policy
+	return found{sallyport.NewSecret(b.Secret), who, ""}, nil
+}
+
+func (s *Server) bearerPrincipal(ctx context.Context, b *bearer) (*sallyport.Principal, error) {
+	gone := func(err error) error {
+		if sallyport.CodeOf(err) != "" {
+			return badToken() // whose it was is no longer there
+		}
+		return err
+	}
+	switch {
+	case b.Node != "":
+		id, err := sallyport.ParseNodeID(b.Node)
+		if err != nil {
+			return nil, badToken()
+		}
+		node, err := s.Store.Node(ctx, id)
+		if err != nil {
+			return nil, gone(err)
+		}
+		return s.nodePrincipal(ctx, node)
+	case b.User != "":
+		u, err := s.Store.User(ctx, b.User)
+		if err != nil {
+			return nil, gone(err)
+		}
+		if u.ID != b.ID {
+			return nil, badToken()
+		}
+		return s.userPrincipal(u), nil
+	case b.Role != "":
+		r, err := s.Store.Role(ctx, b.Role)
+		if err != nil {
+			return nil, gone(err)
+		}
+		if r.ID != b.ID {
+			return nil, badToken()
+		}
+		return s.rolePrincipal(r, b.Session, b.Tags), nil
+	}
+	return s.root(), nil
+}
+
+func (s *Server) rolePrincipal(r *sallyport.Role, session string, tags map[string]string) *sallyport.Principal {
+	all := map[string]string{}
+	for k, v := range r.Tags {
+		all[k] = v
+	}
+	for k, v := range tags { // a session's tag wins over its role's
+		all[k] = v
+	}
+	return &sallyport.Principal{
+		Kind: sallyport.AssumedRole, ARN: s.Realm.AssumedRole(r.Name, session), ID: r.ID + ":" + session,
+		Name: session, Path: r.Path, Role: r.Name, Tags: all, SessionTags: tags,
+	}
+}
+
+// RoleName is the name within a node's role, which may have a path:
+// "service-role/Nodes".
+func RoleName(role string) string { return role[strings.LastIndexByte(role, '/')+1:] }
+
+// nodePrincipal is a node, acting in the role it has today. A role that has
+// been deleted leaves a principal that may do nothing.
+func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallyport.Principal, error) {
+	name := RoleName(n.Role)
+	r, err := s.Store.Role(ctx, name)
+	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+		r, err = &sallyport.Role{Name: name, ID: "AROA"}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	who := s.rolePrincipal(r, n.ID.String(), nil)
+	who.Kind, who.Node = sallyport.NodeKind, n.ID
+	return who, nil
+}
+
+// NodePrincipal is the node with an ID, acting in the role it has today.
+func (s *Server) NodePrincipal(ctx context.Context, id sallyport.NodeID) (*sallyport.Principal, error) {
+	n, err := s.Store.Node(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.nodePrincipal(ctx, n)
+}
+
+// clockTrouble remembers that a node is kept out by its clock alone. The
+// signature was right for the time it claims, or anybody could have said so.
+func (s *Server) clockTrouble(ctx context.Context, id sallyport.NodeID, claim *sigv4.Claim, now time.Time) {
+	s.Store.Trouble(ctx, id, sallyport.Trouble{At: now, Reason: sigv4.SkewText("Its", claim.Time, now)})
+}
+
+// nodeByKey verifies a request signed with a node's own key.
+func (s *Server) nodeByKey(c *Call) (*sallyport.Node, error) {
+	claim, err := sigv4.Read(c.Request)
+	if err != nil {
+		return nil, err
+	}
+	id, err := sallyport.ParseNodeID(claim.AccessKeyID)
+	if err != nil {
+		return nil, unknownKey()
+	}
+	ctx := c.Request.Context()
+	n, err := s.Store.Node(ctx, id)
+	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
+		return nil, sallyport.Errorf(sallyport.UnrecognizedClientException, "%s is not registered here, or no longer. Register the machine again.", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(n.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("key of %s: %w", id, err)
+	}
+	err = claim.VerifyRSA(c.Request, sigv4.HashOf(c.Body), key, c.At)
+	if _, tooFar := claim.SkewOf(c.At); tooFar && claim.VerifyRSA(c.Request, sigv4.HashOf(c.Body), key, claim.Time) == nil {
+		s.clockTrouble(ctx, id, claim, c.At)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func parseKey(der []byte) (*rsa.PublicKey, error) {
+	key, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, err
+	}
+	if key, ok := key.(*rsa.PublicKey); ok {
+		return key, nil
+	}
+	return nil, errors.New("it is not an RSA key")
+}
+
+// ParsePublicKey reads a node's public key as agents send it: base64 of PKIX
+// DER. Keys of less than 2048 bits are refused.
+func ParsePublicKey(text, kind string) (der []byte, err error) {
+	bad := func(what string) error {
+		return sallyport.Errorf(sallyport.ValidationException, "The public key %s. It should be RSA, of 2048 to 8192 bits, as base64 of its PKIX form.", what)
+	}
+	if kind != "Rsa" {
+		return nil, bad("is of type " + sallyport.Clip(kind, 16))
+	}
+	if der, err = base64.StdEncoding.DecodeString(text); err != nil {
+		return nil, bad("is not base64")
+	}
+	key, err := parseKey(der)
+	if err != nil {
+		return nil, bad("cannot be read")
+	}
+	if bits := key.N.BitLen(); bits < 2048 || bits > 8192 {
+		return nil, bad(fmt.Sprintf("has %d bits", bits))
+	}
+	return der, nil
+}
+
+// entity is what the store calls whoever p's own policies hang on.
+func entity(p *sallyport.Principal) store.Entity {
+	if p.Kind == sallyport.UserKind {
+		return store.User(p.Name)
+	}
+	return store.Role(p.Role)
+}
