@@ -47,8 +47,8 @@ const (
 //	ForAllValues:…      true             each value passes, on its own
 //	ForAnyValue:…       false            some value passes, on its own
 //
-// ForAnyValue is stronger than IfExists. (AWS's answer to "ForAnyValue:
-// StringEqualsIfExists behaving unexpectedly", repost.aws.) To both
+// ForAnyValue is stronger than IfExists, as people find out. (repost.aws,
+// "ForAnyValue:StringEqualsIfExists behaving unexpectedly".) To both
 // quantifiers a key of empty values is missing.
 //
 // AWS does not say what an operator without a quantifier makes of several

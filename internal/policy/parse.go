@@ -26,7 +26,7 @@ const (
 )
 
 // No document may be longer than this, white space and all: it is how long AWS
-// lets the parameter be. (botocore iam service-2.json, policyDocumentType.)
+// lets the parameter be. (versitygw, iamapi/policy, MaxDocumentLength.)
 const maxDocument = 131072
 
 // Size is how long AWS takes doc to be: white space does not count.
@@ -60,7 +60,7 @@ const (
 )
 
 // AWS's sentences that we answer in more than one place. Trust policies have
-// their own, since another program of AWS's reads those. They were collected from AWS's answers by the authors of moto
+// their own. We have them second-hand, from moto
 // (tests/test_iam/test_iam_policies.py) and versitygw (iamapi/policy).
 const (
 	awsSyntax      = "Syntax errors in policy."
