@@ -26,7 +26,7 @@ const (
 )
 
 // No document may be longer than this, white space and all: it is how long AWS
-// lets the parameter be. (versitygw, iamapi/policy, MaxDocumentLength.)
+// lets the parameter be. (botocore, iam/2010-05-08/service-2.json, policyDocumentType.)
 const maxDocument = 131072
 
 // Size is how long AWS takes doc to be: white space does not count.
