@@ -286,7 +286,7 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 	l := s.link
 	s.mu.Unlock()
 	if l != nil {
-		s.transmit(l)
+		s.transmit(l, seq)
 	}
 	return nil
 }

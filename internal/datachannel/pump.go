@@ -89,19 +89,25 @@ func (s *Stream) handleAck(a wire.Ack) {
 	s.wakeBy(s.sender.resendAt)
 }
 
-// transmit writes what has not been on this socket yet, in order. One
-// goroutine at a time does so; another that comes leaves it to that one.
-func (s *Stream) transmit(l *link) {
+// transmit writes what has not been on this socket yet, in order, up to and
+// including message last. One goroutine at a time does so; another that comes
+// leaves it to that one. What is left is the pump's: a Send does not carry
+// others' messages after its own, and the pump has acknowledgements to write.
+func (s *Stream) transmit(l *link, last int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sender.busy {
 		return
 	}
 	s.sender.busy = true
-	defer func() { s.sender.busy = false }()
 	for s.link == l && l.ctx.Err() == nil && !s.paused {
-		now := s.now()
-		frame := s.sender.first(now, s.through)
+		if s.sender.mark > last {
+			if s.sender.unsent() {
+				token(s.wake)
+			}
+			break
+		}
+		frame := s.sender.first(s.now(), s.through)
 		if frame == nil {
 			break
 		}
@@ -116,6 +122,7 @@ func (s *Stream) transmit(l *link) {
 		s.mu.Lock()
 		frame.release()
 	}
+	s.sender.busy = false
 	if s.link != nil && s.link != l {
 		token(s.wake) // the new socket's pump found us here, and left it to us
 	}
@@ -138,6 +145,7 @@ func (s *Stream) pump(l *link) {
 		if !s.paused {
 			lost = s.sender.lost(lost, now, s.through)
 		}
+		last := s.sender.next() - 1
 		s.mu.Unlock()
 
 		var err error
@@ -168,7 +176,7 @@ func (s *Stream) pump(l *link) {
 			l.fail(fmt.Errorf("write frame: %w", err))
 			return
 		}
-		s.transmit(l)
+		s.transmit(l, last)
 
 		s.mu.Lock()
 		now = s.now()

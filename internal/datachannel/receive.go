@@ -46,7 +46,6 @@ type held struct {
 }
 
 func (r *receiver) init() {
-	r.early = make(map[int64]*held)
 	r.reportAt = never
 }
 
@@ -90,6 +89,9 @@ func (r *receiver) take(f wire.Frame, now time.Duration, own bool, limit int) (c
 			return false
 		}
 		m := r.hold(f, size)
+		if r.early == nil {
+			r.early = make(map[int64]*held)
+		}
 		r.early[f.Seq] = m
 		r.bytes.early += size
 		r.allow(m, now, own, limit)
@@ -215,6 +217,9 @@ func (r *receiver) through(limit int) wire.Ack {
 				break
 			}
 		}
+	}
+	if r.ready.n == 0 {
+		room = max(room, bigChunk+wire.Overhead) // an empty buffer takes a message of any size
 	}
 	return wire.Ack{ID: id, Seq: last, Through: true, Window: int64(max(room, 0))}
 }
