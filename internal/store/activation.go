@@ -110,6 +110,7 @@ func (db *DB) DeleteActivation(ctx context.Context, id string) error {
 // A machine that registers again becomes another node.
 func (db *DB) Register(ctx context.Context, activation string, code sallyport.Secret, n sallyport.Node, at time.Time) (*sallyport.Node, error) {
 	hash := code.Hash()
+	n = sallyport.Node{ID: n.ID, PublicKey: n.PublicKey, Fingerprint: clean(n.Fingerprint), Agent: cleanAgent(n.Agent), Registered: fromMillis(millis(at))}
 	err := db.transact(ctx, func(tx *tx) error {
 		a, err := findActivation(tx.ctx, tx, activation)
 		if err != nil {
@@ -130,23 +131,21 @@ func (db *DB) Register(ctx context.Context, activation string, code sallyport.Se
 		if counted == 0 {
 			return sallyport.Errorf(sallyport.InvalidActivation, "Activation %s has been used for the %d registrations it allows. Create another.", a.ID, a.Limit)
 		}
-		n.Activation, n.Name, n.Role, n.Tags, n.Registered = a.ID, a.Name, a.Role, a.Tags, at
+		n.Activation, n.Name, n.Role, n.Tags = a.ID, a.Name, a.Role, a.Tags
 		return insertNode(tx, &n)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("register by activation %s: %w", sallyport.Clip(clean(activation), 64), err)
 	}
-	registered := n
-	registered.Registered = fromMillis(millis(at))
-	return &registered, nil
+	return &n, nil
 }
 
 func insertNode(tx *tx, n *sallyport.Node) error {
-	a := cleanAgent(n.Agent)
+	a := n.Agent
 	if _, err := tx.exec(`INSERT INTO nodes (id, name, activation, role, registered, public_key, fingerprint,
 			agent_name, agent_version, platform_type, platform_name, platform_version, computer_name, ip_address, availability_zone, connection_channel)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
-		n.ID.String(), n.Name, n.Activation, n.Role, millis(n.Registered), blob(n.PublicKey), clean(n.Fingerprint),
+		n.ID.String(), n.Name, n.Activation, n.Role, millis(n.Registered), blob(n.PublicKey), n.Fingerprint,
 		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel); err != nil {
 		return err
 	}

@@ -80,14 +80,14 @@ func TestNothingAnsweredIsLostToAKill(t *testing.T) {
 	onEachDSN(t, func(t *testing.T, dsn string) {
 		ctx := t.Context()
 		var registered int
-		for round := range 5 {
+		for round := range 4 {
 			child := exec.Command(os.Args[0], "write-until-killed", dsn)
 			out, err := child.StdoutPipe()
 			must(t, err)
 			must(t, child.Start())
 
 			var lines []string
-			enough := 20 + rand.IntN(300)
+			enough := 20 + rand.IntN(200)
 			for answers := bufio.NewScanner(out); answers.Scan(); {
 				lines = append(lines, answers.Text())
 				if len(lines) == enough {

@@ -53,10 +53,12 @@ var (
 		use:       " INDEXED BY ",
 	}
 	postgresDialect = &dialect{
-		name:          "PostgreSQL",
-		goose:         goose.DialectPostgres,
-		migrationLock: func() (lock.SessionLocker, error) { return lock.NewPostgresSessionLocker() },
-		lockIAM:       `SELECT pg_advisory_xact_lock(7308895158)`, // any number nobody else locks
+		name:  "PostgreSQL",
+		goose: goose.DialectPostgres,
+		migrationLock: func() (lock.SessionLocker, error) {
+			return lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for five minutes
+		},
+		lockIAM: `SELECT pg_advisory_xact_lock(7308895158)`, // any number nobody else locks
 	}
 )
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func scanEntity(s scanner) (e entity, err error) {
 }
 
 func (e entity) user() *sallyport.User {
-	return &sallyport.User{Name: e.name, Path: e.path, ID: e.id, Created: e.created, Tags: e.tags}
+	return &sallyport.User{Name: e.name, Path: e.path, ID: e.id, Created: e.created, Tags: e.tags, Boundary: e.boundary}
 }
 
 func (e entity) group() *sallyport.Group {
@@ -82,7 +83,7 @@ func (e entity) group() *sallyport.Group {
 
 func (e entity) role() *sallyport.Role {
 	return &sallyport.Role{Name: e.name, Path: e.path, ID: e.id, Description: e.description, Trust: e.trust,
-		MaxSession: e.maxSession, Created: e.created, Tags: e.tags}
+		MaxSession: e.maxSession, Created: e.created, Tags: e.tags, Boundary: e.boundary}
 }
 
 func findEntity(ctx context.Context, q querier, who Entity) (entity, error) {
@@ -121,6 +122,11 @@ func (db *DB) createEntity(ctx context.Context, who Entity, e entity) error {
 	err := db.transactIAM(ctx, func(tx *tx) error {
 		if len(e.tags) > maxTags {
 			return tooManyTags()
+		}
+		if e.boundary != "" {
+			if err := attachable(tx, e.boundary); err != nil {
+				return err
+			}
 		}
 		n, err := tx.exec(`INSERT INTO entities (id, kind, name, folded, path, description, trust, boundary, max_session, tags, created)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (kind, folded) DO NOTHING`,
@@ -166,11 +172,11 @@ func convert[T any](rows []entity, as func(entity) T) []T {
 	return out
 }
 
-// CreateUser adds a user. ID and Created are the caller's to choose; Groups is
-// not looked at. EntityAlreadyExists if there is one whose name differs by no
-// more than case.
+// CreateUser adds a user, within its boundary from the first. ID and Created
+// are the caller's to choose; Groups is not looked at. EntityAlreadyExists if
+// there is one whose name differs by no more than case.
 func (db *DB) CreateUser(ctx context.Context, u sallyport.User) error {
-	return db.createEntity(ctx, User(u.Name), entity{id: u.ID, name: u.Name, path: u.Path, tags: u.Tags, created: u.Created})
+	return db.createEntity(ctx, User(u.Name), entity{id: u.ID, name: u.Name, path: u.Path, boundary: u.Boundary, tags: u.Tags, created: u.Created})
 }
 
 // User returns a user without its groups, or NoSuchEntity.
@@ -206,10 +212,10 @@ func (db *DB) Groups(ctx context.Context, pathPrefix string, page Page) ([]*sall
 	return listEntities(ctx, db, groupKind, pathPrefix, page, entity.group)
 }
 
-// CreateRole adds a role.
+// CreateRole adds a role, within its boundary from the first.
 func (db *DB) CreateRole(ctx context.Context, r sallyport.Role) error {
 	return db.createEntity(ctx, Role(r.Name), entity{id: r.ID, name: r.Name, path: r.Path, description: r.Description,
-		trust: r.Trust, maxSession: r.MaxSession, tags: r.Tags, created: r.Created})
+		trust: r.Trust, boundary: r.Boundary, maxSession: r.MaxSession, tags: r.Tags, created: r.Created})
 }
 
 // Role returns a role, or NoSuchEntity.
@@ -289,14 +295,27 @@ func (db *DB) Delete(ctx context.Context, who Entity) error {
 	})
 }
 
-// Tag gives a user or role tags, in place of any by the same names.
+// Tag gives a user or role tags, in place of any by the same names in whatever
+// case: IAM has no two that differ by case alone.
 func (db *DB) Tag(ctx context.Context, who Entity, tags map[string]string) error {
-	return db.changeTags(ctx, who, func(all map[string]string) { maps.Copy(all, tags) })
+	return db.changeTags(ctx, who, func(all map[string]string) { replaceFolded(all, tags) })
 }
 
-// Untag takes tags off a user or role. It does not matter if they were not there.
+// Untag takes tags off a user or role, in whatever case they are named. It does
+// not matter if they were not there.
 func (db *DB) Untag(ctx context.Context, who Entity, names []string) error {
-	return db.changeTags(ctx, who, func(all map[string]string) { remove(all, names) })
+	return db.changeTags(ctx, who, func(all map[string]string) { removeFolded(all, names) })
+}
+
+func replaceFolded(all, tags map[string]string) {
+	removeFolded(all, slices.Collect(maps.Keys(tags)))
+	maps.Copy(all, tags)
+}
+
+func removeFolded(all map[string]string, names []string) {
+	maps.DeleteFunc(all, func(name, _ string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
+	})
 }
 
 func (db *DB) changeTags(ctx context.Context, who Entity, change func(map[string]string)) error {
@@ -315,12 +334,6 @@ func (db *DB) changeTags(ctx context.Context, who Entity, change func(map[string
 
 func tooManyTags() error {
 	return sallyport.Errorf(sallyport.LimitExceeded, "The number of tags has reached the maximum limit of %d. Remove some first.", maxTags)
-}
-
-func remove(m map[string]string, names []string) {
-	for _, name := range names {
-		delete(m, name)
-	}
 }
 
 // Boundary returns the ARN of the permissions boundary of a user or role, or

@@ -14,7 +14,7 @@ import (
 // to do.
 func TestFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
-	script := `mount -t tmpfs -o size=4m tmpfs "$1" && head -c 1m /dev/zero >"$1/ballast" && exec "$0" fill-disk "$1"`
+	script := `mount -t tmpfs -o size=2m tmpfs "$1" && head -c 512k /dev/zero >"$1/ballast" && exec "$0" fill-disk "$1"`
 	self, err := filepath.Abs(os.Args[0])
 	must(t, err)
 	child := exec.Command("/bin/sh", "-c", script, self, dir)

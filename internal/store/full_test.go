@@ -70,7 +70,7 @@ func TestFullDisk(t *testing.T) {
 		_, err := db.write.ExecContext(ctx, fmt.Sprintf(`PRAGMA max_page_count = %d`, pages))
 		must(t, err)
 	}
-	limit(200)
+	limit(150)
 	ids, errs := fill(ctx, db)
 	must(t, checkFull(ctx, db, ids, errs))
 

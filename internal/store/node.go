@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sallyport/sallyport"
@@ -32,7 +33,7 @@ func cleanAgent(a sallyport.Agent) sallyport.Agent {
 func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
 	var w where
 	w.add("id = ?", id.String())
-	list, err := db.nodes(ctx, w, 1)
+	list, err := db.nodes(ctx, w, "", 1)
 	if err != nil {
 		return nil, fmt.Errorf("read node %s: %w", id, err)
 	}
@@ -42,8 +43,19 @@ func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, e
 	return list[0], nil
 }
 
+// nodeQuery returns the query for up to limit nodes in order of id, a row for
+// each of their tags.
+func (db *DB) nodeQuery(w where, index string, limit int) string {
+	return `SELECT n.id, n.name, n.activation, n.role, n.registered, n.public_key, n.fingerprint,
+			n.agent_name, n.agent_version, n.platform_type, n.platform_name, n.platform_version, n.computer_name,
+			n.ip_address, n.availability_zone, n.connection_channel,
+			n.last_ping, n.online, n.trouble_at, n.trouble, t.name, t.value
+		FROM (SELECT * FROM nodes` + db.dialect.using(index) + ` WHERE ` + w.String() + ` ORDER BY id LIMIT ` + strconv.Itoa(limit) + `) n
+		LEFT JOIN node_tags t ON t.node = n.id ORDER BY n.id`
+}
+
 // nodes reads up to limit nodes in order of id, each with its tags.
-func (db *DB) nodes(ctx context.Context, w where, limit int) ([]*sallyport.Node, error) {
+func (db *DB) nodes(ctx context.Context, w where, index string, limit int) ([]*sallyport.Node, error) {
 	// Taken before the query, so that what is written in between is in one of
 	// the two, if not both.
 	notes := db.pending.nodeNotes()
@@ -64,12 +76,7 @@ func (db *DB) nodes(ctx context.Context, w where, limit int) ([]*sallyport.Node,
 			last.Tags[name.String] = value.String
 		}
 		return struct{}{}, nil
-	}, `SELECT n.id, n.name, n.activation, n.role, n.registered, n.public_key, n.fingerprint,
-			n.agent_name, n.agent_version, n.platform_type, n.platform_name, n.platform_version, n.computer_name,
-			n.ip_address, n.availability_zone, n.connection_channel,
-			n.last_ping, n.online, n.trouble_at, n.trouble, t.name, t.value
-		FROM (SELECT * FROM nodes WHERE `+w.String()+` ORDER BY id LIMIT `+w.arg(limit)+`) n
-		LEFT JOIN node_tags t ON t.node = n.id ORDER BY n.id`, w.args...)
+	}, db.nodeQuery(w, index, limit), w.args...)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -138,14 +145,14 @@ func (db *DB) Nodes(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.
 		// is as old as what is.
 		_ = db.Flush(ctx)
 	}
-	w, err := f.where()
+	w, index, err := f.where()
 	if err != nil {
 		return nil, "", err
 	}
 	if after != nil {
 		w.add("id > ?", after[0])
 	}
-	list, err := db.nodes(ctx, w, page.limit()+1)
+	list, err := db.nodes(ctx, w, index, page.limit()+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list nodes: %w", err)
 	}
@@ -153,7 +160,9 @@ func (db *DB) Nodes(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.
 	return list, next, nil
 }
 
-func (f *NodeFilter) where() (w where, err error) {
+// where returns the filter's conditions, and the index that serves them if one
+// field with one value is all there is.
+func (f *NodeFilter) where() (w where, index string, err error) {
 	ids := make([]string, len(f.IDs))
 	for i, id := range f.IDs {
 		ids[i] = id.String()
@@ -177,13 +186,26 @@ func (f *NodeFilter) where() (w where, err error) {
 		PingInactive: "(online = FALSE AND last_ping = 0)",
 	}, sallyport.InvalidInstanceInformationFilterValue)
 	if err != nil {
-		return w, err
+		return w, "", err
 	}
 	err = w.any(f.ResourceTypes, map[string]string{
 		"ManagedInstance": "(id >= 'mi-' AND id < 'mi.')", // '.' follows '-', so this is a prefix an index serves
 		"EC2Instance":     "(id >= 'i-' AND id < 'i.')",
 	}, sallyport.InvalidInstanceInformationFilterValue)
-	return w, err
+	if len(w.conds) == 1 {
+		index = indexes[strings.TrimSuffix(w.conds[0], " = $1")]
+	}
+	return w, index, err
+}
+
+// indexes lists the indexes of nodes, by the condition each serves.
+var indexes = map[string]string{
+	"name":            "nodes_name",
+	"activation":      "nodes_activation",
+	"role":            "nodes_role",
+	"agent_version":   "nodes_agent_version",
+	"platform_type":   "nodes_platform_type",
+	"(online = TRUE)": "nodes_online",
 }
 
 // any wants one of the conditions that values name.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -155,14 +154,14 @@ func (db *DB) DeletePolicy(ctx context.Context, arn string) error {
 	})
 }
 
-// TagPolicy gives a managed policy tags, in place of any by the same names.
+// TagPolicy gives a managed policy tags, as [DB.Tag] does.
 func (db *DB) TagPolicy(ctx context.Context, arn string, tags map[string]string) error {
-	return db.changePolicyTags(ctx, arn, func(all map[string]string) { maps.Copy(all, tags) })
+	return db.changePolicyTags(ctx, arn, func(all map[string]string) { replaceFolded(all, tags) })
 }
 
-// UntagPolicy takes tags off a managed policy.
+// UntagPolicy takes tags off a managed policy, as [DB.Untag] does.
 func (db *DB) UntagPolicy(ctx context.Context, arn string, names []string) error {
-	return db.changePolicyTags(ctx, arn, func(all map[string]string) { remove(all, names) })
+	return db.changePolicyTags(ctx, arn, func(all map[string]string) { removeFolded(all, names) })
 }
 
 func (db *DB) changePolicyTags(ctx context.Context, arn string, change func(map[string]string)) error {
@@ -358,16 +357,39 @@ type Holder struct {
 	Path string
 }
 
+// A Use is what a managed policy is to those who have it.
+type Use uint8
+
+const (
+	AsPolicy   Use = 1 << iota // it is attached to them
+	AsBoundary                 // it bounds them
+)
+
 // Holders lists what a managed policy is attached to: groups, roles, then
 // users, each in order of name. kind may narrow it to one of them. It asks
 // nothing about whether the policy exists.
 func (db *DB) Holders(ctx context.Context, arn string, kind EntityKind, page Page) ([]Holder, Cursor, error) {
+	return db.HoldersAs(ctx, arn, AsPolicy, kind, page)
+}
+
+// HoldersAs is [DB.Holders] for whoever has the policy for any of the uses.
+func (db *DB) HoldersAs(ctx context.Context, arn string, use Use, kind EntityKind, page Page) ([]Holder, Cursor, error) {
 	after, err := page.place("holders", 2)
 	if err != nil {
 		return nil, "", err
 	}
 	var w where
-	w.add("a.arn = ?", arn)
+	var uses []string
+	if use&AsPolicy != 0 {
+		uses = append(uses, "e.id IN (SELECT entity FROM attachments WHERE arn = "+w.arg(arn)+")")
+	}
+	if use&AsBoundary != 0 {
+		uses = append(uses, "e.boundary <> '' AND e.boundary = "+w.arg(arn))
+	}
+	if len(uses) == 0 {
+		return nil, "", nil
+	}
+	w.add("(" + strings.Join(uses, " OR ") + ")")
 	if kind != "" {
 		w.add("e.kind = ?", string(kind))
 	}
@@ -376,13 +398,47 @@ func (db *DB) Holders(ctx context.Context, arn string, kind EntityKind, page Pag
 	}
 	list, err := collect(ctx, db.read, func(s scanner) (h Holder, err error) {
 		return h, s.Scan(&h.Kind, &h.Name, &h.ID, &h.Path)
-	}, `SELECT e.kind, e.name, e.id, e.path FROM attachments a JOIN entities e ON e.id = a.entity
+	}, `SELECT e.kind, e.name, e.id, e.path FROM entities e
 		WHERE `+w.String()+` ORDER BY e.kind, e.name LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list holders of policy %s: %w", arn, translate(err))
 	}
 	list, next := cut(list, page, func(h Holder) Cursor { return newCursor("holders", string(h.Kind), h.Name) })
 	return list, next, nil
+}
+
+// Uses counts what a managed policy is used for.
+type Uses struct {
+	Attachments int
+	Boundaries  int
+}
+
+// PolicyUses counts the uses of managed policies, AWS's own among them. Those
+// that have none are not in the answer.
+func (db *DB) PolicyUses(ctx context.Context, arns []string) (map[string]Uses, error) {
+	all := map[string]Uses{}
+	if len(arns) == 0 {
+		return all, nil
+	}
+	var w where
+	names := "IN (" + w.list(arns) + ")" // the same in both halves
+	type row struct {
+		arn  string
+		uses Uses
+	}
+	rows, err := collect(ctx, db.read, func(s scanner) (r row, err error) {
+		return r, s.Scan(&r.arn, &r.uses.Attachments, &r.uses.Boundaries)
+	}, `SELECT arn, count(*), 0 FROM attachments WHERE arn `+names+` GROUP BY arn
+		UNION ALL
+		SELECT boundary, 0, count(*) FROM entities WHERE boundary <> '' AND boundary `+names+` GROUP BY boundary`, w.args...)
+	if err != nil {
+		return nil, fmt.Errorf("count uses of policies: %w", translate(err))
+	}
+	for _, r := range rows {
+		u := all[r.arn]
+		all[r.arn] = Uses{u.Attachments + r.uses.Attachments, u.Boundaries + r.uses.Boundaries}
+	}
+	return all, nil
 }
 
 // PutInlinePolicy gives who an inline policy, in place of one by the same name.

@@ -176,7 +176,7 @@ func TestSessionListsAgainstModel(t *testing.T) {
 		var all []*sallyport.Session
 		owners := []string{"ann", "ann-marie", "bob"}
 		nodes := []sallyport.NodeID{sallyport.NewNodeID(), sallyport.NewNodeID(), sallyport.NewNodeID()}
-		for i := range 300 {
+		for i := range 120 {
 			// Many share a millisecond, so that the order by id is met too.
 			s := testSession(i/7, owners[i*i%3], nodes[i*7%3])
 			s = inState(t, *s, sallyport.State(1+i*5%6))
@@ -203,15 +203,15 @@ func TestSessionListsAgainstModel(t *testing.T) {
 				f.State = sallyport.State(rapid.IntRange(1, 6).Draw(rt, "state"))
 			}
 			if maybe("after?") {
-				f.InvokedAfter = at(rapid.IntRange(-1, 45).Draw(rt, "after")).Add(time.Duration(rapid.IntRange(0, 1).Draw(rt, "after ns")))
+				f.InvokedAfter = at(rapid.IntRange(-1, 20).Draw(rt, "after")).Add(time.Duration(rapid.IntRange(0, 1).Draw(rt, "after ns")))
 			}
 			if maybe("before?") {
-				f.InvokedBefore = at(rapid.IntRange(-1, 45).Draw(rt, "before")).Add(time.Duration(rapid.IntRange(0, 1).Draw(rt, "before ns")))
+				f.InvokedBefore = at(rapid.IntRange(-1, 20).Draw(rt, "before")).Add(time.Duration(rapid.IntRange(0, 1).Draw(rt, "before ns")))
 			}
 			if rapid.IntRange(0, 9).Draw(rt, "id?") == 0 {
 				f.ID = rapid.SampledFrom(all).Draw(rt, "id").ID
 			}
-			limit := rapid.IntRange(4, 120).Draw(rt, "limit")
+			limit := rapid.IntRange(4, 60).Draw(rt, "limit")
 
 			for name, list := range map[string]func(context.Context, SessionFilter, Page) ([]*sallyport.Session, Cursor, error){
 				"Active": db.Active, "History": db.History,
