@@ -64,6 +64,10 @@ type Service struct {
 	// own, us-east-1, or for whatever region they are told.
 	Global bool
 
+	// Path says which operation a path asks for, and about what, in a service
+	// told by paths; its answers are XML, with status 201. Nil in others.
+	Path func(method, path string) (operation, subject string)
+
 	Ops map[string]Op // by name
 }
 
@@ -108,6 +112,9 @@ type Call struct {
 
 	Server *Server
 
+	// Subject is what the path named, in a service told by paths.
+	Subject string
+
 	form map[string]any // of a query service
 }
 
@@ -144,9 +151,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, c, err)
 		return
 	}
-	if c.Service.Version != "" {
+	switch {
+	case c.Service.Path != nil:
 		w.Header().Set("Content-Type", "text/xml")
-	} else {
+		w.WriteHeader(http.StatusCreated)
+	case c.Service.Version != "":
+		w.Header().Set("Content-Type", "text/xml")
+	default:
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	}
 	w.Write(out) // the client has gone if this fails
@@ -168,6 +179,15 @@ func (s *Server) find(c *Call) (Op, error) {
 		}
 		return Op{}, sallyport.Errorf(sallyport.UnknownOperationException, "%q is not an operation that is answered here.", sallyport.Clip(target, 100))
 	}
+	for _, service := range s.Services {
+		if service.Path == nil {
+			continue
+		}
+		if name, subject := service.Path(r.Method, r.URL.Path); name != "" {
+			c.Service, c.Operation, c.Subject = service, name, subject
+			return service.Ops[name], nil
+		}
+	}
 	if op, ok, err := s.findQuery(c); ok || err != nil {
 		return op, err
 	}
@@ -183,8 +203,12 @@ func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
 	if e.Code == sallyport.InternalServerError && c.Request.Context().Err() == nil {
 		s.Log.ErrorContext(c.Request.Context(), "request failed", sallyport.LogTarget, c.Operation, sallyport.LogRequest, c.ID, sallyport.LogErr, err)
 	}
-	if c.Service != nil && c.Service.Version != "" {
+	switch {
+	case c.Service != nil && c.Service.Version != "":
 		failQuery(w, c, e)
+		return
+	case c.Service != nil && c.Service.Path != nil:
+		failXML(w, e)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")

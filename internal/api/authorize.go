@@ -22,6 +22,11 @@ type Question struct {
 	Action    string   // "ssm:StartSession"
 	Resources []string // every name of the one thing, as ARNs; none is "*"
 
+	// Name is what a refusal calls the thing, if an ARN would tell those who
+	// may not know whether it exists: IAM's hold a path that was looked up.
+	// Empty is the first ARN.
+	Name string
+
 	// Tags are the resource's, asked about as aws:ResourceTag/… and, in
 	// Systems Manager, ssm:resourceTag/….
 	Tags map[string]string
@@ -33,6 +38,11 @@ type Question struct {
 
 	// Keys are conditions that only this action has.
 	Keys map[string]string
+
+	// Unnamed leaves out aws:username and aws:userid, so that a pattern made
+	// of the caller's own name matches nothing. It is for what is not theirs
+	// but has a name that begins like it: ann-marie's session, asked by ann.
+	Unnamed bool
 }
 
 // OnAnything declares an operation that is authorized as its own action on "*".
@@ -65,6 +75,9 @@ func (s *Server) allow(ctx context.Context, who *sallyport.Principal, r *http.Re
 	if len(q.Resources) > 0 {
 		resource = q.Resources[0]
 	}
+	if q.Name != "" {
+		resource = q.Name
+	}
 	because := fmt.Sprintf("because no %v policy allows the %s action", layer(d), q.Action)
 	if d.Explicit {
 		because = fmt.Sprintf("with an explicit deny in a %v policy", layer(d))
@@ -84,6 +97,20 @@ func layer(d policy.Decision) string {
 		return policy.Identity.String()
 	}
 	return d.Layer.String()
+}
+
+// Trusts asks a role's trust policy whether it lets the caller do what q asks
+// about. See [policy.DecideTrust] for what the answer leaves to the caller's
+// own policies.
+func (c *Call) Trusts(q Question, trust policy.Named) policy.Decision {
+	req := policy.Request{Action: q.Action, Resources: q.Resources}
+	c.Server.describe(&req.Context, c.Who, c.Request, q)
+	caller := policy.Caller{Account: c.Server.Realm.Account, Names: []string{c.Who.ARN, c.Who.ID}}
+	if c.Who.Role != "" {
+		roleID, _, _ := strings.Cut(c.Who.ID, ":")
+		caller.Names = append(caller.Names, c.Server.Realm.Role(c.Who.Path, c.Who.Role), roleID)
+	}
+	return policy.DecideTrust(&req, &caller, trust)
 }
 
 // Decide asks policy whether who may do what q asks about. No policy binds the
@@ -111,11 +138,13 @@ func (s *Server) describe(c *policy.Context, who *sallyport.Principal, r *http.R
 	c.Set("aws:CurrentTime", now.Format(time.RFC3339))
 	c.Set("aws:EpochTime", strconv.FormatInt(now.Unix(), 10))
 	c.Set("aws:RequestedRegion", s.Realm.Region)
-	c.Set("aws:userid", who.ID)
 	c.Set("aws:PrincipalAccount", s.Realm.Account)
 	c.Set("aws:PrincipalIsAWSService", "false")
-	if name := who.UserName(); name != "" {
-		c.Set("aws:username", name)
+	if !q.Unnamed {
+		c.Set("aws:userid", who.ID)
+		if name := who.UserName(); name != "" {
+			c.Set("aws:username", name)
+		}
 	}
 	if who.Kind == sallyport.UserKind {
 		c.Set("aws:PrincipalArn", who.ARN)
@@ -192,13 +221,45 @@ func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*polic
 	}
 	limited := *p
 	for i, text := range who.SessionPolicies {
-		doc, err := policy.Parse(text)
+		named, err := s.sessionPolicy(ctx, i+1, text)
 		if err != nil {
-			return nil, fmt.Errorf("session policy %d: %w", i+1, err)
+			return nil, err
 		}
-		limited.Session = append(limited.Session, policy.Named{Name: "session policy " + strconv.Itoa(i+1), Document: doc})
+		if named.Document == nil { // what it denied is not known any more, so nothing is allowed
+			limited.Session = []policy.Named{named}
+			break
+		}
+		limited.Session = append(limited.Session, named)
 	}
 	return &limited, nil
+}
+
+// sessionPolicy reads the nth policy of a session: a document, or the ARN of a
+// managed policy, which is looked up each time. One that has been deleted is
+// named and has no document.
+func (s *Server) sessionPolicy(ctx context.Context, n int, text string) (policy.Named, error) {
+	named := policy.Named{Name: "session policy " + strconv.Itoa(n)}
+	if strings.HasPrefix(text, "arn:") {
+		named.Name = text
+		p, ok := Builtin(text)
+		if !ok {
+			own, err := s.Store.Policy(ctx, text)
+			if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+				return named, nil
+			}
+			if err != nil {
+				return named, err
+			}
+			p = *own
+		}
+		text = p.Document
+	}
+	doc, err := policy.Parse(text)
+	if err != nil {
+		return named, fmt.Errorf("%s: %w", named.Name, err)
+	}
+	named.Document = doc
+	return named, nil
 }
 
 func (s *Server) parsePolicies(ctx context.Context, e store.Entity) (*policy.Policies, error) {
@@ -244,10 +305,12 @@ func parseGrant(g store.Grant) (policy.Named, error) {
 }
 
 // AdmitSocket says who signed the request that opens a WebSocket: nil if nobody
-// did, which old clients of AWS's may not. Whoever signs must not be denied
-// action on the resource; a node must be allowed it, unless parked is true:
-// then it is let in to wait for its rights.
-func (s *Server) AdmitSocket(r *http.Request, action string, resources []string) (who *sallyport.Principal, allowed error, err error) {
+// did, as old clients of AWS's do not. On names the resource, knowing who asks.
+//
+// Policy's answer is denied: nil, or why not. A node must be allowed the
+// action. For a person only an explicit deny counts, because AWS's sample
+// policies do not all mention it.
+func (s *Server) AdmitSocket(r *http.Request, action string, on func(who *sallyport.Principal) []string) (who *sallyport.Principal, denied, err error) {
 	if !sigv4.Signed(r) {
 		return nil, nil, nil
 	}
@@ -262,35 +325,60 @@ func (s *Server) AdmitSocket(r *http.Request, action string, resources []string)
 		}
 		return nil, nil, err
 	}
-	q := Question{Action: action, Resources: resources}
+	q := Question{Action: action, Resources: on(who)}
 	d, err := s.Decide(r.Context(), who, r, q)
 	switch {
 	case err != nil:
 		return nil, nil, err
 	case d.Allowed, !d.Explicit && who.Node.IsZero():
-		// AWS's sample policies for people do not mention the action, so that
-		// only a deny counts.
 		return who, nil, nil
 	}
 	return who, s.allow(r.Context(), who, r, q), nil
 }
 
-// NodeMay returns nil if the node with an ID, in the role it has today, may take
-// the actions, or says which it lacks.
-func (s *Server) NodeMay(ctx context.Context, id sallyport.NodeID, actions ...string) error {
+// NodeLacks says, in a sentence, which of [NodeNeeds] the node with an ID lacks;
+// "" if none.
+func (s *Server) NodeLacks(ctx context.Context, id sallyport.NodeID) (string, error) {
 	who, err := s.NodePrincipal(ctx, id)
 	if err != nil {
-		return err
+		return "", err
 	}
-	for _, action := range actions {
-		if err := s.allow(ctx, who, nil, Question{Action: action}); err != nil {
-			return err
+	for _, action := range NodeNeeds {
+		d, err := s.Decide(ctx, who, nil, Question{Action: action})
+		if err != nil {
+			return "", err
+		}
+		if !d.Allowed {
+			return Lacks(who.Role, action), nil
 		}
 	}
-	return nil
+	return "", nil
 }
 
 // Lacks is the sentence for a node whose role does not allow an action.
 func Lacks(role, action string) string {
 	return fmt.Sprintf("Its role %s does not allow %s.", RoleName(role), action)
+}
+
+// NodeNeeds is what a node's role must allow before sessions can be started on
+// the node.
+var NodeNeeds = []string{
+	"ssm:UpdateInstanceInformation",
+	"ssmmessages:CreateControlChannel", "ssmmessages:OpenControlChannel",
+	"ssmmessages:CreateDataChannel", "ssmmessages:OpenDataChannel",
+}
+
+// TrustsNodes returns nil if a role's trust policy lets Systems Manager act in
+// it, which is to say nodes.
+func TrustsNodes(r *sallyport.Role) error {
+	trust, err := policy.ParseTrust(r.Trust)
+	if err != nil {
+		return fmt.Errorf("trust policy of role %s: %w", r.Name, err)
+	}
+	req := &policy.Request{Action: "sts:AssumeRole"}
+	if d := policy.DecideTrust(req, &policy.Caller{Service: "ssm.amazonaws.com"}, policy.Named{Name: r.Name, Document: trust}); !d.Allowed {
+		return sallyport.Errorf(sallyport.ValidationException,
+			"Nonexistent role or missing ssm service principal in trust policy: role %s does not trust ssm.amazonaws.com. Let its trust policy allow sts:AssumeRole to the service ssm.amazonaws.com.", r.Name)
+	}
+	return nil
 }

@@ -135,6 +135,9 @@ func (c *checker) value(s *shape, v any, path string) {
 		}
 	case "list":
 		list, ok := v.([]any)
+		if !ok && v == "" {
+			break // how forms send a list of nothing (smithy.io, "AWS query protocol")
+		}
 		if !ok {
 			c.fail(path, "?", "Member must be a list")
 			return

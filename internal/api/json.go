@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -77,6 +78,32 @@ func Plain[In, Out any](
 		return json.Marshal(out)
 	}}
 }
+
+// XML declares an operation of a service told by paths: JSON in, one XML
+// element of text members out. (amazon-ssm-agent, agent/session/service.)
+func XML[In, Out any](
+	on func(context.Context, *Call, *In) ([]Question, error),
+	do func(context.Context, *Call, *In) (*Out, error),
+) Op {
+	plain := Plain(on, func(ctx context.Context, c *Call, in *In) (*xmlOut, error) {
+		out, err := do(ctx, c, in)
+		return &xmlOut{out}, err
+	})
+	return Op{run: func(ctx context.Context, c *Call) ([]byte, error) {
+		b, err := plain.run(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		var text string
+		err = json.Unmarshal(b, &text)
+		return []byte(text), err
+	}}
+}
+
+// An xmlOut is written as XML, within JSON's quotes.
+type xmlOut struct{ v any }
+
+func (x xmlOut) MarshalText() ([]byte, error) { return xml.Marshal(x.v) }
 
 func authorizeAndDo[In, Out any](ctx context.Context, c *Call, in *In,
 	on func(context.Context, *Call, *In) ([]Question, error),

@@ -326,3 +326,17 @@ func failQuery(w http.ResponseWriter, c *Call, e *sallyport.Error) {
 	fmt.Fprintf(w, "<ErrorResponse xmlns=%q><Error><Type>%s</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>%s</RequestId></ErrorResponse>",
 		c.Service.XMLNS, kind, code, message.String(), c.ID)
 }
+
+// failXML answers an agent on a path. It looks for the code as an element, and
+// for sentences it knows. (amazon-ssm-agent, agent/session/controlchannel.)
+func failXML(w http.ResponseWriter, e *sallyport.Error) {
+	status := StatusOf(e.Code)
+	if e.Code == sallyport.AccessDeniedException {
+		status = http.StatusForbidden
+	}
+	var message bytes.Buffer
+	xml.EscapeText(&message, []byte(e.Message))
+	w.Header().Set("Content-Type", "text/xml")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, "<%s><Message>%s</Message></%s>", e.Code, message.String(), e.Code)
+}

@@ -24,16 +24,19 @@ package broker
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/store"
@@ -46,6 +49,7 @@ type Broker struct {
 	Store *store.DB
 	Bus   route.Bus
 	Shelf *record.Shelf
+	Keys  *keyring.Keyring
 	Log   *slog.Logger
 
 	// DispatchAgain is how long a node may take to answer before it is asked
@@ -318,6 +322,46 @@ func refused() error {
 // SessionOver is the text that keeps a stock agent from trying again.
 // (amazon-ssm-agent agent/session/config/config.go.)
 const SessionOver = "Session is already terminated"
+
+// controlTokenLife is how long a node has between CreateControlChannel and its
+// socket.
+const controlTokenLife = time.Minute
+
+// ControlToken mints a token for a node's control channel: CreateControlChannel.
+// It is sealed rather than stored, so that any server node can tell it.
+func (b *Broker) ControlToken(node sallyport.NodeID) sallyport.Secret {
+	expires := strconv.FormatInt(time.Now().Add(controlTokenLife).Unix(), 10)
+	return sallyport.NewSecret(base64.RawURLEncoding.EncodeToString(b.Keys.For("control-channel").Seal([]byte(expires), []byte(node.String()))))
+}
+
+// CheckControlToken reports whether token was minted for node lately.
+func (b *Broker) CheckControlToken(node sallyport.NodeID, token sallyport.Secret) error {
+	bad := sallyport.Errorf(sallyport.AccessDeniedException, "The token is not good for this control channel.")
+	sealed, err := base64.RawURLEncoding.DecodeString(token.Reveal())
+	if err != nil {
+		return bad
+	}
+	text, err := b.Keys.For("control-channel").Open(sealed, []byte(node.String()))
+	if err != nil {
+		return bad
+	}
+	expires, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || time.Now().After(time.Unix(expires, 0)) {
+		return bad
+	}
+	return nil
+}
+
+// EndNode ends every session on a node, for a cause.
+func (b *Broker) EndNode(node sallyport.NodeID, cause string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.live {
+		if s.rec.Node == node {
+			s.end(cause) // b.mu before s.mu, here and nowhere the other way about
+		}
+	}
+}
 
 // NodeToken mints a token for the node's end of a session: CreateDataChannel.
 // It answers only the node the session was dispatched to.

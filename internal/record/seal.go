@@ -91,6 +91,24 @@ func (s *Shelf) Remove(id sallyport.SessionID) error {
 	return err
 }
 
+// Expire deletes recordings last written before then.
+func (s *Shelf) Expire(then time.Time) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("expire recordings: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !strings.HasSuffix(e.Name(), ".cast") || !info.ModTime().Before(then) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
+			return fmt.Errorf("expire recordings: %w", err)
+		}
+	}
+	return nil
+}
+
 // transcribe writes the recording of the log in f to w. It reads the log
 // twice: sizes come before the output they belong to, and the header wants the
 // first one.

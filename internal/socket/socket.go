@@ -151,16 +151,22 @@ func (c *Conn) KeepAlive(ctx context.Context, interval, patience time.Duration) 
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
-		pctx, cancel := context.WithTimeoutCause(ctx, patience, ErrSilent)
-		err := c.ws.Ping(pctx)
-		if err != nil && context.Cause(pctx) != nil {
-			err = context.Cause(pctx)
-		}
-		cancel()
-		if err != nil {
+		if err := c.Ping(ctx, patience); err != nil {
 			return err
 		}
 	}
+}
+
+// Ping pings the peer once, and returns [ErrSilent] if the answer takes longer
+// than patience. It needs somebody to be reading.
+func (c *Conn) Ping(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, ErrSilent)
+	defer cancel()
+	err := c.ws.Ping(ctx)
+	if err != nil && context.Cause(ctx) != nil {
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 // Close says goodbye with a reason, waits for the answer no longer than a

@@ -1,0 +1,92 @@
+package ssm
+
+import (
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// How long an activation is good for. (User guide, "Create a hybrid
+// activation".)
+const (
+	activationLife    = 24 * time.Hour
+	maxActivationLife = 30 * 24 * time.Hour
+)
+
+func (s *Server) createActivationOn(_ context.Context, c *api.Call, in *ssm.CreateActivationInput) ([]api.Question, error) {
+	tags, err := readTags(in.Tags)
+	return []api.Question{
+		{Action: c.Action(), RequestTags: tags, TagKeys: keysOf(tags)},
+		s.passRole(*in.IamRole),
+	}, err
+}
+
+func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.CreateActivationInput) (*ssm.CreateActivationOutput, error) {
+	role, err := s.nodeRole(ctx, *in.IamRole)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	code := sallyport.GenerateSecret()
+	a := sallyport.Activation{
+		ID: uuid.NewString(), Code: code.Hash(), Role: role, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
+		Limit: 1, Created: c.At, Expires: c.At.Add(activationLife), Tags: tags,
+	}
+	if in.RegistrationLimit != nil {
+		a.Limit = int(*in.RegistrationLimit)
+	}
+	if in.ExpirationDate != nil {
+		a.Expires = *in.ExpirationDate
+		if !a.Expires.After(c.At) || a.Expires.After(c.At.Add(maxActivationLife)) {
+			return nil, sallyport.Errorf(sallyport.InvalidParameters, "ExpirationDate is %s. It must be in the future, and no more than 30 days ahead.", a.Expires.UTC().Format(time.RFC3339))
+		}
+	}
+	if err := s.db().CreateActivation(ctx, a); err != nil {
+		return nil, err
+	}
+	return &ssm.CreateActivationOutput{ActivationId: &a.ID, ActivationCode: some(code.Reveal())}, nil
+}
+
+func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *ssm.DescribeActivationsInput) (*ssm.DescribeActivationsOutput, error) {
+	var f store.ActivationFilter
+	for _, filter := range in.Filters {
+		switch filter.FilterKey {
+		case types.DescribeActivationsFilterKeysActivationIds:
+			f.IDs = append(f.IDs, filter.FilterValues...)
+		case types.DescribeActivationsFilterKeysDefaultInstanceName:
+			f.Names = append(f.Names, filter.FilterValues...)
+		case types.DescribeActivationsFilterKeysIamRole:
+			f.Roles = append(f.Roles, filter.FilterValues...)
+		default:
+			return nil, sallyport.Errorf(sallyport.InvalidFilter, "%q is not a filter of this operation. They are ActivationIds, DefaultInstanceName, IamRole.", sallyport.Clip(string(filter.FilterKey), 64))
+		}
+	}
+	list, cursor, err := s.db().Activations(ctx, f, page(in.NextToken, in.MaxResults, 50))
+	if err != nil {
+		return nil, err
+	}
+	out := &ssm.DescribeActivationsOutput{ActivationList: []types.Activation{}, NextToken: next(cursor)}
+	for _, a := range list {
+		limit, count := int32(a.Limit), int32(a.Count)
+		out.ActivationList = append(out.ActivationList, types.Activation{
+			ActivationId: &a.ID, Description: some(a.Description), DefaultInstanceName: some(a.Name), IamRole: some(a.Role),
+			RegistrationLimit: &limit, RegistrationsCount: &count, ExpirationDate: &a.Expires, Expired: a.Expired(c.At),
+			CreatedDate: &a.Created, Tags: writeTags(a.Tags),
+		})
+	}
+	return out, nil
+}
+
+func (s *Server) deleteActivation(ctx context.Context, _ *api.Call, in *ssm.DeleteActivationInput) (*ssm.DeleteActivationOutput, error) {
+	return &ssm.DeleteActivationOutput{}, s.db().DeleteActivation(ctx, *in.ActivationId)
+}

@@ -1,0 +1,388 @@
+package ssm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// shellDocument is the account's preferences, and what a session is started by
+// when no document is named.
+const shellDocument = "SSM-SessionManagerRunShell"
+
+// documentName is a document's name, from its name or its ARN.
+func documentName(text *string) string {
+	if deref(text) == "" {
+		return shellDocument
+	}
+	return (*text)[strings.LastIndexByte(*text, '/')+1:]
+}
+
+// startSessionOn asks about the node and about the document.
+//
+// A document that is named must be allowed. One that is not need only be
+// allowed to those whose statement about the node has the condition
+// ssm:SessionDocumentAccessCheck: it is true here if the document is. (User
+// guide, "Enforce a session document permission check".)
+func (s *Server) startSessionOn(ctx context.Context, c *api.Call, in *ssm.StartSessionInput) ([]api.Question, error) {
+	onNode, err := s.onNode(ctx, c, *in.Target)
+	if err != nil && sallyport.CodeOf(err) != sallyport.InvalidInstanceID {
+		return nil, err
+	}
+	if err != nil {
+		return nil, sallyport.Errorf(sallyport.TargetNotConnected, "%q is not connected: it is not the ID of a managed node. They look like mi-0123456789abcdef0.", sallyport.Clip(*in.Target, 64))
+	}
+	onDocument := api.Question{
+		Action:    c.Action(),
+		Resources: []string{s.realm().Document(documentName(in.DocumentName))},
+		Keys:      map[string]string{"ssm:SessionDocumentAccessCheck": "true"},
+	}
+	d, err := c.Decide(ctx, onDocument)
+	if err != nil {
+		return nil, err
+	}
+	onNode.Keys = map[string]string{"ssm:SessionDocumentAccessCheck": strconv.FormatBool(d.Allowed)}
+	if in.DocumentName == nil && !d.Explicit {
+		return []api.Question{onNode}, nil
+	}
+	return []api.Question{onNode, onDocument}, nil
+}
+
+func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSessionInput) (*ssm.StartSessionOutput, error) {
+	name := documentName(in.DocumentName)
+	if name != shellDocument {
+		return nil, sallyport.Errorf(sallyport.InvalidDocument, "Document with name %s does not exist.", sallyport.Clip(name, 128))
+	}
+	if len(in.Parameters) > 0 {
+		return nil, sallyport.Errorf(sallyport.InvalidParameters, "Document %s takes no parameters.", name)
+	}
+	id, err := sallyport.ParseNodeID(*in.Target)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.connected(ctx, c, id); err != nil {
+		return nil, err
+	}
+	parameters, err := json.Marshal(in.Parameters)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := s.Broker.Start(ctx, broker.Request{
+		Who: c.Who, Node: id, Document: name, Reason: deref(in.Reason), Parameters: parameters,
+		Task: wire.AgentTaskPayload{
+			Parameters: map[string]any{},
+			DocumentContent: wire.SessionDocument{
+				SchemaVersion: "1.0",
+				SessionType:   "Standard_Stream",
+				Inputs:        wire.SessionInputs{},
+			},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ssm.StartSessionOutput{
+		SessionId:  some(inv.Session.String()),
+		TokenValue: some(inv.Token.Reveal()),
+		StreamUrl:  s.streamURL(inv.Session),
+	}, nil
+}
+
+func (s *Server) streamURL(id sallyport.SessionID) *string {
+	return some("wss://" + s.StreamHost + "/v1/data-channel/" + id.String() + "?role=publish_subscribe")
+}
+
+// A sessionCall is a call about one session: what is known of it.
+type sessionCall struct {
+	id  sallyport.SessionID
+	rec *store.SessionRecord // nil if there is none
+}
+
+// aboutSession finds a session and asks policy about it under both of the names
+// policies use: session/<owner's name>-… and session/<owner's user ID>-….
+// Whose session it is counts for more than what a policy allows: its owner may,
+// unless denied. It reports what policy said.
+func (s *Server) aboutSession(ctx context.Context, c *api.Call, text string) (call sessionCall, mine bool, q api.Question, err error) {
+	if call.id, err = sallyport.ParseSessionID(text); err != nil {
+		return call, false, q, err
+	}
+	rec, err := s.db().Session(ctx, call.id)
+	switch {
+	case err == nil:
+		call.rec = rec
+		mine = c.Who.Owns(rec.Session)
+	case sallyport.CodeOf(err) != sallyport.DoesNotExistException:
+		return call, false, q, err
+	}
+	q = api.Question{Action: c.Action(), Resources: []string{s.realm().Session(call.id)}}
+	if rec != nil && call.rec != nil {
+		suffix := text[strings.LastIndexByte(text, '-'):]
+		q.Resources = append(q.Resources, s.realm().SessionNamed(rec.OwnerID+suffix))
+		q.Tags = map[string]string{ // the two tags every session has
+			"aws:ssmmessages:session-id": rec.OwnerID,
+			"aws:ssmmessages:target-id":  rec.Node.String(),
+		}
+		q.Unnamed = !mine && (strings.HasPrefix(text, c.Who.Name+"-") || strings.HasPrefix(rec.OwnerID, c.Who.ID+"-"))
+	}
+	return call, mine, q, nil
+}
+
+func (s *Server) resumeSessionOn(ctx context.Context, c *api.Call, in *ssm.ResumeSessionInput) ([]api.Question, error) {
+	call, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.Decide(ctx, q)
+	switch {
+	case err != nil:
+		return nil, err
+	case d.Explicit:
+		return []api.Question{q}, nil // which says so
+	case mine:
+		return nil, nil
+	case call.rec == nil && d.Allowed:
+		return nil, sallyport.Errorf(sallyport.DoesNotExistException, "There is no session %s.", call.id)
+	}
+	return nil, sallyport.Errorf(sallyport.AccessDeniedException,
+		"User: %s is not authorized to perform: ssm:ResumeSession on resource: %s because a session is resumed by its owner alone", c.Who.ARN, q.Resources[0])
+}
+
+func (s *Server) resumeSession(ctx context.Context, _ *api.Call, in *ssm.ResumeSessionInput) (*ssm.ResumeSessionOutput, error) {
+	id, err := sallyport.ParseSessionID(*in.SessionId)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := s.Broker.Resume(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	token := inv.Token.Reveal() // empty, but there, if the session is over: clients read that as its end
+	return &ssm.ResumeSessionOutput{SessionId: some(id.String()), TokenValue: &token, StreamUrl: s.streamURL(id)}, nil
+}
+
+func (s *Server) terminateSessionOn(ctx context.Context, c *api.Call, in *ssm.TerminateSessionInput) ([]api.Question, error) {
+	_, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
+	if err != nil {
+		return nil, err
+	}
+	if mine {
+		if d, err := c.Decide(ctx, q); err != nil || !d.Explicit {
+			return nil, err
+		}
+	}
+	return []api.Question{q}, nil
+}
+
+func (s *Server) terminateSession(ctx context.Context, c *api.Call, in *ssm.TerminateSessionInput) (*ssm.TerminateSessionOutput, error) {
+	id, err := sallyport.ParseSessionID(*in.SessionId)
+	if err != nil {
+		return nil, err
+	}
+	s.Broker.Terminate(ctx, id, "Terminated by "+c.Who.ARN+".")
+	return &ssm.TerminateSessionOutput{SessionId: in.SessionId}, nil // of a session that was over, too
+}
+
+var sessionFilters = []string{"InvokedAfter", "InvokedBefore", "Target", "Owner", "Status", "SessionId", "AccessType"}
+
+func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *ssm.DescribeSessionsInput) (*ssm.DescribeSessionsOutput, error) {
+	var f store.SessionFilter
+	seen := map[types.SessionFilterKey]bool{}
+	none := false // whether a filter is such that nothing can match it
+	for _, filter := range in.Filters {
+		value, err := *filter.Value, error(nil)
+		if seen[filter.Key] {
+			return nil, sallyport.Errorf(sallyport.InvalidFilterKey, "The filter %s is given twice.", filter.Key)
+		}
+		seen[filter.Key] = true
+		switch filter.Key {
+		case types.SessionFilterKeyInvokedAfter:
+			f.InvokedAfter, err = parseTime(value)
+		case types.SessionFilterKeyInvokedBefore:
+			f.InvokedBefore, err = parseTime(value)
+		case types.SessionFilterKeyTargetId:
+			if f.Node, err = sallyport.ParseNodeID(value); err != nil {
+				none, err = true, nil
+			}
+		case types.SessionFilterKeyOwner:
+			f.Owner = value
+		case types.SessionFilterKeyStatus:
+			f.State, err = sallyport.ParseState(value)
+		case types.SessionFilterKeySessionId:
+			if f.ID, err = sallyport.ParseSessionID(value); err != nil {
+				none, err = true, nil
+			}
+		case types.SessionFilterKeyAccessType:
+			none = none || value != string(types.AccessTypeStandard)
+		default:
+			err = unknownFilter(string(filter.Key), sessionFilters...)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	out := &ssm.DescribeSessionsOutput{Sessions: []types.Session{}}
+	if none {
+		return out, nil
+	}
+	list := s.db().Active
+	if in.State == types.SessionStateHistory {
+		list = s.db().History
+	}
+	sessions, cursor, err := list(ctx, f, page(in.NextToken, in.MaxResults, 50))
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range sessions {
+		out.Sessions = append(out.Sessions, describe(rec))
+	}
+	out.NextToken = next(cursor)
+	return out, nil
+}
+
+func parseTime(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, sallyport.Errorf(sallyport.ValidationException, "%q is not a time like 2006-01-02T15:04:05Z.", sallyport.Clip(text, 40))
+	}
+	return t, nil
+}
+
+func describe(rec *sallyport.Session) types.Session {
+	out := types.Session{
+		SessionId:    some(rec.ID.String()),
+		Target:       some(rec.Node.String()),
+		Status:       types.SessionStatus(rec.State().String()),
+		StartDate:    &rec.Started,
+		DocumentName: some(rec.Document),
+		Owner:        some(rec.Owner),
+		Reason:       some(rec.Reason),
+		Details:      some(rec.Cause),
+		OutputUrl:    &types.SessionManagerOutputUrl{},
+		AccessType:   types.AccessTypeStandard,
+	}
+	if at, over := rec.Ended(); over {
+		out.EndDate = &at
+	}
+	if rec.MaxDuration > 0 {
+		out.MaxSessionDuration = some(strconv.Itoa(int(rec.MaxDuration.Minutes())))
+	}
+	return out
+}
+
+func (s *Server) getConnectionStatusOn(ctx context.Context, c *api.Call, in *ssm.GetConnectionStatusInput) ([]api.Question, error) {
+	q, err := s.onNode(ctx, c, *in.Target)
+	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
+		return []api.Question{{Action: c.Action()}}, nil // not a node: it is not connected, whoever asks
+	}
+	return []api.Question{q}, err
+}
+
+func (s *Server) getConnectionStatus(ctx context.Context, _ *api.Call, in *ssm.GetConnectionStatusInput) (*ssm.GetConnectionStatusOutput, error) {
+	out := &ssm.GetConnectionStatusOutput{Target: in.Target, Status: types.ConnectionStatusNotConnected}
+	if id, err := sallyport.ParseNodeID(*in.Target); err == nil && s.Bus.Online(id) {
+		out.Status = types.ConnectionStatusConnected
+	}
+	return out, nil
+}
+
+// connected returns nil if a session can be started on a node, and otherwise a
+// TargetNotConnected. Why it cannot is said to those who may ask for the node's
+// connection status.
+func (s *Server) connected(ctx context.Context, c *api.Call, id sallyport.NodeID) error {
+	n, err := s.node(ctx, id)
+	if err != nil {
+		return err
+	}
+	why := s.whyNot(ctx, n, id)
+	if why == "" {
+		return nil
+	}
+	q := api.Question{Action: "ssm:GetConnectionStatus", Resources: []string{s.realm().Node(id)}}
+	if n != nil {
+		q.Tags = n.Tags
+	}
+	if d, err := c.Decide(ctx, q); err != nil || !d.Allowed {
+		return sallyport.Errorf(sallyport.TargetNotConnected, "%s is not connected.", id)
+	}
+	return sallyport.Errorf(sallyport.TargetNotConnected, "%s is not connected. %s", id, why)
+}
+
+// minAgent is the first agent that knows sessions. (User guide, "Session
+// Manager prerequisites".)
+const minAgent = "2.3.68.0"
+
+// whyNot says in sentences why no session can be started on a node; "" if one
+// can.
+func (s *Server) whyNot(ctx context.Context, n *sallyport.Node, id sallyport.NodeID) string {
+	if n == nil {
+		return fmt.Sprintf("There is no such node in account %s, region %s. Check the ID, or register the machine.", s.realm().Account, s.realm().Region)
+	}
+	if v := n.Agent.Version; v != "" && versionLess(v, minAgent) {
+		return fmt.Sprintf("Its agent is version %s, and sessions need %s or later. Update the agent.", sallyport.Clip(v, 32), minAgent)
+	}
+	if s.Bus.Online(id) {
+		return ""
+	}
+	var why []string
+	if n.LastPing.IsZero() {
+		why = append(why, fmt.Sprintf("It registered at %s, and its agent has never connected since. Check that the agent is running.", n.Registered.UTC().Format(time.RFC3339)))
+	} else {
+		why = append(why, fmt.Sprintf("It was last seen %s ago, at %s.", age(time.Since(n.LastPing)), n.LastPing.UTC().Format(time.RFC3339)))
+	}
+	lacks, err := s.API.NodeLacks(ctx, id)
+	if err == nil && lacks != "" {
+		why = append(why, lacks)
+	}
+	if t := n.Trouble; t.Reason != "" && t.Reason != lacks && time.Since(t.At) < 24*time.Hour {
+		why = append(why, fmt.Sprintf("The last thing that went wrong, %s ago: %s", age(time.Since(t.At)), t.Reason))
+	}
+	return strings.Join(why, " ")
+}
+
+// age is a duration as a person says it.
+func age(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return strconv.Itoa(int(d.Seconds())) + " s"
+	case d < time.Hour:
+		return strconv.Itoa(int(d.Minutes())) + " min"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + " h"
+	}
+	return strconv.Itoa(int(d.Hours()/24)) + " days"
+}
+
+// versionLess compares dotted numbers, part by part; a missing part is 0. What
+// is not a number is less than one. (amazon-ssm-agent agent/versionutil.)
+func versionLess(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range max(len(as), len(bs)) {
+		if x, y := part(as, i), part(bs, i); x != y {
+			return x < y
+		}
+	}
+	return false
+}
+
+func part(parts []string, i int) int {
+	if i >= len(parts) {
+		return 0
+	}
+	n, err := strconv.Atoi(parts[i])
+	if err != nil {
+		return -1
+	}
+	return n
+}

@@ -1,0 +1,192 @@
+// Package ssm answers Systems Manager: sessions, managed nodes, activations,
+// tags, and what agents say of themselves.
+//
+// Public operations have the SDK's shapes. Those that agents alone call are in
+// no model; theirs are read off amazon-ssm-agent.
+//
+// What belongs to a node's credentials is decided by them: an InstanceId in a
+// request must be the caller's own, whatever its role allows.
+package ssm
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/ssm/schemas"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// A Server answers Systems Manager's operations. Its fields are set before
+// [Server.Service] is called.
+type Server struct {
+	API    *api.Server
+	Broker *broker.Broker
+	Bus    route.Bus
+
+	// StreamHost is the host, and the port if it is not 443, that clients are
+	// told to open their sockets to.
+	StreamHost string
+}
+
+// Service lists the operations.
+func (s *Server) Service() *api.Service {
+	return &api.Service{
+		Name:   "ssm",
+		Target: "AmazonSSM",
+		Ops: map[string]api.Op{
+			"StartSession":        api.SDK(schemas.StartSessionRequest, s.startSessionOn, s.startSession),
+			"ResumeSession":       api.SDK(schemas.ResumeSessionRequest, s.resumeSessionOn, s.resumeSession),
+			"TerminateSession":    api.SDK(schemas.TerminateSessionRequest, s.terminateSessionOn, s.terminateSession),
+			"DescribeSessions":    api.SDK(schemas.DescribeSessionsRequest, api.OnAnything, s.describeSessions),
+			"GetConnectionStatus": api.SDK(schemas.GetConnectionStatusRequest, s.getConnectionStatusOn, s.getConnectionStatus),
+
+			"DescribeInstanceInformation": api.SDK(schemas.DescribeInstanceInformationRequest, api.OnAnything, s.describeInstanceInformation),
+			"DescribeInstanceProperties":  api.SDK(schemas.DescribeInstancePropertiesRequest, api.OnAnything, s.describeInstanceProperties),
+			"DeregisterManagedInstance":   api.SDK(schemas.DeregisterManagedInstanceRequest, s.deregisterOn, s.deregister),
+			"UpdateManagedInstanceRole":   api.SDK(schemas.UpdateManagedInstanceRoleRequest, s.updateRoleOn, s.updateRole),
+
+			"CreateActivation":    api.SDK(schemas.CreateActivationRequest, s.createActivationOn, s.createActivation),
+			"DescribeActivations": api.SDK(schemas.DescribeActivationsRequest, api.OnAnything, s.describeActivations),
+			"DeleteActivation":    api.SDK(schemas.DeleteActivationRequest, api.OnAnything, s.deleteActivation),
+
+			"AddTagsToResource":      api.SDK(schemas.AddTagsToResourceRequest, s.addTagsOn, s.addTags),
+			"RemoveTagsFromResource": api.SDK(schemas.RemoveTagsFromResourceRequest, s.removeTagsOn, s.removeTags),
+			"ListTagsForResource":    api.SDK(schemas.ListTagsForResourceRequest, s.listTagsOn, s.listTags),
+
+			"ListAssociations": api.SDK(schemas.ListAssociationsRequest, api.OnAnything, s.listAssociations),
+
+			"RegisterManagedInstance":         api.Unsigned(api.Plain(api.OnNothing, s.register)),       // the activation code admits
+			"RequestManagedInstanceRoleToken": api.NodeKey(api.Plain(api.OnNothing, s.roleToken)),       // the node's key does
+			"UpdateManagedInstancePublicKey":  api.NodeKey(api.Plain(api.OnNothing, s.updatePublicKey)), // likewise
+			"UpdateInstanceInformation":       api.Plain(api.OnNothing, s.updateInstanceInformation),    // checked, and parked, within
+			"ListInstanceAssociations":        api.Plain(s.listInstanceAssociationsOn, s.listInstanceAssociations),
+		},
+	}
+}
+
+func (s *Server) realm() sallyport.Realm { return s.API.Realm }
+func (s *Server) db() *store.DB          { return s.API.Store }
+
+// node returns a node, or nil if there is none of that ID: for questions, which
+// are asked before anybody is told what exists.
+func (s *Server) node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
+	n, err := s.db().Node(ctx, id)
+	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
+		return nil, nil
+	}
+	return n, err
+}
+
+// onNode asks whether the caller may take the call's action on a node.
+func (s *Server) onNode(ctx context.Context, c *api.Call, text string) (api.Question, error) {
+	id, err := sallyport.ParseNodeID(text)
+	if err != nil {
+		return api.Question{}, err
+	}
+	q := api.Question{Action: c.Action(), Resources: []string{s.realm().Node(id)}}
+	n, err := s.node(ctx, id)
+	if n != nil {
+		q.Tags = n.Tags
+	}
+	return q, err
+}
+
+// passRole asks whether the caller may hand a role to nodes. Without it, whoever
+// may create an activation could become whatever any role may do.
+func (s *Server) passRole(role string) api.Question {
+	path, name := "/", api.RoleName(role)
+	if i := strings.LastIndexByte(role, '/'); i >= 0 {
+		path = "/" + strings.Trim(role[:i], "/") + "/"
+	}
+	return api.Question{
+		Action:    "iam:PassRole",
+		Resources: []string{s.realm().Role(path, name)},
+		Keys:      map[string]string{"iam:PassedToService": "ssm.amazonaws.com"},
+	}
+}
+
+// nodeRole checks that a role is there, by name or path and name, and that it
+// trusts nodes to act in it. It returns the role's path and name, as nodes keep
+// it.
+func (s *Server) nodeRole(ctx context.Context, role string) (string, error) {
+	r, err := s.db().Role(ctx, api.RoleName(role))
+	if sallyport.CodeOf(err) == sallyport.NoSuchEntity || err == nil && strings.Contains(role, "/") && strings.TrimPrefix(r.Path, "/")+r.Name != strings.TrimPrefix(role, "/") {
+		return "", sallyport.Errorf(sallyport.ValidationException, "Nonexistent role or missing ssm service principal in trust policy: there is no role %s. Create it first (iam create-role).", sallyport.Clip(role, 64))
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := api.TrustsNodes(r); err != nil {
+		return "", err
+	}
+	return strings.TrimPrefix(r.Path, "/") + r.Name, nil
+}
+
+// own checks that a node speaks of itself. A person's credentials may not speak
+// for a node at all.
+func own(c *api.Call, instance string) (sallyport.NodeID, error) {
+	if c.Who.Node.IsZero() {
+		return sallyport.NodeID{}, sallyport.Errorf(sallyport.AccessDeniedException,
+			"%s is answered to the agent on a managed node alone, with the node's own credentials.", c.Operation)
+	}
+	if instance != c.Who.Node.String() {
+		return sallyport.NodeID{}, sallyport.Errorf(sallyport.AccessDeniedException,
+			"These credentials are %s's, and are good for it alone.", c.Who.Node)
+	}
+	return c.Who.Node, nil
+}
+
+// notFound turns the store's word that a node is not there into another code.
+func notFound(err error, code sallyport.Code) error {
+	if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Code == sallyport.InvalidInstanceID {
+		return sallyport.Errorf(code, "%s", e.Message)
+	}
+	return err
+}
+
+// page makes a store's page of what a request says.
+func page(token *string, max *int32, otherwise int) store.Page {
+	p := store.Page{Limit: otherwise}
+	if token != nil {
+		p.After = store.Cursor(*token)
+	}
+	if max != nil {
+		p.Limit = int(*max)
+	}
+	return p
+}
+
+// next is the token of the next page; nil if there is none.
+func next(c store.Cursor) *string {
+	if c == "" {
+		return nil
+	}
+	text := string(c)
+	return &text
+}
+
+func unknownFilter(key string, known ...string) error {
+	return sallyport.Errorf(sallyport.InvalidFilterKey, "%q is not a filter of this operation. They are %s.", sallyport.Clip(key, 64), strings.Join(known, ", "))
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// some is a pointer to text, or nil for none: members that are empty are left
+// out of answers.
+func some(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}

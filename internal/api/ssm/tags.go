@@ -1,0 +1,110 @@
+package ssm
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+)
+
+// maxTags is how many tags a resource may have. (API reference,
+// AddTagsToResource.)
+const maxTags = 50
+
+func readTags(list []types.Tag) (map[string]string, error) {
+	tags := map[string]string{}
+	for _, t := range list {
+		key := *t.Key
+		if strings.HasPrefix(strings.ToLower(key), "aws:") {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag %q begins with aws:, which is reserved.", sallyport.Clip(key, 128))
+		}
+		if _, twice := tags[key]; twice {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag %q is given twice.", sallyport.Clip(key, 128))
+		}
+		tags[key] = *t.Value
+	}
+	if len(tags) > maxTags {
+		return nil, sallyport.Errorf(sallyport.TooManyTagsError, "There are %d tags, and a resource may have %d.", len(tags), maxTags)
+	}
+	return tags, nil
+}
+
+func writeTags(tags map[string]string) []types.Tag {
+	out := []types.Tag{}
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		value := tags[key]
+		out = append(out, types.Tag{Key: &key, Value: &value})
+	}
+	return out
+}
+
+func keysOf(tags map[string]string) []string { return slices.Sorted(maps.Keys(tags)) }
+
+// tagged asks about the resource a tag operation names. Nodes have tags;
+// activations are tagged when they are created, and not after.
+func (s *Server) tagged(ctx context.Context, c *api.Call, kind types.ResourceTypeForTagging, resource string) (api.Question, error) {
+	if kind != types.ResourceTypeForTaggingManagedInstance {
+		return api.Question{}, sallyport.Errorf(sallyport.InvalidResourceType, "Resources of type %s have no tags here. ManagedInstance has.", sallyport.Clip(string(kind), 64))
+	}
+	q, err := s.onNode(ctx, c, resource)
+	return q, notFound(err, sallyport.InvalidResourceID)
+}
+
+func (s *Server) addTagsOn(ctx context.Context, c *api.Call, in *ssm.AddTagsToResourceInput) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+	if err != nil {
+		return nil, err
+	}
+	q.RequestTags, err = readTags(in.Tags)
+	q.TagKeys = keysOf(q.RequestTags)
+	return []api.Question{q}, err
+}
+
+func (s *Server) addTags(ctx context.Context, _ *api.Call, in *ssm.AddTagsToResourceInput) (*ssm.AddTagsToResourceOutput, error) {
+	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	if err != nil {
+		return nil, notFound(err, sallyport.InvalidResourceID)
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	return &ssm.AddTagsToResourceOutput{}, notFound(s.db().TagNode(ctx, id, tags), sallyport.InvalidResourceID)
+}
+
+func (s *Server) removeTagsOn(ctx context.Context, c *api.Call, in *ssm.RemoveTagsFromResourceInput) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+	q.TagKeys = in.TagKeys
+	return []api.Question{q}, err
+}
+
+func (s *Server) removeTags(ctx context.Context, _ *api.Call, in *ssm.RemoveTagsFromResourceInput) (*ssm.RemoveTagsFromResourceOutput, error) {
+	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	if err != nil {
+		return nil, notFound(err, sallyport.InvalidResourceID)
+	}
+	return &ssm.RemoveTagsFromResourceOutput{}, notFound(s.db().UntagNode(ctx, id, in.TagKeys), sallyport.InvalidResourceID)
+}
+
+func (s *Server) listTagsOn(ctx context.Context, c *api.Call, in *ssm.ListTagsForResourceInput) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+	return []api.Question{q}, err
+}
+
+func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForResourceInput) (*ssm.ListTagsForResourceOutput, error) {
+	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	if err != nil {
+		return nil, notFound(err, sallyport.InvalidResourceID)
+	}
+	n, err := s.db().Node(ctx, id)
+	if err != nil {
+		return nil, notFound(err, sallyport.InvalidResourceID)
+	}
+	return &ssm.ListTagsForResourceOutput{TagList: writeTags(n.Tags)}, nil
+}

@@ -1,0 +1,384 @@
+// Package gateway answers who is at this socket: it opens the WebSockets of
+// nodes and of people, and hands them on.
+//
+//	GET /v1/control-channel/NODE   a node, for as long as it is online
+//	GET /v1/data-channel/SESSION   either end of a session
+//
+// A node signs the GET with its own credentials, and its ID in the path, in the
+// credentials and in the first message must be one. A person may sign, and old
+// clients of AWS's do not; what lets a person in is the token of the first
+// message. Whose rights those are was decided in api, which [Gateway.Admit]
+// asks; sessions are the broker's. The gateway knows no policy.
+//
+// A node that lacks a right is parked: connected, visible and not startable.
+// Its rights are looked at again every few seconds, and so are those of nodes
+// that have them.
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/socket"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// How patient sockets are.
+const (
+	helloWithin  = 10 * time.Second // for the first message
+	pingEvery    = 25 * time.Second
+	pongWithin   = 20 * time.Second
+	parkedLook   = 2 * time.Second
+	attachedLook = 10 * time.Second
+)
+
+// A Gateway opens sockets. Its fields are set before [Gateway.Run].
+type Gateway struct {
+	Realm  sallyport.Realm
+	Broker *broker.Broker
+	Bus    route.Bus
+	Store  *store.DB
+	Log    *slog.Logger
+
+	// Admit says who signed a GET, nil if nobody did; and why policy denies
+	// them action on what on names, nil if it does not.
+	Admit func(r *http.Request, action string, on func(who *sallyport.Principal) []string) (who *sallyport.Principal, denied, err error)
+
+	// Lacks says, in a sentence, which right a node lacks; "" if none.
+	Lacks func(ctx context.Context, node sallyport.NodeID) (string, error)
+
+	// RequireSigned refuses people whose sockets are not signed. Old clients
+	// of AWS's, before 1.2.764, do not sign.
+	RequireSigned bool
+
+	// mu guards all below.
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before and after
+	sockets sync.WaitGroup
+}
+
+// errStopped is why sockets end when the server stops. Ends of ours, and stock
+// ones, come back.
+var errStopped = errors.New("the server is stopping")
+
+// Run lets sockets in until ctx is done, and returns when the last has gone.
+func (g *Gateway) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	g.mu.Lock()
+	g.ctx = ctx
+	g.mu.Unlock()
+	<-ctx.Done()
+	g.mu.Lock()
+	g.ctx = nil
+	g.mu.Unlock()
+	cancel(errStopped)
+	g.sockets.Wait()
+	return nil
+}
+
+// ServeHTTP opens a socket. It returns as soon as the socket is open, which
+// frees the memory of the request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var err error
+	if id, ok := strings.CutPrefix(r.URL.Path, "/v1/control-channel/"); ok {
+		err = g.openControl(w, r, id)
+	} else if id, ok := strings.CutPrefix(r.URL.Path, "/v1/data-channel/"); ok {
+		err = g.openData(w, r, id)
+	} else {
+		http.NotFound(w, r)
+	}
+	if err != nil {
+		refuse(w, err)
+		if sallyport.CodeOf(err) == "" {
+			g.Log.ErrorContext(r.Context(), "socket not opened", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err)
+		}
+	}
+}
+
+// refuse answers a GET that gets no socket. Stock agents look for the code as
+// an element.
+func refuse(w http.ResponseWriter, err error) {
+	e := sallyport.Public(err)
+	status := http.StatusForbidden
+	if e.Code == sallyport.InternalServerError {
+		status = http.StatusInternalServerError
+	}
+	http.Error(w, "<"+string(e.Code)+"> "+e.Message, status)
+}
+
+// open upgrades r and has serve run on the socket, in a goroutine of the
+// gateway's. Serve ends the socket.
+func (g *Gateway) open(w http.ResponseWriter, r *http.Request, serve func(ctx context.Context, c *socket.Conn)) error {
+	g.mu.Lock()
+	ctx := g.ctx
+	if ctx != nil {
+		g.sockets.Add(1)
+	}
+	g.mu.Unlock()
+	if ctx == nil {
+		return sallyport.Errorf(sallyport.ServiceUnavailableException, "The server is stopping. Try again in a moment.")
+	}
+	c, err := socket.Accept(w, r)
+	if err != nil {
+		g.sockets.Done()
+		return nil // Accept has answered
+	}
+	go func() {
+		defer g.sockets.Done()
+		defer c.Drop()
+		serve(ctx, c)
+	}()
+	return nil
+}
+
+// hello reads the first message into v.
+func hello(ctx context.Context, c *socket.Conn, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, helloWithin)
+	defer cancel()
+	b, err := c.ReadText(ctx)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}
+
+// nodeOnly checks that whoever signed is the node id names.
+func nodeOnly(who *sallyport.Principal, id sallyport.NodeID) error {
+	if who == nil {
+		return sallyport.Errorf(sallyport.MissingAuthenticationToken, "The request is not signed. A node signs it with its own credentials.")
+	}
+	if who.Node != id {
+		return sallyport.Errorf(sallyport.AccessDeniedException, "A channel of %s is its own alone.", id)
+	}
+	return nil
+}
+
+func (g *Gateway) openControl(w http.ResponseWriter, r *http.Request, text string) error {
+	id, err := sallyport.ParseNodeID(text)
+	if err != nil {
+		return err
+	}
+	// What policy says is asked again, and kept asked, once the socket is open.
+	who, _, err := g.Admit(r, "ssmmessages:OpenControlChannel", func(*sallyport.Principal) []string { return nil })
+	if err != nil {
+		return err
+	}
+	if err := nodeOnly(who, id); err != nil {
+		return err
+	}
+	return g.open(w, r, func(ctx context.Context, c *socket.Conn) { g.control(ctx, c, id) })
+}
+
+// control is the life of one control channel.
+func (g *Gateway) control(ctx context.Context, c *socket.Conn, id sallyport.NodeID) {
+	log := g.Log.With(sallyport.LogNode, id)
+	var open wire.OpenControlChannel
+	if err := hello(ctx, c, &open); err != nil {
+		log.Debug("control channel refused", sallyport.LogErr, err)
+		return
+	}
+	if err := g.Broker.CheckControlToken(id, open.TokenValue.Secret); err != nil {
+		log.Warn("control channel refused", sallyport.LogErr, err)
+		c.Close(sallyport.Public(err).Message)
+		return
+	}
+	if open.RequireAcknowledgement {
+		if err := write(ctx, c, wire.Bare(wire.TypeControlChannelReady, time.Now())); err != nil {
+			return
+		}
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		cancel(g.keep(ctx, c, id, log))
+	}()
+	err := g.listen(ctx, c, id)
+	cancel(err)
+	<-kept
+	now := time.Now()
+	if !g.Bus.Online(id) { // else it has opened another meanwhile
+		g.Store.SetOnline(context.WithoutCancel(ctx), id, false, now)
+	}
+	log.Info("node disconnected", sallyport.LogCause, context.Cause(ctx).Error())
+}
+
+func write(ctx context.Context, c *socket.Conn, f wire.Frame) error {
+	b, err := f.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	return c.WriteFrame(ctx, b)
+}
+
+// listen reads what a node says on its control channel. It always reads, so
+// that pings are answered.
+func (g *Gateway) listen(ctx context.Context, c *socket.Conn, id sallyport.NodeID) error {
+	for {
+		b, err := c.ReadFrame(ctx)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		g.Store.Ping(ctx, id, time.Now())
+		frame, err := wire.Decode(b)
+		if err != nil || frame.Type != wire.TypeAgentTaskComplete {
+			continue // telemetry, and what we have not asked for
+		}
+		answer, err := g.Broker.Complete(id, frame)
+		if err != nil {
+			continue
+		}
+		if err := c.WriteFrame(ctx, answer); err != nil {
+			return err
+		}
+	}
+}
+
+// keep pings a node and looks at its rights: it is on the bus while it has
+// them. It returns when the socket, or the node's registration, is gone.
+func (g *Gateway) keep(ctx context.Context, c *socket.Conn, id sallyport.NodeID, log *slog.Logger) error {
+	detach := func() {}
+	defer func() { detach() }()
+	attached, said := false, ""
+	pings := time.NewTicker(pingEvery)
+	defer pings.Stop()
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-pings.C:
+			if err := c.Ping(ctx, pongWithin); err != nil {
+				return err
+			}
+			g.Store.Ping(ctx, id, time.Now())
+		case <-look.C:
+			lacks, err := g.Lacks(ctx, id)
+			now := time.Now()
+			switch {
+			case sallyport.CodeOf(err) == sallyport.InvalidInstanceID:
+				c.Close("deregistered")
+				return err
+			case err != nil: // our own trouble: leave things as they are
+				log.ErrorContext(ctx, "node's rights not read", sallyport.LogErr, err)
+			case lacks == "" && !attached:
+				detach = g.Bus.Attach(id, c.WriteFrame)
+				attached = true
+				g.Store.SetOnline(ctx, id, true, now)
+				log.InfoContext(ctx, "node connected")
+			case lacks != "":
+				if attached {
+					detach()
+					attached = false
+				}
+				g.Store.SetOnline(ctx, id, false, now)
+				g.Store.Trouble(ctx, id, sallyport.Trouble{At: now, Reason: lacks})
+				if lacks != said {
+					log.WarnContext(ctx, "node parked", sallyport.LogCause, lacks)
+				}
+			}
+			said = lacks
+			if attached {
+				look.Reset(attachedLook)
+			} else {
+				look.Reset(parkedLook)
+			}
+		}
+	}
+}
+
+func (g *Gateway) openData(w http.ResponseWriter, r *http.Request, text string) error {
+	id, err := sallyport.ParseSessionID(text)
+	if err != nil {
+		return err
+	}
+	who, denied, err := g.Admit(r, "ssmmessages:OpenDataChannel", func(who *sallyport.Principal) []string {
+		names := []string{g.Realm.Session(id)}
+		if who.Node.IsZero() { // whose session it is, the broker checks: only its owner gets in
+			names = append(names, g.Realm.SessionNamed(who.ID+text[strings.LastIndexByte(text, '-'):]))
+		}
+		return names
+	})
+	if err != nil {
+		return err
+	}
+	if denied != nil {
+		return denied
+	}
+	if who == nil && g.RequireSigned {
+		return sallyport.Errorf(sallyport.MissingAuthenticationToken, "The request is not signed, and this server requires it. Update the Session Manager plugin to 1.2.764 or later.")
+	}
+	return g.open(w, r, func(ctx context.Context, c *socket.Conn) { g.data(ctx, c, who, id) })
+}
+
+// data is the life of one end's socket.
+func (g *Gateway) data(ctx context.Context, c *socket.Conn, who *sallyport.Principal, id sallyport.SessionID) {
+	log := g.Log.With(sallyport.LogSession, id)
+	var open wire.OpenDataChannel
+	if err := hello(ctx, c, &open); err != nil {
+		log.Debug("data channel refused", sallyport.LogErr, err)
+		return
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	pinged := make(chan struct{})
+	go func() {
+		defer close(pinged)
+		if err := c.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
+			cancel(err)
+		}
+	}()
+
+	var err error
+	if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
+		err = g.joinNode(ctx, c, who, id, open)
+	} else {
+		err = g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)
+	}
+	cause := context.Cause(ctx)
+	cancel(nil)
+	<-pinged
+	switch {
+	case err == nil:
+		c.Close("the session is over")
+	case sallyport.CodeOf(err) != "" && cause == nil:
+		log.Warn("data channel refused", sallyport.LogErr, err)
+		// A close alone would be taken for a lost network, and tried again.
+		e := sallyport.Public(err)
+		write(context.WithoutCancel(ctx), c, wire.ChannelClosed{SessionId: id.String(), Output: e.Message}.Frame(time.Now()))
+		c.Close(string(e.Code))
+	default:
+		log.Debug("data channel lost", sallyport.LogErr, err)
+	}
+}
+
+func (g *Gateway) joinNode(ctx context.Context, c *socket.Conn, who *sallyport.Principal, id sallyport.SessionID, open wire.OpenDataChannel) error {
+	node, err := sallyport.ParseNodeID(open.ClientInstanceId)
+	if err != nil {
+		return err
+	}
+	if err := nodeOnly(who, node); err != nil {
+		return err
+	}
+	if open.RequireAcknowledgement {
+		if err := write(ctx, c, wire.Bare(wire.TypeDataChannelReady, time.Now())); err != nil {
+			return err
+		}
+	}
+	return g.Broker.JoinNode(ctx, node, id, open.TokenValue.Secret, c, open.Capabilities)
+}

@@ -1,0 +1,307 @@
+// Package server is the control plane, assembled.
+//
+//	                      one port, TLS
+//	                            │
+//	          ┌─────────────────┼──────────────────┐
+//	/v1/…-channel/ID (GET)   everything else    /healthz /readyz
+//	          │                 │
+//	       gateway ──Admit──▶  api ──▶ policy
+//	          │                 │
+//	          └────▶ broker ◀───┘
+//	                   │
+//	     store   record   route   keyring
+//
+// [Run] reads top to bottom: it opens what the server keeps, wires the rooms
+// together, and lets them run until its context is done. They are stopped in
+// the opposite order, and what is stopped last is what the others write to.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/api/ec2messages"
+	"github.com/sallyport/sallyport/internal/api/iam"
+	"github.com/sallyport/sallyport/internal/api/ssm"
+	"github.com/sallyport/sallyport/internal/api/ssmmessages"
+	"github.com/sallyport/sallyport/internal/api/sts"
+	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/gateway"
+	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/record"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// How long the server takes over things.
+const (
+	flushEvery   = 2 * time.Second  // pings and last uses, to the store
+	tidyEvery    = time.Hour        // recordings, history
+	stopWithin   = 5 * time.Second  // for requests that are under way
+	headerWithin = 10 * time.Second // for a request's header
+	idleConn     = 2 * time.Minute  // for a connection between requests
+)
+
+// A Running is what a server says of itself once it is up.
+type Running struct {
+	Endpoint string // the public URL
+	Addr     net.Addr
+	Realm    sallyport.Realm
+	CA       []byte // PEM; nil if the certificate is not of the server's own CA
+
+	// API and Broker are for those that embed the server: dev, and tests.
+	API    *api.Server
+	Broker *broker.Broker
+	Store  *store.DB
+}
+
+// Run runs a control plane until ctx is done. It calls ready once requests are
+// answered. What it returns other than nil is for the operator, and says what
+// to do.
+func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Running)) error {
+	c, err := config.settle()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	c.background = ctx
+
+	// What the server keeps.
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	admin, err := listenAdmin(c.State)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	db, err := store.Open(ctx, c.Database)
+	if err != nil {
+		return err
+	}
+	defer db.Close() // last: everything else may still write
+	_, inUse, err := db.Realm(ctx)
+	if err != nil {
+		return err
+	}
+	if !inUse { // furnished before it is said to be in use, so that a kill in between is made good
+		if err := furnish(ctx, db); err != nil {
+			return err
+		}
+	}
+	if err := db.SetRealm(ctx, c.realm); err != nil {
+		return err
+	}
+	keys, err := c.openKeys(ctx, db)
+	if err != nil {
+		return err
+	}
+	if err := db.MarkAllOffline(ctx); err != nil { // until they dial again
+		return err
+	}
+	shelf, err := record.OpenShelf(filepath.Join(c.State, "sessions"))
+	if err != nil {
+		return err
+	}
+	tlsConfig, caPEM, err := c.tlsConfig()
+	if err != nil {
+		return err
+	}
+
+	// The rooms.
+	bus := &route.Memory{}
+	sessions := &broker.Broker{Store: db, Bus: bus, Shelf: shelf, Keys: keys, Log: logger, Idle: c.Idle}
+	doors := &api.Server{Realm: c.realm, Store: db, Keys: keys, Log: logger}
+	doors.Services = []*api.Service{
+		(&ssm.Server{API: doors, Broker: sessions, Bus: bus, StreamHost: c.public.Host}).Service(),
+		(&ssmmessages.Server{API: doors, Broker: sessions}).Service(),
+		(&ec2messages.Server{API: doors, Stopping: ctx.Done()}).Service(),
+		iam.Service(doors),
+		sts.Service(doors),
+	}
+	sockets := &gateway.Gateway{
+		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
+		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned,
+	}
+
+	// The port.
+	listener := c.Listener
+	if listener == nil {
+		if listener, err = net.Listen("tcp", c.Listen); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+	}
+	defer listener.Close()
+	web := &http.Server{
+		Handler:           handler(doors, sockets, db),
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleConn,
+		ErrorLog:          log.New(quiet{logger}, "", 0),
+	}
+	adminWeb := &http.Server{Handler: c.adminHandler(doors, caPEM, metrics(sessions, bus)), ReadHeaderTimeout: headerWithin, ErrorLog: web.ErrorLog}
+
+	// And they run. The broker is up before the first request can come.
+	running := Running{Endpoint: c.public.String(), Addr: listener.Addr(), Realm: c.realm, CA: caPEM, API: doors, Broker: sessions, Store: db}
+	g, gctx := errgroup.WithContext(ctx)
+	brokerReady := make(chan struct{})
+	g.Go(func() error { return sessions.Run(gctx, func() { close(brokerReady) }) })
+	g.Go(func() error { return sockets.Run(gctx) })
+	g.Go(func() error {
+		return db.Run(gctx, flushEvery, func(err error) { logger.Error("last pings not written", sallyport.LogErr, err) })
+	})
+	g.Go(func() error { return tidy(gctx, c.KeepHistory, db, shelf, sessions, logger) })
+	g.Go(func() error { return serve(gctx, adminWeb, admin) })
+	g.Go(func() error {
+		select {
+		case <-brokerReady:
+		case <-gctx.Done():
+			return nil
+		}
+		logger.Info("server started", sallyport.LogAddr, listener.Addr().String(), sallyport.LogVersion, sallyport.Version, sallyport.LogPath, c.State)
+		go ready(running)
+		return serve(gctx, web, tls.NewListener(listener, tlsConfig))
+	})
+	err = g.Wait()
+	logger.Info("server stopped")
+	return err
+}
+
+// serve answers on l until ctx is done, and lets what is under way finish.
+func serve(ctx context.Context, s *http.Server, l net.Listener) error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		late, cancel := context.WithTimeout(context.Background(), stopWithin)
+		defer cancel()
+		if s.Shutdown(late) != nil {
+			s.Close()
+		}
+	}()
+	err := s.Serve(l)
+	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("serve: %w", err)
+}
+
+// handler says who answers what.
+func handler(doors *api.Server, sockets *gateway.Gateway, db *store.DB) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/"):
+			sockets.ServeHTTP(w, r)
+		case r.URL.Path == "/healthz": // the process is there
+			fmt.Fprintln(w, "ok", sallyport.Version)
+		case r.URL.Path == "/readyz": // and can do its work
+			ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+			defer cancel()
+			if err := db.Ready(ctx); err != nil {
+				http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ready")
+		default:
+			doors.ServeHTTP(w, r)
+		}
+	})
+}
+
+// NodeRole is a role that a new database has, for nodes: what AWS's console
+// makes when an activation is first created there.
+const NodeRole = "SallyportManagedNode"
+
+// furnish puts into a new database what everybody needs.
+func furnish(ctx context.Context, db *store.DB) error {
+	err := db.CreateRole(ctx, sallyport.Role{
+		Name: NodeRole, Path: "/service-role/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: time.Hour,
+		Description: "What managed nodes act in, unless their activation names another role.",
+		Trust:       `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole"}]}`,
+	})
+	if err != nil && sallyport.CodeOf(err) != sallyport.EntityAlreadyExists { // it may have got as far as this before
+		return err
+	}
+	return db.Attach(ctx, store.Role(NodeRole), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")
+}
+
+// openKeys reads the root key, or makes one for a database that never had one.
+func (s *settled) openKeys(ctx context.Context, db *store.DB) (*keyring.Keyring, error) {
+	keys, set, err := keyring.FromEnv(rootKeyEnv)
+	if err != nil {
+		return nil, err
+	}
+	if !set {
+		keys, err = keyring.ReadFile(s.KeyFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			keyed, kerr := db.Keyed(ctx)
+			if kerr != nil {
+				return nil, kerr
+			}
+			if keyed {
+				return nil, fmt.Errorf("the database is sealed with a root key, and there is none in %s; put the key file back, or name it with --key-file", s.KeyFile)
+			}
+			keys, err = keyring.CreateFile(s.KeyFile)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return keys, db.Unlock(ctx, keys)
+}
+
+// tidy makes recordings that could not be made when their sessions ended, and
+// forgets history that is old enough.
+func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) error {
+	timer := time.NewTimer(time.Minute) // when sessions have been taken up
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			timer.Reset(tidyEvery)
+		}
+		if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
+			logger.Error("recordings not sealed", sallyport.LogErr, err)
+		}
+		if keep == 0 {
+			continue
+		}
+		then := time.Now().Add(-keep)
+		n, err := db.ForgetHistory(ctx, then)
+		if err == nil {
+			err = shelf.Expire(then)
+		}
+		if err != nil && ctx.Err() == nil {
+			logger.Error("history not forgotten", sallyport.LogErr, err)
+		} else if n > 0 {
+			logger.Info("history forgotten", "sessions", n)
+		}
+	}
+}
+
+// quiet has net/http's own complaints, which strangers cause, logged at a level
+// nobody sees by default.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Write(b []byte) (int, error) {
+	q.log.Debug("connection failed", sallyport.LogErr, strings.TrimSpace(string(b)))
+	return len(b), nil
+}
