@@ -167,7 +167,7 @@ func (s *session) judge(now time.Time) (next time.Time) {
 		switch {
 		case s.rec.MaxDuration > 0 && due(s.rec.Started.Add(s.rec.MaxDuration)):
 			s.beginEnd(sallyport.Terminated, "The session reached its maximum duration of "+s.rec.MaxDuration.String()+".")
-		case s.idle > 0 && due(s.stirred.Add(s.idle)):
+		case s.idle > 0 && s.ends[person] != nil && due(s.stirred.Add(s.idle)): // a person who is away has a grace of their own
 			s.beginEnd(sallyport.Terminated, "The session was idle for "+s.idle.String()+".")
 		case s.ends[node] == nil && due(s.gone[node].Add(s.b.nodeGrace())):
 			s.beginEnd(sallyport.Terminated, "The connection to "+id+" was lost and did not come back in "+s.b.nodeGrace().String()+".")

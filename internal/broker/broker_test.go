@@ -1,0 +1,907 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/record"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A world is a broker over a real store and real logs, in a bubble of virtual
+// time, with one node on its bus.
+type world struct {
+	*Broker
+	t    *testing.T
+	dir  string
+	db   *store.DB
+	node sallyport.NodeID
+	ann  *sallyport.Principal
+
+	stop func() // ends the broker's Run and waits for it
+
+	mu   sync.Mutex
+	told []wire.Type // what the node's control channel was sent
+}
+
+func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, dir: dir, node: sallyport.NewNodeID(), ann: &sallyport.Principal{
+			Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/ann", ID: "AIDAANN", Name: "ann",
+		}}
+		w.start()
+		defer func() { w.halt() }()
+		test(t, w)
+	})
+}
+
+// start opens the store and runs a broker, as a server does.
+func (w *world) start() {
+	w.t.Helper()
+	db, err := store.Open(w.t.Context(), filepath.Join(w.dir, "x.db"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	shelf, err := record.OpenShelf(filepath.Join(w.dir, "sessions"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	bus := &route.Memory{}
+	bus.Attach(w.node, func(_ context.Context, frame []byte) error {
+		head, err := wire.Peek(frame)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.told = append(w.told, head.Type)
+		return err
+	})
+	w.db = db
+	w.Broker = &Broker{Store: db, Bus: bus, Shelf: shelf, Keys: keyring.Generate(), Log: slog.New(slog.NewTextHandler(w.t.Output(), nil))}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	ready := make(chan struct{})
+	b := w.Broker
+	go func() { ran <- b.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	w.stop = func() {
+		cancel()
+		if err := <-ran; err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
+// halt stops the broker and closes the store.
+func (w *world) halt() {
+	w.stop()
+	if err := w.db.Close(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *world) controlFrames(t wire.Type) (n int) {
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, got := range w.told {
+		if got == t {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) begin() Invitation {
+	w.t.Helper()
+	inv, err := w.Start(w.t.Context(), Request{Who: w.ann, Node: w.node, Document: "SSM-SessionManagerRunShell", Parameters: json.RawMessage("{}")})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return inv
+}
+
+// stored is what the store says of a session.
+func (w *world) stored(id sallyport.SessionID) *sallyport.Session {
+	w.t.Helper()
+	synctest.Wait()
+	rec, err := w.db.Session(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rec.Session
+}
+
+func (w *world) wantState(id sallyport.SessionID, state sallyport.State, cause string) {
+	w.t.Helper()
+	s := w.stored(id)
+	if s.State() != state || !strings.Contains(s.Cause, cause) || cause == "" && s.Cause != "" {
+		w.t.Fatalf("session is %v (%q), want %v (%q)", s.State(), s.Cause, state, cause)
+	}
+}
+
+// A wireEnd is one side of a pair of sockets in memory.
+type wireEnd struct {
+	in, out chan []byte
+	cut     chan struct{}
+	once    *sync.Once
+}
+
+func sockets() (broker, far *wireEnd) {
+	a, b := make(chan []byte, 64), make(chan []byte, 64)
+	cut, once := make(chan struct{}), new(sync.Once)
+	return &wireEnd{a, b, cut, once}, &wireEnd{b, a, cut, once}
+}
+
+func (e *wireEnd) Cut() { e.once.Do(func() { close(e.cut) }) }
+
+func (e *wireEnd) ReadFrame(ctx context.Context) ([]byte, error) {
+	select {
+	case b := <-e.in:
+		return b, nil
+	default:
+	}
+	select {
+	case b := <-e.in:
+		return b, nil
+	case <-e.cut:
+		return nil, io.EOF
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (e *wireEnd) AppendFrame(ctx context.Context, b []byte) ([]byte, error) {
+	frame, err := e.ReadFrame(ctx)
+	return append(b, frame...), err
+}
+
+func (e *wireEnd) WriteFrame(ctx context.Context, frame []byte) error {
+	select {
+	case e.out <- bytes.Clone(frame):
+		return nil
+	case <-e.cut:
+		return io.ErrClosedPipe
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A far is a real end: a stream that outlives its sockets.
+type far struct {
+	w      *world
+	stream *datachannel.Stream
+	caps   []string
+
+	mu     sync.Mutex
+	closed *wire.ChannelClosed // what the end was told last
+	heard  []wire.Type
+
+	conn  *wireEnd
+	ended chan struct{} // this socket's goroutines have returned
+	join  error         // what the broker said of the socket
+}
+
+func (w *world) far(sends wire.Type, caps ...string) *far {
+	f := &far{w: w, caps: caps}
+	f.stream = &datachannel.Stream{Sends: sends, Control: func(frame wire.Frame) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.heard = append(f.heard, frame.Type)
+		if frame.Type == wire.TypeChannelClosed {
+			f.closed = new(wire.ChannelClosed)
+			if err := frame.Unmarshal(f.closed); err != nil {
+				w.t.Error(err)
+			}
+		}
+	}}
+	return f
+}
+
+// attach opens a socket and has join hand the broker's side of it over.
+func (f *far) attach(join func(Conn) error) {
+	near, conn := sockets()
+	f.conn, f.ended = conn, make(chan struct{})
+	var both sync.WaitGroup
+	both.Go(func() {
+		f.join = join(near)
+		near.Cut()
+	})
+	both.Go(func() { f.stream.Run(context.Background(), conn) })
+	go func() {
+		both.Wait()
+		close(f.ended)
+	}()
+	synctest.Wait()
+}
+
+func (f *far) leave() {
+	f.conn.Cut()
+	<-f.ended
+	synctest.Wait()
+}
+
+func (w *world) attachPerson(f *far, inv Invitation, client string) {
+	b := w.Broker
+	f.attach(func(c Conn) error {
+		return b.JoinPerson(context.Background(), nil, inv.Session, inv.Token, client, c, f.caps)
+	})
+}
+
+func (w *world) attachNode(f *far, id sallyport.SessionID) {
+	w.t.Helper()
+	token, err := w.NodeToken(w.t.Context(), w.node, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := w.Broker
+	f.attach(func(c Conn) error { return b.JoinNode(context.Background(), w.node, id, token, c, f.caps) })
+}
+
+func (f *far) say(text string) {
+	f.w.t.Helper()
+	if err := f.stream.Send(f.w.t.Context(), wire.KindOutput, []byte(text)); err != nil {
+		f.w.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+// hear waits for text, no less and no more.
+func (f *far) hear(text string) {
+	f.w.t.Helper()
+	var got []byte
+	for len(got) < len(text) {
+		ctx, cancel := context.WithTimeout(f.w.t.Context(), time.Minute)
+		m, err := f.stream.Receive(ctx)
+		cancel()
+		if err != nil {
+			f.w.t.Fatalf("heard %q of %q: %v", got, text, err)
+		}
+		got = append(got, m.Payload...)
+	}
+	if string(got) != text {
+		f.w.t.Fatalf("heard %q, want %q", sallyport.Clip(string(got), 200), sallyport.Clip(text, 200))
+	}
+	synctest.Wait()
+}
+
+func (f *far) wantClosed(output string) {
+	f.w.t.Helper()
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed == nil || f.closed.Output != output && !(output != "" && strings.Contains(f.closed.Output, output)) {
+		f.w.t.Errorf("told %+v, want to be told %q", f.closed, output)
+	}
+}
+
+// complete has the node say that its shell has ended.
+func (w *world) complete(id sallyport.SessionID, status string, exit *int) {
+	w.t.Helper()
+	frame := wire.AgentTaskComplete{SchemaVersion: 1, TaskId: id.String(), FinalTaskStatus: status, InstanceId: w.node.String(), ExitStatus: exit}.Frame(time.Now())
+	answer, err := w.Complete(w.node, frame)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	head, err := wire.Peek(answer)
+	if err != nil || head.Type != wire.TypeAgentTaskAcknowledge {
+		w.t.Errorf("answered with %v, %v", head.Type, err)
+	}
+	synctest.Wait()
+}
+
+// together begins a session and attaches both ends.
+func (w *world) together(caps ...string) (inv Invitation, person, node *far) {
+	inv = w.begin()
+	person, node = w.far(wire.TypeInputStreamData, caps...), w.far(wire.TypeOutputStreamData, caps...)
+	w.attachNode(node, inv.Session)
+	w.attachPerson(person, inv, "client-1")
+	w.wantState(inv.Session, sallyport.Connected, "")
+	return inv, person, node
+}
+
+func TestShellEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(wire.CapExitStatus)
+		node.say("$ ")
+		person.hear("$ ")
+		person.say("exit 3\r")
+		node.hear("exit 3\r")
+		node.say("logout\r\n")
+		status := 3
+		w.complete(inv.Session, "Success", &status)
+
+		person.hear("logout\r\n")
+		person.wantClosed("")
+		if person.closed.ExitStatus == nil || *person.closed.ExitStatus != 3 {
+			t.Errorf("exit status %v, want 3", person.closed.ExitStatus)
+		}
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		if rec := w.stored(inv.Session); rec.ExitStatus == nil || *rec.ExitStatus != 3 {
+			t.Errorf("stored exit status %v, want 3", rec.ExitStatus)
+		}
+		if person.join != nil {
+			t.Errorf("the person's socket ended with %v", person.join)
+		}
+		if n := w.Stats().Live; n != 0 {
+			t.Errorf("%d sessions are on", n)
+		}
+		if inv, err := w.Resume(t.Context(), inv.Session); err != nil || !inv.Token.Empty() {
+			t.Errorf("a session that is over was resumed: %v", err)
+		}
+	})
+}
+
+// What either end says before the other is there waits for it.
+func TestEitherEndMayComeFirst(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		person, node := w.far(wire.TypeInputStreamData), w.far(wire.TypeOutputStreamData)
+		w.attachPerson(person, inv, "")
+		person.say("typed ahead\r")
+		w.wantState(inv.Session, sallyport.Connecting, "")
+		w.attachNode(node, inv.Session)
+		node.hear("typed ahead\r")
+		w.wantState(inv.Session, sallyport.Connected, "")
+
+		inv = w.begin()
+		person, node = w.far(wire.TypeInputStreamData), w.far(wire.TypeOutputStreamData)
+		w.attachNode(node, inv.Session)
+		node.say("$ ")
+		w.attachPerson(person, inv, "")
+		person.hear("$ ")
+	})
+}
+
+// A node that does not answer is asked three times, and then the session has
+// failed and says so.
+func TestNodeDoesNotAnswer(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		person := w.far(wire.TypeInputStreamData)
+		w.attachPerson(person, inv, "")
+		for _, asked := range []int{1, 2, 3} {
+			if got := w.controlFrames(wire.TypeInteractiveShell); got != asked {
+				t.Fatalf("asked %d times, want %d", got, asked)
+			}
+			time.Sleep(5*time.Second + time.Millisecond)
+		}
+		time.Sleep(30 * time.Second)
+		if got := w.controlFrames(wire.TypeInteractiveShell); got != 3 {
+			t.Errorf("asked %d times, want 3", got)
+		}
+		w.wantState(inv.Session, sallyport.Failed, "did not answer. Its agent was asked 3 times")
+		person.wantClosed("did not answer")
+		if _, err := w.NodeToken(t.Context(), w.node, inv.Session); err == nil || !strings.Contains(err.Error(), SessionOver) {
+			t.Errorf("a node that comes late is told %v", err)
+		}
+	})
+}
+
+func TestNobodyConnects(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		node := w.far(wire.TypeOutputStreamData)
+		w.attachNode(node, inv.Session)
+		time.Sleep(2*time.Minute + time.Second)
+		node.wantClosed("No client connected in 2m0s.")
+		time.Sleep(endGrace)
+		w.wantState(inv.Session, sallyport.Failed, "No client connected")
+		if w.controlFrames(wire.TypeChannelClosed) != 1 {
+			t.Error("the node's control channel was not told")
+		}
+	})
+}
+
+// Idle is silence of the stream: what is acknowledged or repeated is silence.
+func TestIdle(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		time.Sleep(19 * time.Minute)
+		node.say("still here")
+		person.hear("still here")
+		time.Sleep(19 * time.Minute)
+		w.wantState(inv.Session, sallyport.Connected, "")
+		time.Sleep(time.Minute + time.Second)
+		person.wantClosed("The session was idle for 20m0s.")
+		node.wantClosed("idle")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "idle for 20m0s")
+	})
+}
+
+func TestMaximumDuration(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Document: "D", MaxDuration: 5 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		person, node := w.far(wire.TypeInputStreamData), w.far(wire.TypeOutputStreamData)
+		w.attachNode(node, inv.Session)
+		w.attachPerson(person, inv, "")
+		for range 4 {
+			time.Sleep(time.Minute)
+			person.say("x")
+		}
+		w.wantState(inv.Session, sallyport.Connected, "")
+		time.Sleep(time.Minute + time.Second)
+		person.wantClosed("maximum duration of 5m0s")
+	})
+}
+
+func TestTerminateTellsWho(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		w.Terminate(t.Context(), inv.Session, "Terminated by arn:aws:iam::000000000000:user/bob.")
+		w.wantState(inv.Session, sallyport.Terminating, "user/bob")
+		person.wantClosed("Terminated by arn:aws:iam::000000000000:user/bob.")
+		node.wantClosed("user/bob")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "user/bob")
+		w.Terminate(t.Context(), inv.Session, "again") // of a session that is over: nothing
+		w.wantState(inv.Session, sallyport.Terminated, "user/bob")
+	})
+}
+
+// A node that was told to end a session and does not say that it has is not
+// waited for for ever.
+func TestNodeNeverReaps(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, _, _ := w.together()
+		w.Terminate(t.Context(), inv.Session, "Terminated.")
+		time.Sleep(endGrace + time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "Terminated.")
+	})
+}
+
+// A person who comes back has another token, and misses nothing; the token from
+// before is good for nothing.
+func TestResume(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.say("before ")
+		person.hear("before ")
+		person.leave()
+		w.wantState(inv.Session, sallyport.Disconnected, "")
+		node.say("while away ")
+		time.Sleep(10 * time.Minute)
+
+		second, err := w.Resume(t.Context(), inv.Session)
+		if err != nil || second.Token.Empty() {
+			t.Fatal(err)
+		}
+		w.attachPerson(person, inv, "client-1")
+		if sallyport.CodeOf(person.join) != sallyport.AccessDeniedException {
+			t.Errorf("the old token was met with %v", person.join)
+		}
+		w.attachPerson(person, second, "client-1")
+		person.hear("while away ")
+		node.say("after")
+		person.hear("after")
+		person.say("and back")
+		node.hear("and back")
+		w.wantState(inv.Session, sallyport.Connected, "")
+	})
+}
+
+func TestPersonStaysAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		person.leave()
+		for range 10 { // the shell keeps talking, so it is not idle
+			time.Sleep(2 * time.Minute)
+			node.stream.Send(t.Context(), wire.KindOutput, []byte("."))
+		}
+		time.Sleep(time.Minute)
+		w.wantState(inv.Session, sallyport.Terminated, "The client was away for 20m0s.")
+		node.wantClosed("away")
+	})
+}
+
+// The first client to use a token has it to itself.
+func TestTwoClientsRace(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		thief := w.far(wire.TypeInputStreamData)
+		w.attachPerson(thief, inv, "client-2")
+		if sallyport.CodeOf(thief.join) != sallyport.AccessDeniedException {
+			t.Errorf("a second client was met with %v", thief.join)
+		}
+		w.attachPerson(thief, inv, "")
+		if sallyport.CodeOf(thief.join) != sallyport.AccessDeniedException {
+			t.Errorf("a client without an ID was met with %v", thief.join)
+		}
+		node.say("for her alone")
+		person.hear("for her alone")
+	})
+}
+
+// The same client on a second socket takes the session over: its first is a
+// connection that is dead and has not been noticed.
+func TestSocketIsReplaced(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		near, again := sockets()
+		second := make(chan error, 1)
+		go func() {
+			second <- w.JoinPerson(context.Background(), nil, inv.Session, inv.Token, "client-1", near, nil)
+		}()
+		synctest.Wait()
+		if !errors.Is(person.join, errReplaced) {
+			t.Errorf("the first socket ended with %v", person.join)
+		}
+		node.say("hello")
+		if b, err := again.ReadFrame(t.Context()); err != nil || !bytes.HasSuffix(b, []byte("hello")) {
+			t.Errorf("the second read %q, %v", b, err)
+		}
+		again.Cut()
+		if err := <-second; err == nil {
+			t.Error("a cut socket ended without an error")
+		}
+	})
+}
+
+func TestWhoMayAttach(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		near, _ := sockets()
+		bob := &sallyport.Principal{ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB"}
+		other := sallyport.NewNodeID()
+		for name, err := range map[string]error{
+			"a person with another token":        w.JoinPerson(t.Context(), nil, inv.Session, sallyport.GenerateSecret(), "", near, nil),
+			"a person with no token":             w.JoinPerson(t.Context(), nil, inv.Session, sallyport.Secret{}, "", near, nil),
+			"somebody else's signature":          w.JoinPerson(t.Context(), bob, inv.Session, inv.Token, "", near, nil),
+			"a session that is not there":        w.JoinPerson(t.Context(), nil, sallyport.NewSessionID("ann"), inv.Token, "", near, nil),
+			"a node with the person's token":     w.JoinNode(t.Context(), w.node, inv.Session, inv.Token, near, nil),
+			"another node":                       w.JoinNode(t.Context(), other, inv.Session, inv.Token, near, nil),
+			"a node before it asked for a token": w.JoinNode(t.Context(), w.node, inv.Session, sallyport.Secret{}, near, nil),
+		} {
+			if sallyport.CodeOf(err) != sallyport.AccessDeniedException {
+				t.Errorf("%s was met with %v", name, err)
+			}
+		}
+		if _, err := w.NodeToken(t.Context(), other, inv.Session); sallyport.CodeOf(err) != sallyport.DoesNotExistException {
+			t.Errorf("another node's CreateDataChannel was met with %v", err)
+		}
+		w.complete(inv.Session, "Success", nil) // so that the bubble ends
+	})
+}
+
+func TestControlToken(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		token := w.ControlToken(w.node)
+		if err := w.CheckControlToken(w.node, token); err != nil {
+			t.Error(err)
+		}
+		if err := w.CheckControlToken(sallyport.NewNodeID(), token); err == nil {
+			t.Error("a node's token let another node in")
+		}
+		time.Sleep(controlTokenLife + time.Second)
+		if err := w.CheckControlToken(w.node, token); err == nil {
+			t.Error("an old token is still good")
+		}
+	})
+}
+
+func TestNodeIsLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.leave()
+		time.Sleep(60 * time.Second)
+		w.attachNode(node, inv.Session) // it was away for a minute
+		node.say("back")
+		person.hear("back")
+		node.leave()
+		time.Sleep(90*time.Second + time.Second)
+		person.wantClosed("was lost and did not come back in 1m30s")
+	})
+}
+
+func TestDeregisteredNode(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, person, node := w.together()
+		w.EndNode(sallyport.NewNodeID(), "not this one")
+		w.EndNode(w.node, w.node.String()+" was deregistered.")
+		person.wantClosed("was deregistered")
+		node.wantClosed("was deregistered")
+	})
+}
+
+// A server that stops, however, leaves its sessions to the next: the ends come
+// back to it, and nothing is lost or repeated.
+func TestServerRestarts(t *testing.T) {
+	for _, caps := range [][]string{nil, datachannel.Capabilities()} {
+		inBubble(t, func(t *testing.T, w *world) {
+			inv, person, node := w.together(caps...)
+			node.say("one ")
+			person.hear("one ")
+			person.say("two ")
+			node.hear("two ")
+			person.leave()
+			node.say("three ") // into the log, and nowhere else
+			w.halt()
+			<-node.ended
+			node.stream.Send(t.Context(), wire.KindOutput, []byte("four "))
+			person.stream.Send(t.Context(), wire.KindOutput, []byte("five "))
+
+			w.start()
+			w.wantState(inv.Session, sallyport.Disconnected, "")
+			w.attachNode(node, inv.Session)
+			second, err := w.Resume(t.Context(), inv.Session)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.attachPerson(person, second, "client-1")
+			person.hear("three four ")
+			node.hear("five ")
+			node.say("six")
+			person.hear("six")
+			w.wantState(inv.Session, sallyport.Connected, "")
+		})
+	}
+}
+
+// Sessions whose ends do not come back after a restart end, with a cause.
+func TestNobodyComesBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, _, _ := w.together()
+		connecting := w.begin()
+		terminating, _, _ := w.together()
+		w.Terminate(t.Context(), terminating.Session, "Terminated by bob.")
+		w.halt()
+
+		w.start()
+		time.Sleep(5 * time.Minute)
+		w.wantState(inv.Session, sallyport.Terminated, "was lost and did not come back")
+		w.wantState(connecting.Session, sallyport.Failed, "did not answer")
+		w.wantState(terminating.Session, sallyport.Terminated, "Terminated by bob.")
+	})
+}
+
+// A session whose log is gone cannot be taken up, and says so.
+func TestLogIsLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, _, _ := w.together()
+		w.halt()
+		if err := w.Shelf.Remove(inv.Session); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		time.Sleep(time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "cut short")
+	})
+}
+
+// What is not logged is not relayed: a full disk ends the session, and says so.
+func TestLogCannotBeWritten(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		w.find(inv.Session).log.Close() // every write fails from here on
+		node.say("secret")
+		person.wantClosed("log cannot be written")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "log cannot be written")
+	})
+}
+
+// A stock agent that has no pause in it, and a person who does not read, fill
+// the log and not the memory; the agent is told to pause; and when the person
+// reads again, every byte is there.
+func TestSlowPerson(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		node := w.far(wire.TypeOutputStreamData)
+		w.attachNode(node, inv.Session)
+		near, slow := sockets()
+		joined := make(chan error, 1)
+		go func() {
+			joined <- w.JoinPerson(context.Background(), nil, inv.Session, inv.Token, "", near, nil)
+		}()
+		synctest.Wait()
+
+		// A bare stock agent: frames and no window.
+		node.leave()
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nearNode, agent := sockets()
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, nearNode, nil)
+		const chunk, count = 64 << 10, 160 // 10 MiB
+		paused := make(chan struct{})
+		go func() {
+			for {
+				b, err := agent.ReadFrame(context.Background())
+				if err != nil {
+					return
+				}
+				if head, err := wire.Peek(b); err == nil && head.Type == wire.TypePausePublication {
+					close(paused)
+					return
+				}
+			}
+		}()
+		for i := range count {
+			f := wire.NewFrame(wire.TypeOutputStreamData, bytes.Repeat([]byte{byte(i)}, chunk), time.Now())
+			f.Seq, f.Kind = int64(i), wire.KindOutput
+			b, err := f.AppendBinary(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := agent.WriteFrame(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		select {
+		case <-paused:
+		default:
+			t.Error("the agent was not told to pause")
+		}
+		s := w.find(inv.Session)
+		s.mu.Lock()
+		if m := s.lanes[1].memory; m > inMemory+2*chunk {
+			t.Errorf("%d bytes in memory", m)
+		}
+		s.mu.Unlock()
+
+		for i := range count {
+			b, err := slow.ReadFrame(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := wire.Decode(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Type != wire.TypeOutputStreamData || f.Seq != int64(i) || f.Payload[0] != byte(i) || len(f.Payload) != chunk {
+				t.Fatalf("frame %d is %s %d", i, f.Type, f.Seq)
+			}
+			ack, err := wire.Ack{Type: f.Type, ID: f.ID, Seq: f.Seq}.Frame(time.Now()).AppendBinary(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := slow.WriteFrame(t.Context(), ack); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		if s.lanes[1].bytes != 0 || s.paused {
+			t.Errorf("%d bytes held, paused = %v", s.lanes[1].bytes, s.paused)
+		}
+		s.mu.Unlock()
+		slow.Cut()
+		agent.Cut()
+		if err := <-joined; err == nil {
+			t.Error("a cut socket ended without an error")
+		}
+	})
+}
+
+// An end whose acknowledgement was lost repeats itself; the relay answers for
+// the other end, which a stock client does not.
+func TestRepeatsAreAnswered(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.say("x")
+		person.hear("x")
+		node.leave()
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, agent := sockets()
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil)
+		f := wire.NewFrame(wire.TypeOutputStreamData, []byte("x"), time.Now())
+		f.Kind = wire.KindOutput
+		b, err := f.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.WriteFrame(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		got, err := agent.ReadFrame(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := wire.Decode(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ack, err := wire.ReadAck(answer.Payload)
+		if err != nil || answer.Type != wire.TypeAcknowledge || ack.Seq != 0 || ack.ID != f.ID {
+			t.Errorf("answered %s %+v, %v", answer.Type, ack, err)
+		}
+		agent.Cut()
+	})
+}
+
+// Ends of ours hear of each other, whoever comes first; others never do.
+func TestPeersAreIntroduced(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, person, node := w.together(datachannel.Capabilities()...)
+		for name, f := range map[string]*far{"person": person, "node": node} {
+			if f.stream.Chunk() <= 1024 {
+				t.Errorf("the %s's messages are of %d bytes still", name, f.stream.Chunk())
+			}
+		}
+	})
+	inBubble(t, func(t *testing.T, w *world) {
+		_, person, node := w.together()
+		for name, f := range map[string]*far{"person": person, "node": node} {
+			f.mu.Lock()
+			for _, heard := range f.heard {
+				if heard == wire.TypeSallyportPeer {
+					t.Errorf("a stock %s was sent %s", name, heard)
+				}
+			}
+			f.mu.Unlock()
+		}
+	})
+}
+
+func TestStartNeedsARunningBroker(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.stop()
+		_, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Document: "D"})
+		if sallyport.CodeOf(err) != sallyport.ServiceUnavailableException {
+			t.Errorf("Start = %v", err)
+		}
+		if ids, err := w.Shelf.Unsealed(); err != nil || len(ids) != 0 {
+			t.Errorf("it left a log: %v, %v", ids, err)
+		}
+		w.stop = func() {}
+	})
+}
+
+func TestLane(t *testing.T) {
+	l := newLane()
+	add := func(seqs ...int64) {
+		for _, seq := range seqs {
+			l.hold(&held{seq: seq, size: 10})
+		}
+	}
+	check := func(what string, acked int64, heldNow int) {
+		t.Helper()
+		if l.acked != acked || len(l.held) != heldNow || l.bytes != 10*heldNow {
+			t.Fatalf("%s: acknowledged to %d, %d held of %d bytes; want %d and %d", what, l.acked, len(l.held), l.bytes, acked, heldNow)
+		}
+	}
+	add(0, 1, 2, 4, 3)
+	l.ack(wire.Ack{Seq: 1})
+	check("out of order", -1, 4)
+	l.ack(wire.Ack{Seq: 99})
+	check("of what was never sent", -1, 4)
+	l.ack(wire.Ack{Seq: 0})
+	check("the gap closes", 1, 3)
+	l.ack(wire.Ack{Seq: 0})
+	check("again", 1, 3)
+	if l.look(0) != isAcked || l.look(2) != isHeld || l.look(5) != isNew {
+		t.Errorf("look: %v %v %v", l.look(0), l.look(2), l.look(5))
+	}
+	l.cursor = 2
+	l.ack(wire.Ack{Seq: 3, Through: true})
+	check("through", 3, 1)
+	if l.held[0].seq != 4 || l.cursor != 1 {
+		t.Errorf("held %d, cursor %d", l.held[0].seq, l.cursor)
+	}
+	l.ack(wire.Ack{Seq: -1, Through: true})
+	check("through nothing", 3, 1)
+}
