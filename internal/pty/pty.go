@@ -1,0 +1,112 @@
+// Package pty answers what the shell is saying: it starts a program on a
+// terminal of its own, carries what passes between them, and sees both to
+// their end.
+//
+//	Write ──▶ ┌──────────┐ ──▶ stdin
+//	          │ terminal │       program, and what it starts
+//	Read  ◀── └──────────┘ ◀── stdout, stderr
+//
+// On Unix the terminal is a pseudo-terminal and the program leads its session;
+// on Windows it is a pseudo-console, and the program's descendants are in a job.
+//
+// What is left when a session is over depends on who ended it. A program that
+// ended by itself leaves behind what it meant to: a job an interactive shell
+// put into the background runs on, as after ssh. What shared the program's own
+// process group goes with it. When [Terminal.Close] ends the program, nothing
+// of its session is left: a hang-up first, and after a moment a kill.
+//
+// The package also says who a user of this machine is ([LookupUser]), because
+// what to start, and where, is theirs to say.
+//
+// It knows nothing of sessions in the control plane's sense, or of frames.
+package pty
+
+import "time"
+
+const (
+	// grace is how long a program has to act on a hang-up.
+	grace = time.Second
+
+	// stuck is how long a killed program has to be gone. One that is not, for
+	// it waits on a disk or a server that does not answer, is left to the system.
+	stuck = 5 * time.Second
+
+	// quiet is how long after the program's end nothing must come from its
+	// terminal for the rest to be taken as read. It matters when something in
+	// the background keeps the terminal open; otherwise the system says so.
+	quiet = 100 * time.Millisecond
+
+	// leftover is how much is read after the program's end, at most: more than
+	// any terminal holds, and an end to a background job that never stops.
+	leftover = 256 << 10
+)
+
+// A Command says what to start, and on what.
+type Command struct {
+	Path string   // absolute
+	Args []string // from argv[0]
+	Env  []string // all of it; nothing is inherited
+	Dir  string
+
+	// Cols and Rows are the size of the terminal before the program starts. 0
+	// is 80 by 24.
+	Cols, Rows uint16
+
+	// As is whom to run as; nil is whoever we are. Windows has no other.
+	As *Credential
+}
+
+// A Credential is a user by number, with all groups.
+type Credential struct {
+	UID, GID uint32
+	Groups   []uint32
+}
+
+func (c *Command) size() (cols, rows uint16) {
+	if c.Cols == 0 || c.Rows == 0 {
+		return 80, 24
+	}
+	return c.Cols, c.Rows
+}
+
+// A Terminal is a program and the terminal it was started on. One goroutine at
+// a time may Read, one may Write; the other methods may be called by any.
+//
+// Whoever started it must Close it.
+type Terminal struct{ terminal }
+
+// Start starts a program.
+func Start(c Command) (*Terminal, error) {
+	t := new(Terminal)
+	if err := t.start(c); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Read reads what the program, or another on its terminal, has written. After
+// the program has ended it returns what was left, and then io.EOF.
+func (t *Terminal) Read(p []byte) (int, error) { return t.read(p) }
+
+// Write types p. It waits while the program does not read and the terminal's
+// own buffer is full, until Close.
+func (t *Terminal) Write(p []byte) (int, error) { return t.write(p) }
+
+// Resize changes the terminal's size, and the program is told.
+func (t *Terminal) Resize(cols, rows uint16) error { return t.resize(cols, rows) }
+
+// Wait waits for the program to end and returns its exit status. If a signal
+// ended it that is 128 and the signal's number, as shells have it.
+func (t *Terminal) Wait() int {
+	<-t.exited
+	return t.status
+}
+
+// Exited is closed when the program has ended.
+func (t *Terminal) Exited() <-chan struct{} { return t.exited }
+
+// Close ends the program, if it has not ended by itself, and lets go of the
+// terminal. It returns when the program is gone, which takes no longer than a
+// moment unless the system itself cannot end it. It may be called more than
+// once.
+func (t *Terminal) Close() { t.closing.Do(t.close) }

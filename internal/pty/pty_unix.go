@@ -1,0 +1,210 @@
+//go:build unix
+
+package pty
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+type terminal struct {
+	master *os.File
+	leader *exec.Cmd // of the terminal's session, and of a process group: all three have its number
+
+	exited  chan struct{}
+	status  int // once exited
+	closing sync.Once
+	after   int // bytes read since exited
+}
+
+func (t *terminal) start(c Command) error {
+	master, slave, err := open()
+	if err != nil {
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	defer slave.Close() // the program has its own by then
+	if err := t.prepare(c, master, slave); err != nil {
+		master.Close()
+		return err
+	}
+	t.master, t.exited = master, make(chan struct{})
+	t.leader = &exec.Cmd{
+		Path: c.Path, Args: c.Args, Env: append([]string{}, c.Env...), Dir: c.Dir, // a nil Env would be ours
+		Stdin: slave, Stdout: slave, Stderr: slave,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true},
+	}
+	if c.As != nil {
+		t.leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
+	}
+	if err := t.leader.Start(); err != nil {
+		master.Close()
+		return fmt.Errorf("start %s: %w", c.Path, err)
+	}
+	go t.reap() // ends with the program, which Close sees to
+	return nil
+}
+
+// open opens a terminal whose master can be waited for with a deadline, and is
+// released by Close. The library leaves it blocking.
+func open() (master, slave *os.File, err error) {
+	blocking, slave, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.SetNonblock(fd, true); err == nil {
+			return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
+		}
+		unix.Close(fd)
+	}
+	slave.Close()
+	return nil, nil, err
+}
+
+func resize(master *os.File, cols, rows uint16) error {
+	return control(master, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: cols, Row: rows})
+	})
+}
+
+func (t *terminal) prepare(c Command, master, slave *os.File) error {
+	cols, rows := c.size()
+	if err := resize(master, cols, rows); err != nil {
+		return fmt.Errorf("size terminal: %w", err)
+	}
+	err := control(slave, func(fd int) error {
+		mode, err := unix.IoctlGetTermios(fd, getTermios)
+		if err != nil {
+			return err
+		}
+		mode.Iflag |= unix.IUTF8 // so that erasing a character erases all of it
+		return unix.IoctlSetTermios(fd, setTermios, mode)
+	})
+	if err != nil {
+		return fmt.Errorf("set up terminal: %w", err)
+	}
+	if c.As != nil {
+		if err := slave.Chown(int(c.As.UID), -1); err != nil {
+			return fmt.Errorf("give terminal to user %d: %w", c.As.UID, err)
+		}
+	}
+	return nil
+}
+
+// control calls f with the descriptor of a file that stays as it is: asking
+// for it with Fd would make reads block beyond Close.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+func (t *terminal) reap() {
+	t.leader.Wait() // the state says how it went
+	switch s := t.leader.ProcessState.Sys().(syscall.WaitStatus); {
+	case s.Signaled():
+		t.status = 128 + int(s.Signal())
+	default:
+		t.status = s.ExitStatus()
+	}
+	close(t.exited)
+	// A Read that is waiting finds out, though something in the background
+	// keeps the terminal open.
+	t.master.SetReadDeadline(time.Now().Add(quiet))
+}
+
+func (t *terminal) over() bool {
+	select {
+	case <-t.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *terminal) read(p []byte) (n int, err error) {
+	for {
+		over := t.over()
+		if over {
+			if t.after > leftover {
+				return 0, io.EOF
+			}
+			t.master.SetReadDeadline(time.Now().Add(quiet))
+		}
+		n, err = t.master.Read(p)
+		if over {
+			t.after += n
+		}
+		switch {
+		case n > 0 || err == nil:
+			return n, nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
+			continue // reap's, and it may have come while p was elsewhere
+		case errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+			return 0, io.EOF // EIO is how Linux says that nobody has it open
+		default:
+			return 0, err
+		}
+	}
+}
+
+func (t *terminal) write(p []byte) (int, error) { return t.master.Write(p) }
+
+func (t *terminal) resize(cols, rows uint16) error {
+	if err := resize(t.master, cols, rows); err != nil {
+		return fmt.Errorf("resize terminal: %w", err)
+	}
+	return nil
+}
+
+func (t *terminal) close() {
+	pid := t.leader.Process.Pid
+	signal := func(sig syscall.Signal) (any bool) { return unix.Kill(-pid, sig) == nil }
+	if !t.over() {
+		front := 0
+		control(t.master, func(fd int) (err error) {
+			front, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+			return err
+		})
+		signal = func(sig syscall.Signal) (any bool) { return signalSession(pid, front, sig) }
+	}
+	signal(syscall.SIGHUP)
+	signal(syscall.SIGCONT) // what is stopped cannot act on it
+	t.master.Close()        // and who waits for the terminal need not any longer
+
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	late := time.NewTimer(grace)
+	defer late.Stop()
+	for !t.over() || signal(0) {
+		select {
+		case <-poll.C:
+			continue
+		case <-late.C:
+			signal(syscall.SIGKILL)
+		}
+		break
+	}
+	late.Reset(stuck)
+	select {
+	case <-t.exited:
+	case <-late.C:
+	}
+}
