@@ -200,7 +200,7 @@ func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*polic
 	e := entity(who)
 	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
 	s.grants.mu.Lock()
-	if s.grants.revision != revision || len(s.grants.parsed) >= maxCached {
+	if s.grants.parsed == nil || s.grants.revision != revision || len(s.grants.parsed) >= maxCached {
 		s.grants.revision, s.grants.parsed = revision, map[store.Entity]*policy.Policies{}
 	}
 	p := s.grants.parsed[e]

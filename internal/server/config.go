@@ -39,6 +39,10 @@ type Config struct {
 	// Listener is used instead of Listen if it is not nil.
 	Listener net.Listener
 
+	// Admin is used as the admin socket if it is not nil, instead of one in
+	// State.
+	Admin net.Listener
+
 	// State is the directory of all that the server keeps: its database,
 	// unless Database names another; session logs; its CA; its admin socket.
 	// It is made if it is not there, for its owner alone.

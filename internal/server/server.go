@@ -86,9 +86,11 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
-	admin, err := listenAdmin(c.State)
-	if err != nil {
-		return err
+	admin := c.Admin
+	if admin == nil {
+		if admin, err = listenAdmin(c.State); err != nil {
+			return err
+		}
 	}
 	defer admin.Close()
 	db, err := store.Open(ctx, c.Database)
@@ -132,8 +134,8 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		(&ssm.Server{API: doors, Broker: sessions, Bus: bus, StreamHost: c.public.Host}).Service(),
 		(&ssmmessages.Server{API: doors, Broker: sessions}).Service(),
 		(&ec2messages.Server{API: doors, Stopping: ctx.Done()}).Service(),
-		iam.Service(doors),
-		sts.Service(doors),
+		iam.Service(),
+		sts.Service(),
 	}
 	sockets := &gateway.Gateway{
 		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
@@ -302,6 +304,10 @@ func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.S
 type quiet struct{ log *slog.Logger }
 
 func (q quiet) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), "panic serving") { // a bug of ours
+		q.log.Error("request panicked", sallyport.LogErr, strings.TrimSpace(string(b)))
+		return len(b), nil
+	}
 	q.log.Debug("connection failed", sallyport.LogErr, strings.TrimSpace(string(b)))
 	return len(b), nil
 }

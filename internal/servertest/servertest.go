@@ -1,0 +1,201 @@
+// Package servertest puts a whole control plane in memory, for tests.
+//
+// [Start] runs the true server, over TLS, on a network of pipes: there are no
+// ports, and inside a testing/synctest bubble an hour costs nothing. Clients
+// are the SDK's own. A [Node] is a machine that speaks as AWS's agent does and
+// whose shell is a function; the true agent, with true shells, is tested where
+// time is true.
+package servertest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// Endpoint is where the server in memory says it is.
+const Endpoint = "https://sallyport.test"
+
+// A Server is a control plane that is running.
+type Server struct {
+	server.Running
+	T      testing.TB
+	Config server.Config
+	HTTP   *http.Client // reaches it, and believes it
+
+	net  *network
+	stop context.CancelFunc
+	done chan error
+}
+
+// Start runs a server until the test is over. Change may change its
+// configuration before it starts; nil leaves it.
+func Start(t testing.TB, change func(*server.Config)) *Server {
+	t.Helper()
+	s := &Server{T: t, Config: server.Config{PublicURL: Endpoint, State: t.TempDir(), Idle: -1}}
+	if change != nil {
+		change(&s.Config)
+	}
+	s.start()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func (s *Server) start() {
+	s.T.Helper()
+	s.net = newNetwork()
+	s.Config.Listener, s.Config.Admin = s.net, newNetwork()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan server.Running, 1)
+	s.done = make(chan error, 1)
+	done := s.done
+	go func() {
+		done <- server.Run(ctx, s.Config, slog.New(slog.NewTextHandler(s.T.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})), func(r server.Running) { ready <- r })
+	}()
+	select {
+	case s.Running = <-ready:
+	case err := <-done:
+		cancel()
+		s.T.Fatalf("server did not start: %v", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.CA)
+	s.HTTP = &http.Client{Transport: &http.Transport{DialContext: s.net.Dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	s.stop = cancel
+}
+
+// Stop stops the server, as a signal does. Stopping twice is stopping once.
+func (s *Server) Stop() {
+	s.HTTP.CloseIdleConnections()
+	s.stop()
+	if s.done == nil {
+		return
+	}
+	if err := <-s.done; err != nil {
+		s.T.Errorf("server: %v", err)
+	}
+	s.done = nil
+}
+
+// Restart stops the server and starts another on the same state.
+func (s *Server) Restart() {
+	s.T.Helper()
+	s.Stop()
+	s.start()
+}
+
+// Root returns short-lived credentials of the account's root.
+func (s *Server) Root() aws.CredentialsProvider {
+	return s.temporary(&sallyport.Principal{Kind: sallyport.Root}, "")
+}
+
+func (s *Server) temporary(who *sallyport.Principal, entityID string) aws.CredentialsProvider {
+	s.T.Helper()
+	t, err := s.API.Issue(api.Grant{Who: who, EntityID: entityID, For: 12 * time.Hour}, time.Now())
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return credentials.NewStaticCredentialsProvider(t.AccessKeyID, t.Secret.Reveal(), t.Token.Reveal())
+}
+
+// User makes a user with one inline policy, and returns an access key of hers.
+// No policy gives no rights.
+func (s *Server) User(name, policy string) aws.CredentialsProvider {
+	s.T.Helper()
+	ctx := s.T.Context()
+	now := time.Now()
+	if err := s.Store.CreateUser(ctx, sallyport.User{Name: name, Path: "/", ID: sallyport.EntityID("AIDA"), Created: now}); err != nil {
+		s.T.Fatal(err)
+	}
+	if policy != "" {
+		if err := s.Store.PutInlinePolicy(ctx, store.User(name), "test", policy); err != nil {
+			s.T.Fatal(err)
+		}
+	}
+	key := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: name, Active: true, Created: now}
+	secret := sallyport.GenerateSecret()
+	if err := s.Store.CreateAccessKey(ctx, key, secret); err != nil {
+		s.T.Fatal(err)
+	}
+	return credentials.NewStaticCredentialsProvider(key.ID, secret.Reveal(), "")
+}
+
+// AWS is the SDK's configuration for a caller with credentials p.
+func (s *Server) AWS(p aws.CredentialsProvider) aws.Config {
+	return aws.Config{Region: s.Realm.Region, Credentials: p, HTTPClient: s.HTTP, BaseEndpoint: aws.String(Endpoint), RetryMaxAttempts: 1}
+}
+
+// SSM is the SDK's client for a caller with credentials p.
+func (s *Server) SSM(p aws.CredentialsProvider) *ssm.Client { return ssm.NewFromConfig(s.AWS(p)) }
+
+// Client is our own client for a caller with credentials p; nil signs nothing.
+func (s *Server) Client(p aws.CredentialsProvider) *endpoint.Client {
+	base, err := url.Parse(Endpoint)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	c := &endpoint.Client{Base: base, HTTP: s.HTTP, Region: s.Realm.Region}
+	if p != nil {
+		c.Credentials = func(ctx context.Context) (endpoint.Credentials, error) {
+			k, err := p.Retrieve(ctx)
+			return endpoint.Credentials{AccessKeyID: k.AccessKeyID, Secret: sallyport.NewSecret(k.SecretAccessKey), Token: sallyport.NewSecret(k.SessionToken)}, err
+		}
+	}
+	return c
+}
+
+// A network is a listener that pipes dial, in place of a port.
+type network struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newNetwork() *network { return &network{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (n *network) Accept() (net.Conn, error) {
+	select {
+	case c := <-n.conns:
+		return c, nil
+	case <-n.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (n *network) Close() error {
+	n.once.Do(func() { close(n.done) })
+	return nil
+}
+
+func (n *network) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
+
+// Dial opens a connection to whoever accepts.
+func (n *network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case n.conns <- far:
+		return near, nil
+	case <-n.done:
+		return nil, errors.New("connection refused: the server in memory has stopped")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
