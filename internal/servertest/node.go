@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/server"
@@ -55,12 +56,7 @@ func (s *Server) Register(role string) *Node {
 	if role == "" {
 		role = "service-role/" + server.NodeRole
 	}
-	now := time.Now()
-	code := sallyport.GenerateSecret()
-	a := sallyport.Activation{ID: uuid.NewString(), Code: code.Hash(), Role: role, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
-	if err := s.Store.CreateActivation(s.T.Context(), a); err != nil {
-		s.T.Fatal(err)
-	}
+	a, code := s.activation(role)
 	n := &Node{Server: s, Key: nodeRSA(), Fingerprint: uuid.NewString()}
 	id, err := n.TryRegister(a.ID, code.Reveal())
 	if err != nil {
@@ -68,6 +64,30 @@ func (s *Server) Register(role string) *Node {
 	}
 	n.ID = id
 	return n
+}
+
+// activation makes an activation for one machine.
+func (s *Server) activation(role string) (sallyport.Activation, sallyport.Secret) {
+	s.T.Helper()
+	now := time.Now()
+	code := sallyport.GenerateSecret()
+	a := sallyport.Activation{ID: uuid.NewString(), Code: code.Hash(), Role: role, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
+	if err := s.Store.CreateActivation(s.T.Context(), a); err != nil {
+		s.T.Fatal(err)
+	}
+	return a, code
+}
+
+// RegisterAgent registers the true agent, which keeps who it is in a state
+// directory.
+func (s *Server) RegisterAgent(state string) sallyport.NodeID {
+	s.T.Helper()
+	a, code := s.activation("service-role/" + server.NodeRole)
+	reg, err := agent.Register(s.T.Context(), agent.Registering{State: state, Endpoint: Endpoint, Region: s.Realm.Region, Activation: a.ID, Code: code, HTTP: s.HTTP})
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return reg.Node
 }
 
 // TryRegister calls RegisterManagedInstance, with no signature.
@@ -284,6 +304,12 @@ type Person struct {
 
 // Join opens a person's end. Signer signs the socket; nil leaves it unsigned.
 func (s *Server) Join(session, token, clientID string, signer aws.CredentialsProvider) (*Person, error) {
+	return s.Rejoin(nil, session, token, clientID, signer)
+}
+
+// Rejoin is [Server.Join] on another socket, with the stream of a person who
+// has left.
+func (s *Server) Rejoin(p *Person, session, token, clientID string, signer aws.CredentialsProvider) (*Person, error) {
 	ctx := s.T.Context()
 	conn, err := s.Client(signer).Socket(ctx, "/v1/data-channel/"+session+"?role=publish_subscribe", "ssmmessages")
 	if err != nil {
@@ -296,20 +322,24 @@ func (s *Server) Join(session, token, clientID string, signer aws.CredentialsPro
 	if err := conn.WriteText(ctx, b); err != nil {
 		return nil, err
 	}
-	p := &Person{Closed: make(chan wire.ChannelClosed, 1), conn: conn, ran: make(chan struct{})}
-	p.Stream = &datachannel.Stream{Sends: wire.TypeInputStreamData, Control: func(f wire.Frame) {
-		var closed wire.ChannelClosed
-		if f.Type == wire.TypeChannelClosed && f.Unmarshal(&closed) == nil {
-			p.Closed <- closed
-		}
-	}}
+	again := &Person{conn: conn, ran: make(chan struct{})}
+	if p != nil {
+		again.Stream, again.Closed = p.Stream, p.Closed
+	} else {
+		again.Closed = make(chan wire.ChannelClosed, 1)
+		again.Stream = &datachannel.Stream{Sends: wire.TypeInputStreamData, Control: func(f wire.Frame) {
+			var closed wire.ChannelClosed
+			if f.Type == wire.TypeChannelClosed && f.Unmarshal(&closed) == nil {
+				again.Closed <- closed
+			}
+		}}
+	}
 	go func() {
-		defer close(p.ran)
-		p.Stream.Run(context.Background(), conn)
-		p.Stream.Close()
+		defer close(again.ran)
+		again.Stream.Run(context.Background(), conn)
 	}()
-	s.T.Cleanup(p.Leave)
-	return p, nil
+	s.T.Cleanup(again.Leave)
+	return again, nil
 }
 
 // Leave drops the socket, as a lost network does.

@@ -1,0 +1,135 @@
+package sallyport_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/sallyport/sallyport"
+
+// mayImport is the plan of the house: for each package, which of our others it
+// may import directly. Everyone may import sallyport itself, which imports no
+// one.
+//
+// Drawing a new line here is a design decision. Say why in the commit.
+var mayImport = map[string]string{
+	"": "",
+
+	// Leaves.
+	"internal/wire":      "",
+	"internal/sigv4":     "",
+	"internal/policy":    "",
+	"internal/keyring":   "",
+	"internal/asciicast": "",
+	"internal/route":     "",
+	"internal/pty":       "",
+	"internal/socket":    "wire",
+
+	// What both ends of a session share: the machine's and the person's.
+	"internal/datachannel": "wire",
+	"internal/endpoint":    "sigv4 socket",
+
+	// The two ends. They meet the server on the wire alone.
+	"internal/agent":     "wire sigv4 datachannel socket asciicast pty endpoint",
+	"internal/agentcmd":  "agent endpoint",
+	"internal/client":    "wire sigv4 datachannel socket asciicast endpoint",
+	"internal/clientcmd": "client endpoint",
+
+	// The control plane.
+	"internal/store":           "keyring",
+	"internal/record":          "wire asciicast",
+	"internal/broker":          "store record keyring route wire",
+	"internal/gateway":         "broker route socket store wire",
+	"internal/api":             "keyring policy sigv4 store",
+	"internal/api/ssm":         "api broker route store wire",
+	"internal/api/ssmmessages": "api broker",
+	"internal/api/ec2messages": "api",
+	"internal/api/iam":         "api policy store",
+	"internal/api/sts":         "api policy store",
+	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/sts " +
+		"broker gateway keyring record route store",
+
+	"internal/servertest": "agent api datachannel endpoint server socket store wire",
+	"cmd/sallyport":       "agent agentcmd client clientcmd endpoint server",
+	"cmd/sallyport-agent": "agentcmd",
+}
+
+// The agent's half of the house and the control plane's share words and wire,
+// and nothing else; this is what keeps it so.
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range goList(t) {
+		name := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+		seen[name] = true
+
+		allowed, ok := mayImport[name]
+		if !ok {
+			t.Errorf("package %q is not on the plan; add it to mayImport", name)
+		}
+		for _, imp := range p.Imports {
+			if room, ours := strings.CutPrefix(imp, module+"/internal/"); ours && !slices.Contains(strings.Fields(allowed), room) {
+				t.Errorf("%q may not import %q", name, room)
+			}
+			if name == "" && strings.Contains(imp, ".") {
+				t.Errorf("the vocabulary may import only the standard library, not %q", imp)
+			}
+		}
+		if strings.TrimSpace(p.Doc) == "" {
+			t.Errorf("package %q does not say what it is for", name)
+		}
+	}
+	for name := range mayImport {
+		if !seen[name] {
+			t.Errorf("package %q is on the plan but not in the tree", name)
+		}
+	}
+}
+
+type goPackage struct {
+	ImportPath, Doc string
+	Imports         []string
+}
+
+func goList(t *testing.T) (pkgs []goPackage) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Doc,Imports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p goPackage
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	return pkgs
+}
+
+// quoted finds what a document says is a file or a directory of ours.
+var quoted = regexp.MustCompile("`((?:internal|cmd|docs|console|tools|\\.ci)/[A-Za-z0-9_./-]*)`")
+
+// What the documents point at is there. Everyone else's have drifted.
+func TestDocumentsPointAtWhatIsThere(t *testing.T) {
+	found := 0
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/aws.md"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, m := range quoted.FindAllStringSubmatch(string(b), -1) {
+			found++
+			if _, err := os.Stat(strings.TrimSuffix(m[1], "/")); err != nil {
+				t.Errorf("%s points at %s, which is not there", name, m[1])
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no document points at anything")
+	}
+}

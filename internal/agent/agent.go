@@ -1,0 +1,495 @@
+// Package agent is the machine's side of Sallyport. It answers one question:
+// what does the control plane want of this machine?
+//
+//	Register ──▶ mi-…, once
+//
+//	Run:  credentials ──▶ control channel ──▶ interactive_shell ──▶ session
+//	         ▲  half life       ▲  lost: again                        │
+//	         └──────────────────┴────────── pings, every 5 minutes    ▼
+//	                                                     data channel ◀──▶ pty
+//
+// It dials out and listens nowhere. One process does all of it, and a session
+// keeps no files. What it says on the wire is what amazon-ssm-agent says
+// (agent/session, agent/ssm), so either may stand in for the other.
+//
+// A control channel that is lost is opened again, at first at once and never
+// later than a minute; a data channel likewise, while its shell runs on: what
+// the shell says waits, and what it said is sent again. Only the control
+// plane's word, or the shell's end, ends a session.
+//
+// Sessions run as the user the agent runs as, with an environment made from a
+// list.
+//
+// The package knows nothing of the server's rooms.
+package agent
+
+import (
+	"context"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/socket"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+const userAgent = "sallyport-agent/" + sallyport.Version
+
+// How patient an agent is.
+const (
+	firstRetry  = 500 * time.Millisecond
+	lastRetry   = time.Minute
+	stableAfter = time.Minute // a channel that held for that long starts the retries over
+	pingEvery   = 25 * time.Second
+	pongWithin  = 20 * time.Second
+	infoEvery   = 5 * time.Minute // UpdateInstanceInformation, as the stock agent
+	lookEvery   = 2 * time.Second // at the machine's addresses, while waiting to try again
+	ackWithin   = time.Second     // for agent_task_complete, three times
+	stopWithin  = 3 * time.Second // for sessions, when the agent stops
+)
+
+// An Agent runs on a machine that has registered. Its fields are set before
+// [Agent.Run].
+type Agent struct {
+	State string // directory, as [Register] had it
+	Log   *slog.Logger
+
+	// HTTP is used instead of a client that believes what the registration
+	// says, if it is not nil.
+	HTTP *http.Client
+
+	// Connected is called each time a control channel has been opened. Nil is
+	// nobody.
+	Connected func()
+
+	reg    *Registration
+	key    *rsa.PrivateKey
+	client *endpoint.Client
+
+	// keysMu guards the credentials.
+	keysMu  sync.Mutex
+	keys    endpoint.Credentials
+	issued  time.Time
+	expires time.Time
+
+	// mu guards all below.
+	mu       sync.Mutex
+	control  *socket.Conn        // nil while there is none
+	sessions map[string]*session // by ID; kept for a while after their end, so that a repeat is known for one
+	acks     map[wire.ID]chan struct{}
+	running  sync.WaitGroup
+}
+
+// Run serves the control plane until ctx is done, and returns when every
+// session has ended. It returns earlier only for what waiting does not mend: a
+// registration that is missing, or one that the control plane has forgotten.
+func (a *Agent) Run(ctx context.Context) error {
+	var err error
+	if a.reg, err = Load(a.State); err != nil {
+		return err
+	}
+	if a.key, err = loadKey(a.State); err != nil {
+		return err
+	}
+	base, err := endpoint.ParseURL(a.reg.Endpoint)
+	if err != nil {
+		return fmt.Errorf("the registration's endpoint %w", err)
+	}
+	web := a.HTTP
+	if web == nil {
+		if web, err = (endpoint.Trust{PEM: []byte(a.reg.CA), Pin: a.reg.Pin}).HTTP(); err != nil {
+			return err
+		}
+	}
+	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
+	a.sessions, a.acks = map[string]*session{}, map[wire.ID]chan struct{}{}
+	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
+	defer web.CloseIdleConnections()
+
+	// Sessions outlive a lost channel, and end with the agent.
+	alive, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer func() {
+		end(errStopping)
+		a.running.Wait()
+	}()
+
+	wait := backoff{}
+	for {
+		began := time.Now()
+		err := a.serve(ctx, alive)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if forgotten(err) {
+			return fmt.Errorf("the control plane does not know this machine any more; register it again: %w", err)
+		}
+		if time.Since(began) > stableAfter {
+			wait = backoff{}
+		}
+		delay := wait.next()
+		a.Log.Warn("control channel lost", sallyport.LogErr, err, "retry_in", delay.Round(100*time.Millisecond))
+		if !pause(ctx, delay) {
+			return nil
+		}
+	}
+}
+
+// errStopping is why sessions end when the agent stops.
+var errStopping = errors.New("the agent is stopping")
+
+// forgotten reports whether err says that the registration is good for nothing.
+func forgotten(err error) bool {
+	return sallyport.CodeOf(err) == sallyport.MachineFingerprintDoesNotMatch ||
+		sallyport.CodeOf(err) == sallyport.UnrecognizedClientException && strings.Contains(err.Error(), "not registered here")
+}
+
+// credentials returns the node's, asking for new ones at half the life of the
+// old. (amazon-ssm-agent core/app/credentialrefresher does the same.)
+func (a *Agent) credentials(ctx context.Context) (endpoint.Credentials, error) {
+	a.keysMu.Lock()
+	defer a.keysMu.Unlock()
+	now := a.client.Now()
+	if a.keys.AccessKeyID != "" && now.Before(a.issued.Add(a.expires.Sub(a.issued)/2)) {
+		return a.keys, nil
+	}
+	var out struct {
+		AccessKeyId, SecretAccessKey, SessionToken string
+		TokenExpirationDate                        float64
+	}
+	err := a.client.CallRSA(ctx, a.reg.Node, a.key, "AmazonSSM.RequestManagedInstanceRoleToken", map[string]string{"Fingerprint": a.reg.Fingerprint}, &out)
+	if err != nil {
+		if a.keys.AccessKeyID != "" && now.Before(a.expires.Add(-time.Minute)) {
+			return a.keys, nil // they do for a while yet
+		}
+		return endpoint.Credentials{}, fmt.Errorf("get credentials: %w", err)
+	}
+	a.keys = endpoint.Credentials{AccessKeyID: out.AccessKeyId, Secret: sallyport.NewSecret(out.SecretAccessKey), Token: sallyport.NewSecret(out.SessionToken)}
+	a.issued, a.expires = now, time.Unix(int64(out.TokenExpirationDate), 0)
+	return a.keys, nil
+}
+
+// serve opens the control channel and answers what comes on it, until it is
+// lost or ctx is done.
+func (a *Agent) serve(ctx, alive context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := a.inform(ctx); err != nil {
+		return err
+	}
+	conn, err := a.openControl(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Drop()
+	a.mu.Lock()
+	a.control = conn
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		a.control = nil
+		a.mu.Unlock()
+	}()
+	a.Log.Info("control channel opened", sallyport.LogAddr, a.reg.Endpoint)
+	if a.Connected != nil {
+		a.Connected()
+	}
+
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() {
+		if err := conn.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
+			cancel(err)
+		}
+	})
+	both.Go(func() { a.informEvery(ctx) })
+	for {
+		b, err := conn.ReadFrame(ctx)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			cancel(err)
+			return err
+		}
+		a.receive(alive, b)
+	}
+}
+
+func (a *Agent) openControl(ctx context.Context) (*socket.Conn, error) {
+	path := "/v1/control-channel/" + a.reg.Node.String()
+	token, err := a.client.Token(ctx, path, createChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString()})
+	if err != nil {
+		return nil, fmt.Errorf("create control channel: %w", err)
+	}
+	conn, err := a.client.Socket(ctx, path+"?role=subscribe&stream=input", "ssmmessages")
+	if err != nil {
+		return nil, fmt.Errorf("open control channel: %w", err)
+	}
+	b, err := json.Marshal(wire.OpenControlChannel{
+		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token),
+		AgentVersion: sallyport.WireAgentVersion, PlatformType: strings.ToLower(platformType()),
+	})
+	if err == nil {
+		err = conn.WriteText(ctx, b)
+	}
+	if err != nil {
+		conn.Drop()
+		return nil, fmt.Errorf("open control channel: %w", err)
+	}
+	return conn, nil
+}
+
+// createChannel is what CreateControlChannel and CreateDataChannel are sent.
+type createChannel struct {
+	MessageSchemaVersion string
+	RequestId            string
+	ClientId             string `json:",omitempty"`
+}
+
+// receive deals with one message on the control channel. What makes no sense is
+// dropped, as the stock agent does.
+func (a *Agent) receive(alive context.Context, b []byte) {
+	f, err := wire.Decode(b)
+	if err != nil {
+		return
+	}
+	switch f.Type {
+	case wire.TypeInteractiveShell:
+		task, err := wire.ReadAgentTask(f.Payload)
+		if err != nil {
+			a.Log.Error("session not understood", sallyport.LogErr, err)
+			return
+		}
+		a.begin(alive, task)
+	case wire.TypeChannelClosed:
+		var closed wire.ChannelClosed
+		if f.Unmarshal(&closed) == nil {
+			a.mu.Lock()
+			s := a.sessions[closed.SessionId]
+			a.mu.Unlock()
+			if s != nil {
+				s.end(errClosed)
+			}
+		}
+	case wire.TypeAgentTaskAcknowledge:
+		var ack wire.AgentTaskAcknowledge
+		if f.Unmarshal(&ack) != nil {
+			return
+		}
+		if id, err := wire.ParseID(ack.MessageId); err == nil {
+			a.mu.Lock()
+			if c, ok := a.acks[id]; ok {
+				close(c)
+				delete(a.acks, id)
+			}
+			a.mu.Unlock()
+		}
+	}
+}
+
+// begin starts a session, unless it has been started: the control plane asks
+// again when it is not sure that we have heard.
+func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
+	id, err := sallyport.ParseSessionID(task.SessionId)
+	if err != nil {
+		a.Log.Error("session not understood", sallyport.LogErr, err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.sessions[task.SessionId]; known {
+		return
+	}
+	s := newSession(a, id, task, alive)
+	a.sessions[task.SessionId] = s
+	a.running.Go(func() {
+		s.run()
+		time.AfterFunc(10*time.Minute, func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			delete(a.sessions, task.SessionId)
+		})
+	})
+}
+
+// complete tells the control plane that a session is over, until it says that
+// it has heard, three times at most on a channel, on whichever channel there
+// is.
+func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	frame := msg.Frame(time.Now())
+	acked := make(chan struct{})
+	a.mu.Lock()
+	a.acks[frame.ID] = acked
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		delete(a.acks, frame.ID)
+		a.mu.Unlock()
+	}()
+	for try := 1; try <= 3; {
+		a.mu.Lock()
+		conn := a.control
+		a.mu.Unlock()
+		if conn != nil {
+			msg.RetryNumber = wire.Int(try)
+			again := msg.Frame(time.Now())
+			again.ID = frame.ID
+			if b, err := again.AppendBinary(nil); err == nil && conn.WriteFrame(ctx, b) == nil {
+				try++
+			}
+		}
+		timer := time.NewTimer(ackWithin)
+		select {
+		case <-acked:
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// inform tells the control plane what this machine is: UpdateInstanceInformation.
+func (a *Agent) inform(ctx context.Context) error {
+	hostname, _ := os.Hostname()
+	name, version := platform()
+	err := a.client.Call(ctx, "ssm", "AmazonSSM.UpdateInstanceInformation", map[string]string{
+		"AgentName": "amazon-ssm-agent", "AgentStatus": "Active", "AgentVersion": sallyport.WireAgentVersion,
+		"ComputerName": hostname, "IPAddress": a.address(), "InstanceId": a.reg.Node.String(),
+		"PlatformName": name, "PlatformType": platformType(), "PlatformVersion": version,
+		"SSMConnectionChannel": "ssmmessages",
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("update instance information: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) informEvery(ctx context.Context) {
+	tick := time.NewTicker(infoEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := a.inform(ctx); err != nil && ctx.Err() == nil {
+				a.Log.Warn("instance information not updated", sallyport.LogErr, err)
+			}
+		}
+	}
+}
+
+// address is the one this machine reaches the control plane from. Nothing is
+// sent to find it.
+func (a *Agent) address() string {
+	host, port := a.client.Base.Hostname(), a.client.Base.Port()
+	if port == "" {
+		port = "443"
+	}
+	c, err := net.DialTimeout("udp", net.JoinHostPort(host, port), time.Second)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	local, _, _ := net.SplitHostPort(c.LocalAddr().String())
+	return local
+}
+
+func platformType() string {
+	switch runtime.GOOS {
+	case "windows":
+		return "Windows"
+	case "darwin":
+		return "MacOS"
+	}
+	return "Linux"
+}
+
+// platform is the system's name and version.
+func platform() (name, version string) {
+	b, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return runtime.GOOS, ""
+	}
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if text, err := strconv.Unquote(value); err == nil {
+			value = text
+		}
+		switch key {
+		case "NAME":
+			name = value
+		case "VERSION_ID":
+			version = value
+		}
+	}
+	return name, version
+}
+
+// A backoff doubles from firstRetry to lastRetry, less up to half of it, so that
+// a thousand agents do not come back as one.
+type backoff struct{ step time.Duration }
+
+func (b *backoff) next() time.Duration {
+	if b.step == 0 {
+		b.step = firstRetry
+	} else {
+		b.step = min(2*b.step, lastRetry)
+	}
+	return b.step/2 + rand.N(b.step/2)
+}
+
+// pause waits for d, or until the machine's addresses change: the network may
+// be back. It reports false if ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	before := addresses()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-look.C:
+			if addresses() != before {
+				return true
+			}
+		}
+	}
+}
+
+func addresses() string {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	var b strings.Builder
+	for _, addr := range all {
+		b.WriteString(addr.String())
+		b.WriteByte(' ')
+	}
+	return b.String()
+}

@@ -1,0 +1,288 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"go.uber.org/goleak"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/servertest"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A machine is a true agent on this machine, against a server in memory.
+type machine struct {
+	*servertest.Server
+	t      *testing.T
+	state  string
+	node   sallyport.NodeID
+	client *ssm.Client
+	creds  aws.CredentialsProvider
+}
+
+func start(t *testing.T) *machine {
+	t.Helper()
+	s := servertest.Start(t, nil)
+	m := &machine{Server: s, t: t, state: filepath.Join(t.TempDir(), "agent"), creds: s.Root()}
+	m.client = s.SSM(m.creds)
+	m.node = s.RegisterAgent(m.state)
+	return m
+}
+
+// run runs the agent until the test is over or stop is called, and returns when
+// it is online.
+func (m *machine) run() (stop func()) {
+	m.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	connected := make(chan struct{}, 16)
+	ended := make(chan error, 1)
+	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)), Connected: func() { connected <- struct{}{} }}
+	go func() { ended <- a.Run(ctx) }()
+	select {
+	case <-connected:
+	case err := <-ended:
+		m.t.Fatalf("agent: %v", err)
+	}
+	m.eventually("the node is online", func() bool {
+		out, err := m.client.GetConnectionStatus(m.t.Context(), &ssm.GetConnectionStatusInput{Target: aws.String(m.node.String())})
+		return err == nil && out.Status == types.ConnectionStatusConnected
+	})
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			m.t.Errorf("agent: %v", err)
+		}
+	}
+	m.t.Cleanup(stop)
+	return stop
+}
+
+// eventually polls, because what is waited for happens in true time.
+func (m *machine) eventually(what string, ok func() bool) {
+	m.t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			m.t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
+
+// A shell is a person in a session.
+type shell struct {
+	m      *machine
+	id     string
+	person *servertest.Person
+	seen   strings.Builder
+}
+
+func (m *machine) shell() *shell {
+	m.t.Helper()
+	out, err := m.client.StartSession(m.t.Context(), &ssm.StartSessionInput{Target: aws.String(m.node.String())})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	p, err := m.Join(*out.SessionId, *out.TokenValue, "client", m.creds)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return &shell{m: m, id: *out.SessionId, person: p}
+}
+
+func (s *shell) type_(text string) {
+	s.m.t.Helper()
+	if err := s.person.Stream.Send(s.m.t.Context(), wire.KindOutput, []byte(text)); err != nil {
+		s.m.t.Fatal(err)
+	}
+}
+
+// expect reads until what has been shown since the last time matches.
+func (s *shell) expect(pattern string) []string {
+	s.m.t.Helper()
+	re := regexp.MustCompile(pattern)
+	ctx, cancel := context.WithTimeout(s.m.t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		if m := re.FindStringSubmatch(s.seen.String()); m != nil {
+			rest := s.seen.String()[re.FindStringIndex(s.seen.String())[1]:]
+			s.seen.Reset()
+			s.seen.WriteString(rest)
+			return m
+		}
+		msg, err := s.person.Stream.Receive(ctx)
+		if err != nil {
+			s.m.t.Fatalf("waiting for %q: %v; shown: %q", pattern, err, s.seen.String())
+		}
+		s.seen.Write(msg.Payload)
+	}
+}
+
+func (s *shell) closed() wire.ChannelClosed {
+	s.m.t.Helper()
+	select {
+	case c := <-s.person.Closed:
+		return c
+	case <-time.After(30 * time.Second):
+		s.m.t.Fatal("the session was never closed")
+		panic("unreachable")
+	}
+}
+
+func TestShell(t *testing.T) {
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("stty size; echo $((6*7)) \"$TERM\" \"${LANG:+lang}\" \"$SALLYPORT_SESSION_ID\"; pwd\r")
+	s.expect(`24 80\s+42 xterm-256color lang ` + regexp.QuoteMeta(s.id))
+	if err := s.person.Stream.Send(t.Context(), wire.KindSize, []byte(`{"cols":132,"rows":50}`)); err != nil {
+		t.Fatal(err)
+	}
+	s.type_("stty size\r")
+	s.expect(`50 132\r\n`)
+	s.type_("sleep 100\r")
+	s.type_("\x03") // Ctrl-C, through the line discipline
+	s.type_("echo status $?\r")
+	s.expect(`status 130\r\n`)
+	s.type_("printf 'caf\\303\\251 \\346\\227\\245\\n'\r")
+	s.expect("café 日\r\n")
+	s.type_("exit 3\r")
+	if c := s.closed(); c.Output != "" {
+		t.Errorf("told %q", c.Output)
+	}
+	m.eventually("the exit status is in the history", func() bool {
+		id, err := sallyport.ParseSessionID(s.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := m.Store.Session(t.Context(), id)
+		return err == nil && rec.State() == sallyport.Terminated && rec.ExitStatus != nil && *rec.ExitStatus == 3
+	})
+}
+
+// The environment of a session is made from a list: what the agent has, and a
+// session should not see, is not in it.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("SALLYPORT_TEST_SECRET", "s3cret")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("env | sort; echo 'e'nd\r")
+	all := s.expect(`(?s)(.*)\nend\r\n`)[1]
+	if strings.Contains(all, "s3cret") {
+		t.Errorf("the session sees the agent's environment: %s", all)
+	}
+	for _, name := range []string{"HOME=", "USER=", "LOGNAME=", "SHELL=", "PATH="} {
+		if !strings.Contains(all, name) {
+			t.Errorf("%s is not set", name)
+		}
+	}
+}
+
+func TestTerminated(t *testing.T) {
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("trap '' HUP; echo pid $$; sleep 1000\r") // a shell that will not hang up
+	pid := s.expect(`pid (\d+)\r\n`)[1]
+	if _, err := m.client.TerminateSession(t.Context(), &ssm.TerminateSessionInput{SessionId: &s.id}); err != nil {
+		t.Fatal(err)
+	}
+	if c := s.closed(); !strings.Contains(c.Output, "Terminated by") {
+		t.Errorf("told %q", c.Output)
+	}
+	m.eventually("the shell is gone", func() bool {
+		_, err := os.Stat("/proc/" + pid)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// Megabytes of output, with the person's socket cut in the middle, arrive whole.
+func TestOutputSurvivesLostSockets(t *testing.T) {
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("stty -echo -onlcr; echo ready\r")
+	s.expect("ready\n")
+	s.type_("seq 1 200000; echo 'do'ne\r")
+	s.expect(`\n20000\n`)
+	s.person.Leave()
+
+	resumed, err := m.client.ResumeSession(t.Context(), &ssm.ResumeSessionInput{SessionId: &s.id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Rejoin(s.person, s.id, *resumed.TokenValue, "client", m.creds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.person = p
+	s.expect(`\n200000\n(?:.*)done`)
+}
+
+// The same session, asked for twice, is one shell.
+func TestRepeatedRequest(t *testing.T) {
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("echo one$((0+1))\r")
+	s.expect("one1")
+	other := m.shell()
+	other.type_("echo two$((1+1))\r")
+	other.expect("two2")
+	if s.id == other.id {
+		t.Error("two sessions have one ID")
+	}
+}
+
+func TestUnregistered(t *testing.T) {
+	a := &agent.Agent{State: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "run register first") {
+		t.Errorf("Run without a registration = %v", err)
+	}
+}
+
+func TestRegistrationIsKept(t *testing.T) {
+	m := start(t)
+	info, err := os.Stat(filepath.Join(m.state, "node.key"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key: %v, %v", info, err)
+	}
+	_, err = agent.Register(t.Context(), agent.Registering{State: m.state, Endpoint: servertest.Endpoint, Region: "home-1", Trust: endpoint.Trust{}})
+	if !errors.Is(err, agent.ErrRegistered) {
+		t.Errorf("registering again = %v", err)
+	}
+	if _, err := m.client.DeregisterManagedInstance(t.Context(), &ssm.DeregisterManagedInstanceInput{InstanceId: aws.String(m.node.String())}); err != nil {
+		t.Fatal(err)
+	}
+	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.DiscardHandler)}
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "register it again") {
+		t.Errorf("an agent that was deregistered runs on: %v", err)
+	}
+}

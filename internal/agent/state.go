@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/endpoint"
+)
+
+// The files of a state directory.
+const (
+	registrationFile = "registration.json"
+	keyFile          = "node.key"
+)
+
+// A Registration is who this machine is to which control plane. It is all the
+// agent keeps, beside its private key.
+type Registration struct {
+	Node        sallyport.NodeID
+	Endpoint    string
+	Region      string
+	Fingerprint string       // of the machine, as it registered
+	CA          string       `json:",omitempty"` // PEM, believed beside the system's
+	Pin         endpoint.Pin `json:",omitzero"`  // the one certificate that is believed, if there is one
+}
+
+// Registering is what it takes to become a node.
+type Registering struct {
+	State    string // directory
+	Endpoint string // https, or http to this machine itself
+	Region   string
+
+	Activation string
+	Code       sallyport.Secret
+
+	Trust endpoint.Trust // its pin's certificate is fetched from the server
+	Force bool           // forget an earlier registration
+
+	// HTTP is used instead of a client that believes Trust, if it is not nil.
+	HTTP *http.Client
+}
+
+// ErrRegistered is that the machine is a node already.
+var ErrRegistered = errors.New("this machine is registered already")
+
+// Register makes this machine a node, and keeps what it then needs in the state
+// directory. It makes a key pair; the private half never leaves the directory.
+func Register(ctx context.Context, r Registering) (*Registration, error) {
+	if old, err := Load(r.State); err == nil && !r.Force {
+		return nil, fmt.Errorf("%w, as %s with %s", ErrRegistered, old.Node, old.Endpoint)
+	}
+	base, err := endpoint.ParseURL(r.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint %w", err)
+	}
+	if _, err := sallyport.NewRealm("000000000000", r.Region); err != nil {
+		return nil, err
+	}
+	trust, err := r.Trust.Fetch(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	web := r.HTTP
+	if web == nil {
+		if web, err = trust.HTTP(); err != nil {
+			return nil, err
+		}
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	reg := &Registration{Endpoint: base.String(), Region: r.Region, Fingerprint: uuid.NewString(), CA: string(trust.PEM), Pin: trust.Pin}
+	var out struct{ InstanceId sallyport.NodeID }
+	c := &endpoint.Client{Base: base, HTTP: web, Region: r.Region, UserAgent: userAgent}
+	err = c.Call(ctx, "ssm", "AmazonSSM.RegisterManagedInstance", map[string]string{
+		"ActivationId": r.Activation, "ActivationCode": r.Code.Reveal(), "Fingerprint": reg.Fingerprint,
+		"PublicKey": base64.StdEncoding.EncodeToString(public), "PublicKeyType": "Rsa",
+	}, &out)
+	if err != nil {
+		return nil, fmt.Errorf("register: %w", err)
+	}
+	if out.InstanceId.IsZero() {
+		return nil, errors.New("register: the server gave this machine no ID")
+	}
+	reg.Node = out.InstanceId
+	return reg, reg.save(r.State, key)
+}
+
+// save writes the key first: a registration without its key would be of no use
+// and look like one.
+func (r *Registration) save(dir string, key *rsa.PrivateKey) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+	if err := writeFile(filepath.Join(dir, keyFile), text); err != nil {
+		return fmt.Errorf("keep the node's key: %w", err)
+	}
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err == nil {
+		err = writeFile(filepath.Join(dir, registrationFile), append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("keep the registration: %w", err)
+	}
+	return nil
+}
+
+// writeFile writes a file for its owner alone, whole or not at all.
+func writeFile(name string, b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".tmp-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // does nothing once it has been renamed
+	_, err = tmp.Write(b)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), name)
+}
+
+// Load reads the registration in a state directory.
+func Load(dir string) (*Registration, error) {
+	b, err := os.ReadFile(filepath.Join(dir, registrationFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("this machine is not registered: there is no registration in %s; run register first: %w", dir, err)
+	}
+	var r Registration
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err == nil && (r.Node.IsZero() || r.Endpoint == "") {
+		err = errors.New("it names no node")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read registration in %s: %w", dir, err)
+	}
+	return &r, nil
+}
+
+func loadKey(dir string) (*rsa.PrivateKey, error) {
+	b, err := os.ReadFile(filepath.Join(dir, keyFile))
+	if err != nil {
+		return nil, fmt.Errorf("read the node's key: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, fmt.Errorf("read the node's key: %s is not PEM", keyFile)
+	}
+	key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's key: %w", err)
+	}
+	return key, nil
+}

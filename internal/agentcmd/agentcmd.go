@@ -1,0 +1,153 @@
+// Package agentcmd answers how the agent is run: its commands, for the binary
+// that is the agent alone and for the one that is everything.
+package agentcmd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/endpoint"
+)
+
+// codeEnv is the environment variable that may hold the activation code: an
+// argument is seen by everybody on the machine.
+const codeEnv = "SALLYPORT_ACTIVATION_CODE"
+
+// Commands are register and run.
+func Commands() []*cobra.Command { return []*cobra.Command{registerCommand(), runCommand()} }
+
+// StateDir is where the agent keeps who it is, if nobody says: for root, in the
+// place for such things.
+func StateDir() string {
+	home, err := os.UserHomeDir()
+	switch {
+	case runtime.GOOS == "windows":
+		return filepath.Join(os.Getenv("ProgramData"), "Sallyport", "Agent")
+	case os.Geteuid() == 0:
+		return "/var/lib/sallyport-agent"
+	case os.Getenv("XDG_STATE_HOME") != "":
+		return filepath.Join(os.Getenv("XDG_STATE_HOME"), "sallyport-agent")
+	case err == nil:
+		return filepath.Join(home, ".local", "state", "sallyport-agent")
+	}
+	return ""
+}
+
+func registerCommand() *cobra.Command {
+	var r agent.Registering
+	var code, codeFile, pin, caFile string
+	cmd := &cobra.Command{
+		Use:   "register",
+		Short: "Make this machine a managed node",
+		Long: `Make this machine a managed node, by an activation.
+
+"sallyport activation create" prints this command, filled in. The code may also
+be in the environment variable ` + codeEnv + `, or in a file (--code-file,
+with - for standard input): arguments are seen by everybody on the machine.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if code == "" {
+				code = os.Getenv(codeEnv)
+			}
+			if codeFile != "" {
+				b, err := readFile(codeFile, cmd.InOrStdin())
+				if err != nil {
+					return fmt.Errorf("read activation code: %w", err)
+				}
+				code = strings.TrimSpace(string(b))
+			}
+			var missing []string
+			for flag, value := range map[string]string{"--endpoint": r.Endpoint, "--region": r.Region, "--id": r.Activation, "--code": code} {
+				if value == "" {
+					missing = append(missing, flag)
+				}
+			}
+			if len(missing) > 0 {
+				return fmt.Errorf("it takes %s as well; sallyport activation create prints them all", strings.Join(missing, " and "))
+			}
+			r.Code = sallyport.NewSecret(code)
+			var err error
+			if r.Trust.Pin, err = endpoint.ParsePin(pin); err != nil {
+				return err
+			}
+			if caFile != "" {
+				if r.Trust.PEM, err = os.ReadFile(caFile); err != nil {
+					return fmt.Errorf("read CA file: %w", err)
+				}
+			}
+			reg, err := agent.Register(cmd.Context(), r)
+			if errors.Is(err, agent.ErrRegistered) {
+				return fmt.Errorf("%w; give --force to forget that", err)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "sallyport: this machine is %s; its agent runs with: %s\n", reg.Node, runLine(cmd, r.State))
+			fmt.Fprintln(cmd.OutOrStdout(), reg.Node)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&r.Endpoint, "endpoint", "", "the control plane's `URL`")
+	f.StringVar(&r.Region, "region", "", "its region's `name`")
+	f.StringVar(&r.Activation, "id", "", "the activation's `ID`")
+	f.StringVar(&code, "code", "", "the activation's `code`")
+	f.StringVar(&codeFile, "code-file", "", "a `file` that has the code, or -")
+	f.StringVar(&pin, "ca-pin", "", "believe one CA alone: sha256: and the `hash` of its certificate")
+	f.StringVar(&caFile, "ca-file", "", "a PEM `file` of certificates to believe beside the system's")
+	f.StringVar(&r.State, "state", StateDir(), "the state `directory`")
+	f.BoolVar(&r.Force, "force", false, "register again, as another node")
+	return cmd
+}
+
+// runLine is what to type next: the same program's run command.
+func runLine(cmd *cobra.Command, state string) string {
+	line := strings.TrimSuffix(cmd.CommandPath(), "register") + "run"
+	if state != StateDir() {
+		line += " --state " + state
+	}
+	return line
+}
+
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(stdin, 4<<10))
+	}
+	return os.ReadFile(name)
+}
+
+func runCommand() *cobra.Command {
+	var state string
+	var verbose, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Offer this machine for sessions, until stopped",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			options := &slog.HandlerOptions{}
+			if verbose {
+				options.Level = slog.LevelDebug
+			}
+			var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), options)
+			if asJSON {
+				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
+			}
+			return (&agent.Agent{State: state, Log: slog.New(handler)}).Run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&state, "state", StateDir(), "the state `directory`")
+	f.BoolVar(&verbose, "verbose", false, "log more")
+	f.BoolVar(&asJSON, "log-json", false, "log as JSON")
+	return cmd
+}
