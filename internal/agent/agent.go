@@ -121,17 +121,31 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()
 
-	// Sessions outlive a lost channel, and end with the agent.
+	// Sessions outlive a lost channel, and end with the agent. The channel goes
+	// last, so that the control plane hears of their end.
 	alive, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer func() {
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	stopped := make(chan struct{})
+	forget := context.AfterFunc(ctx, func() {
+		defer close(stopped)
 		end(errStopping)
 		a.running.Wait()
+		stopServing()
+	})
+	defer func() {
+		if !forget() {
+			<-stopped
+			return
+		}
+		end(errStopping)
+		a.running.Wait()
+		stopServing()
 	}()
 
 	wait := backoff{}
 	for {
 		began := time.Now()
-		err := a.serve(ctx, alive)
+		err := a.serve(serving, alive)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -312,7 +326,7 @@ func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.sessions[task.SessionId]; known {
+	if _, known := a.sessions[task.SessionId]; known || alive.Err() != nil {
 		return
 	}
 	s := newSession(a, id, task, alive)

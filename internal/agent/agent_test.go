@@ -165,7 +165,8 @@ func TestShell(t *testing.T) {
 	}
 	s.type_("stty size\r")
 	s.expect(`50 132\r\n`)
-	s.type_("sleep 100\r")
+	s.type_("sh -c 'echo sl$((1))eping; exec sleep 100'\r")
+	s.expect("sl1eping")
 	s.type_("\x03") // Ctrl-C, through the line discipline
 	s.type_("echo status $?\r")
 	s.expect(`status 130\r\n`)

@@ -1,0 +1,130 @@
+// Command sallyport is a session manager: a control plane, an agent, and the
+// commands to use them. One binary does all three.
+//
+// Called session-manager-plugin, it is that: the program the aws CLI runs for
+// start-session.
+//
+// Exit statuses are 0 for success, 1 for failure and 2 for a command line that
+// could not be read; connect has its own, which its help lists.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/agentcmd"
+	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/clientcmd"
+)
+
+func main() {
+	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
+	if name == "session-manager-plugin" {
+		os.Exit(client.PluginMain(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	os.Exit(status(err))
+}
+
+// A usageError is a command line that could not be read.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// status says why, if a command failed, and returns the exit status.
+func status(err error) int {
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[clientcmd.ExitError](err); ok {
+		return exit.Status // it has said why
+	}
+	said := err.Error()
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		said = e.Message
+	}
+	for line := range strings.Lines(said) {
+		fmt.Fprintf(os.Stderr, "sallyport: %s\n", strings.TrimRight(line, "\n"))
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintln(os.Stderr, `Run "sallyport help" for the commands, or a command with --help for its flags.`)
+		return 2
+	}
+	return 1
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sallyport",
+		Short: "A self-hosted session manager that speaks AWS's protocols",
+		Long: `sallyport runs a control plane for sessions on machines that are anywhere, an
+agent on each of them, and the commands to use them. AWS's own tools work with
+it as they are.
+
+	sallyport dev                      try it: a server, and this machine as a node
+	eval "$(sallyport env)"            have aws and these commands use it
+	aws ssm start-session --target mi-…
+	sallyport connect mi-…`,
+		Version:       sallyport.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("no command %q", args[0])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetVersionTemplate("sallyport {{.Version}}\n")
+	root.CompletionOptions.HiddenDefaultCmd = true
+
+	agent := &cobra.Command{Use: "agent", Short: "Run on a machine, and offer it for sessions"}
+	agent.AddCommand(agentcmd.Commands()...)
+	root.AddCommand(devCommand(), envCommand(), serverCommand(), activationCommand(), caCommand(), agent)
+	root.AddCommand(clientcmd.Commands()...)
+	strict(root)
+	return root
+}
+
+// strict has every command say in our own words what is wrong with its
+// arguments, and exit with 2.
+func strict(c *cobra.Command) {
+	if args := c.Args; args != nil {
+		c.Args = func(c *cobra.Command, a []string) error {
+			if err := args(c, a); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+// logger writes a server's log: text for a person at a terminal, JSON for
+// whoever collects it.
+func logger(verbose, asJSON bool) *slog.Logger {
+	options := &slog.HandlerOptions{}
+	if verbose {
+		options.Level = slog.LevelDebug
+	}
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}
