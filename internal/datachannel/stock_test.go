@@ -259,6 +259,7 @@ func withStock(t *testing.T, net *network, ours wire.Type, seed uint64) {
 		if err := us.Flush(ctx); err != nil {
 			t.Errorf("flush: %v", err)
 		}
+		synctest.Wait() // they acknowledge before they have put everything in order
 		if got := them.received(); !bytes.Equal(got, down) {
 			t.Errorf("they received %d of %d bytes, the same: %v", len(got), len(down), bytes.HasPrefix(down, got))
 		}
