@@ -56,6 +56,7 @@ const (
 	LimitExceeded           Code = "LimitExceeded"
 	MalformedPolicyDocument Code = "MalformedPolicyDocument"
 	NoSuchEntity            Code = "NoSuchEntity"
+	PackedPolicyTooLarge    Code = "PackedPolicyTooLarge"
 )
 
 // An Error is a failure its caller is meant to see. Message is read by a

@@ -68,6 +68,8 @@ type User struct {
 	Created time.Time
 	Tags    map[string]string
 	Groups  []string // names, where the reader asked for them
+
+	Boundary string // ARN of the permissions boundary; empty if there is none
 }
 
 // A Group is an IAM group.
@@ -88,6 +90,8 @@ type Role struct {
 	MaxSession  time.Duration // of its temporary credentials; AWS's default is an hour
 	Created     time.Time
 	Tags        map[string]string
+
+	Boundary string // ARN of the permissions boundary; empty if there is none
 }
 
 // A Policy is a managed policy. Its ARN names it: AWS's own belong to account

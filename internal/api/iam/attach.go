@@ -1,0 +1,166 @@
+package iam
+
+import (
+	"context"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/iam/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// checkAttachable refuses policies of AWS's own that are not here. The store
+// refuses ours.
+func checkAttachable(arn string) error {
+	if _, ok := api.Builtin(arn); isBuiltin(arn) && !ok {
+		return sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s does not exist or is not attachable.", arn)
+	}
+	return nil
+}
+
+func attach(ctx context.Context, c *api.Call, who store.Entity, arn string) error {
+	if err := checkAttachable(arn); err != nil {
+		return err
+	}
+	return c.Server.Store.Attach(ctx, who, arn)
+}
+
+// attached is a page of the managed policies that who has. There are ten at
+// most, so the page is cut here; the store's cursors would be too long for a
+// Marker.
+func attached(ctx context.Context, c *api.Call, who store.Entity, prefix, marker *string, maxItems *int32) ([]types.AttachedPolicy, string, error) {
+	arns, _, err := c.Server.Store.Attached(ctx, who, store.Page{Limit: 1000})
+	if err != nil {
+		return nil, "", err
+	}
+	list := []types.AttachedPolicy{}
+	for _, arn := range arns {
+		parts := policyARN.FindStringSubmatch(arn)
+		if parts != nil && strings.HasPrefix(parts[2], val(prefix)) {
+			list = append(list, types.AttachedPolicy{PolicyArn: &arn, PolicyName: &parts[3]})
+		}
+	}
+	return window(list, func(p types.AttachedPolicy) string { return *p.PolicyArn }, marker, maxItems)
+}
+
+func attachUserPolicy(ctx context.Context, c *api.Call, in *iam.AttachUserPolicyInput) (*iam.AttachUserPolicyOutput, error) {
+	if err := attach(ctx, c, store.User(*in.UserName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.AttachUserPolicyOutput{}, nil
+}
+
+func detachUserPolicy(ctx context.Context, c *api.Call, in *iam.DetachUserPolicyInput) (*iam.DetachUserPolicyOutput, error) {
+	if err := c.Server.Store.Detach(ctx, store.User(*in.UserName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.DetachUserPolicyOutput{}, nil
+}
+
+func listAttachedUserPolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedUserPoliciesInput) (*iam.ListAttachedUserPoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.User(*in.UserName), in.PathPrefix, in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListAttachedUserPoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+func attachGroupPolicy(ctx context.Context, c *api.Call, in *iam.AttachGroupPolicyInput) (*iam.AttachGroupPolicyOutput, error) {
+	if err := attach(ctx, c, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.AttachGroupPolicyOutput{}, nil
+}
+
+func detachGroupPolicy(ctx context.Context, c *api.Call, in *iam.DetachGroupPolicyInput) (*iam.DetachGroupPolicyOutput, error) {
+	if err := c.Server.Store.Detach(ctx, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.DetachGroupPolicyOutput{}, nil
+}
+
+func listAttachedGroupPolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedGroupPoliciesInput) (*iam.ListAttachedGroupPoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.Group(*in.GroupName), in.PathPrefix, in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListAttachedGroupPoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+func attachRolePolicy(ctx context.Context, c *api.Call, in *iam.AttachRolePolicyInput) (*iam.AttachRolePolicyOutput, error) {
+	if err := attach(ctx, c, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.AttachRolePolicyOutput{}, nil
+}
+
+func detachRolePolicy(ctx context.Context, c *api.Call, in *iam.DetachRolePolicyInput) (*iam.DetachRolePolicyOutput, error) {
+	if err := c.Server.Store.Detach(ctx, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
+		return nil, err
+	}
+	return &iam.DetachRolePolicyOutput{}, nil
+}
+
+func listAttachedRolePolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedRolePoliciesInput) (*iam.ListAttachedRolePoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.Role(*in.RoleName), in.PathPrefix, in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListAttachedRolePoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+// boundary is a permissions boundary as answers have it.
+func boundary(arn string) *types.AttachedPermissionsBoundary {
+	if arn == "" {
+		return nil
+	}
+	// IAM says Policy where its model says PermissionsBoundaryPolicy. (AWS CLI
+	// reference, get-user and get-role.)
+	return &types.AttachedPermissionsBoundary{PermissionsBoundaryArn: &arn, PermissionsBoundaryType: "Policy"}
+}
+
+// checkBoundary refuses what cannot bound anybody; "" is no boundary.
+func checkBoundary(arn string) error {
+	if arn == "" {
+		return nil
+	}
+	return checkAttachable(arn)
+}
+
+func setBoundary(ctx context.Context, c *api.Call, who store.Entity, arn string) error {
+	if err := checkBoundary(arn); err != nil {
+		return err
+	}
+	return c.Server.Store.SetBoundary(ctx, who, arn)
+}
+
+func putUserPermissionsBoundary(ctx context.Context, c *api.Call, in *iam.PutUserPermissionsBoundaryInput) (*iam.PutUserPermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.User(*in.UserName), *in.PermissionsBoundary); err != nil {
+		return nil, err
+	}
+	return &iam.PutUserPermissionsBoundaryOutput{}, nil
+}
+
+func deleteUserPermissionsBoundary(ctx context.Context, c *api.Call, in *iam.DeleteUserPermissionsBoundaryInput) (*iam.DeleteUserPermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.User(*in.UserName), ""); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteUserPermissionsBoundaryOutput{}, nil
+}
+
+func putRolePermissionsBoundary(ctx context.Context, c *api.Call, in *iam.PutRolePermissionsBoundaryInput) (*iam.PutRolePermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.Role(*in.RoleName), *in.PermissionsBoundary); err != nil {
+		return nil, err
+	}
+	return &iam.PutRolePermissionsBoundaryOutput{}, nil
+}
+
+func deleteRolePermissionsBoundary(ctx context.Context, c *api.Call, in *iam.DeleteRolePermissionsBoundaryInput) (*iam.DeleteRolePermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.Role(*in.RoleName), ""); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteRolePermissionsBoundaryOutput{}, nil
+}

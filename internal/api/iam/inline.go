@@ -1,0 +1,139 @@
+package iam
+
+import (
+	"context"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// putInline gives who an inline policy. The quota is for all that who has
+// together, so nothing else may be put while they are counted.
+func (o *operations) putInline(ctx context.Context, c *api.Call, who store.Entity, name, document string, quota int) error {
+	if _, err := policy.Parse(document); err != nil {
+		return err
+	}
+	o.changing.Lock()
+	defer o.changing.Unlock()
+	g, err := c.Server.Store.Grants(ctx, who)
+	if err != nil {
+		return err
+	}
+	total := policy.Size(document)
+	for _, p := range g.Policies {
+		if p.From == who && p.Name != name && !isARN(p.Name) {
+			total += policy.Size(p.Document)
+		}
+	}
+	if total > quota {
+		return sallyport.Errorf(sallyport.LimitExceeded, "Maximum policy size of %d bytes exceeded for %s %s", quota, who.Kind, who.Name)
+	}
+	return c.Server.Store.PutInlinePolicy(ctx, who, name, document)
+}
+
+// isARN tells managed policies from inline ones, whose names have no colons.
+func isARN(name string) bool { return strings.Contains(name, ":") }
+
+// listInline is a page of the names of who's inline policies.
+func listInline(ctx context.Context, c *api.Call, who store.Entity, marker *string, maxItems *int32) ([]string, string, error) {
+	names, next, err := c.Server.Store.InlinePolicies(ctx, who, page(marker, maxItems))
+	if err != nil {
+		return nil, "", marked(err)
+	}
+	return each(names, func(name string) string { return name }), string(next), nil
+}
+
+func (o *operations) putUserPolicy(ctx context.Context, c *api.Call, in *iam.PutUserPolicyInput) (*iam.PutUserPolicyOutput, error) {
+	if err := o.putInline(ctx, c, store.User(*in.UserName), *in.PolicyName, *in.PolicyDocument, policy.UserQuota); err != nil {
+		return nil, err
+	}
+	return &iam.PutUserPolicyOutput{}, nil
+}
+
+func getUserPolicy(ctx context.Context, c *api.Call, in *iam.GetUserPolicyInput) (*iam.GetUserPolicyOutput, error) {
+	doc, err := c.Server.Store.InlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.GetUserPolicyOutput{UserName: in.UserName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+}
+
+func listUserPolicies(ctx context.Context, c *api.Call, in *iam.ListUserPoliciesInput) (*iam.ListUserPoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.User(*in.UserName), in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListUserPoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+func deleteUserPolicy(ctx context.Context, c *api.Call, in *iam.DeleteUserPolicyInput) (*iam.DeleteUserPolicyOutput, error) {
+	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteUserPolicyOutput{}, nil
+}
+
+func (o *operations) putGroupPolicy(ctx context.Context, c *api.Call, in *iam.PutGroupPolicyInput) (*iam.PutGroupPolicyOutput, error) {
+	if err := o.putInline(ctx, c, store.Group(*in.GroupName), *in.PolicyName, *in.PolicyDocument, policy.GroupQuota); err != nil {
+		return nil, err
+	}
+	return &iam.PutGroupPolicyOutput{}, nil
+}
+
+func getGroupPolicy(ctx context.Context, c *api.Call, in *iam.GetGroupPolicyInput) (*iam.GetGroupPolicyOutput, error) {
+	doc, err := c.Server.Store.InlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.GetGroupPolicyOutput{GroupName: in.GroupName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+}
+
+func listGroupPolicies(ctx context.Context, c *api.Call, in *iam.ListGroupPoliciesInput) (*iam.ListGroupPoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.Group(*in.GroupName), in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListGroupPoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+func deleteGroupPolicy(ctx context.Context, c *api.Call, in *iam.DeleteGroupPolicyInput) (*iam.DeleteGroupPolicyOutput, error) {
+	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteGroupPolicyOutput{}, nil
+}
+
+func (o *operations) putRolePolicy(ctx context.Context, c *api.Call, in *iam.PutRolePolicyInput) (*iam.PutRolePolicyOutput, error) {
+	if err := o.putInline(ctx, c, store.Role(*in.RoleName), *in.PolicyName, *in.PolicyDocument, policy.RoleQuota); err != nil {
+		return nil, err
+	}
+	return &iam.PutRolePolicyOutput{}, nil
+}
+
+func getRolePolicy(ctx context.Context, c *api.Call, in *iam.GetRolePolicyInput) (*iam.GetRolePolicyOutput, error) {
+	doc, err := c.Server.Store.InlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.GetRolePolicyOutput{RoleName: in.RoleName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+}
+
+func listRolePolicies(ctx context.Context, c *api.Call, in *iam.ListRolePoliciesInput) (*iam.ListRolePoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.Role(*in.RoleName), in.Marker, in.MaxItems)
+	if err != nil {
+		return nil, err
+	}
+	return &iam.ListRolePoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+}
+
+func deleteRolePolicy(ctx context.Context, c *api.Call, in *iam.DeleteRolePolicyInput) (*iam.DeleteRolePolicyOutput, error) {
+	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteRolePolicyOutput{}, nil
+}

@@ -1,0 +1,133 @@
+package iam
+
+import (
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/iam/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// defaultMaxSession is how long a role's credentials may last unless it says
+// otherwise, in seconds.
+const defaultMaxSession = 3600
+
+// listedRole is a role as lists have it: without tags and boundary.
+func listedRole(c *api.Call) func(*sallyport.Role) types.Role {
+	return func(r *sallyport.Role) types.Role {
+		return types.Role{
+			Arn: new(c.Server.Realm.Role(r.Path, r.Name)), CreateDate: &r.Created,
+			Path: &r.Path, RoleId: &r.ID, RoleName: &r.Name,
+			AssumeRolePolicyDocument: document(r.Trust), Description: some(r.Description),
+			MaxSessionDuration: new(int32(r.MaxSession / time.Second)),
+		}
+	}
+}
+
+func wholeRole(c *api.Call, r *sallyport.Role) *types.Role {
+	out := listedRole(c)(r)
+	out.Tags, out.PermissionsBoundary = writeTags(r.Tags), boundary(r.Boundary)
+	return &out
+}
+
+func checkTrust(text string) error {
+	if _, err := policy.ParseTrust(text); err != nil {
+		return err
+	}
+	if policy.Size(text) > policy.TrustQuota {
+		return sallyport.Errorf(sallyport.LimitExceeded, "Cannot exceed quota for ACLSizePerRole: %d", policy.TrustQuota)
+	}
+	return nil
+}
+
+func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam.CreateRoleOutput, error) {
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	r := sallyport.Role{
+		Name: *in.RoleName, Path: path(in), ID: sallyport.EntityID("AROA"), Description: val(in.Description),
+		Trust: *in.AssumeRolePolicyDocument, MaxSession: time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second,
+		Created: c.At, Tags: tags, Boundary: val(in.PermissionsBoundary),
+	}
+	if err := checkTrust(r.Trust); err != nil {
+		return nil, err
+	}
+	if err := checkBoundary(r.Boundary); err != nil {
+		return nil, err
+	}
+	if err := c.Server.Store.CreateRole(ctx, r); err != nil {
+		return nil, err
+	}
+	return &iam.CreateRoleOutput{Role: wholeRole(c, &r)}, nil
+}
+
+func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRoleOutput, error) {
+	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	out := wholeRole(c, r)
+	out.RoleLastUsed = &types.RoleLastUsed{} // when is not kept
+	return &iam.GetRoleOutput{Role: out}, nil
+}
+
+func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.ListRolesOutput, error) {
+	roles, next, err := c.Server.Store.Roles(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
+	if err != nil {
+		return nil, marked(err)
+	}
+	return &iam.ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
+}
+
+// updateRole changes a role's description, if one is given, and how long its
+// sessions may be: an hour if the input does not say, as in AWS.
+func (o *operations) updateRole(ctx context.Context, c *api.Call, in *iam.UpdateRoleInput) (*iam.UpdateRoleOutput, error) {
+	o.changing.Lock()
+	defer o.changing.Unlock()
+	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	maxSession := time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second
+	if err := c.Server.Store.UpdateRole(ctx, r.Name, or(in.Description, r.Description), maxSession); err != nil {
+		return nil, err
+	}
+	return &iam.UpdateRoleOutput{}, nil
+}
+
+func (o *operations) updateRoleDescription(ctx context.Context, c *api.Call, in *iam.UpdateRoleDescriptionInput) (*iam.UpdateRoleDescriptionOutput, error) {
+	o.changing.Lock()
+	defer o.changing.Unlock()
+	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	r.Description = *in.Description
+	if err := c.Server.Store.UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
+		return nil, err
+	}
+	return &iam.UpdateRoleDescriptionOutput{Role: wholeRole(c, r)}, nil
+}
+
+func updateAssumeRolePolicy(ctx context.Context, c *api.Call, in *iam.UpdateAssumeRolePolicyInput) (*iam.UpdateAssumeRolePolicyOutput, error) {
+	if err := checkTrust(*in.PolicyDocument); err != nil {
+		return nil, err
+	}
+	if err := c.Server.Store.UpdateTrust(ctx, *in.RoleName, *in.PolicyDocument); err != nil {
+		return nil, err
+	}
+	return &iam.UpdateAssumeRolePolicyOutput{}, nil
+}
+
+func deleteRole(ctx context.Context, c *api.Call, in *iam.DeleteRoleInput) (*iam.DeleteRoleOutput, error) {
+	if err := c.Server.Store.Delete(ctx, store.Role(*in.RoleName)); err != nil {
+		return nil, err
+	}
+	return &iam.DeleteRoleOutput{}, nil
+}

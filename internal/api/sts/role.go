@@ -1,0 +1,241 @@
+package sts
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/aws-sdk-go-v2/service/sts/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/policy"
+)
+
+// denied is the one answer to whoever may not assume a role: they are not told
+// which of the role, its trust and their own rights is missing.
+func denied(c *api.Call, action, role string) error {
+	return sallyport.Errorf(sallyport.AccessDeniedException, "User: %s is not authorized to perform: %s on resource: %s", c.Who.ARN, action, role)
+}
+
+// onRole decides whether the caller may assume the role. Two have a say, the
+// role's trust policy and the caller's own, and not simply both: a role that
+// trusts the caller by name needs no more. So it is decided here, and there is
+// no question left. (IAM User Guide, "Cross-account policy evaluation logic" and
+// "Evaluating identity-based policies with resource-based policies".)
+func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Question, error) {
+	switch c.Who.Kind {
+	case sallyport.Root:
+		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "Roles may not be assumed by root accounts.")
+	case sallyport.NodeKind: // a node's credentials speak for that node and for nothing else
+		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
+	}
+	r, err := findRole(ctx, c, *in.RoleArn)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
+	}
+	trust, err := policy.ParseTrust(r.Trust)
+	if err != nil {
+		return nil, fmt.Errorf("trust policy of role %s: %v", r.Name, err) // it was taken once, so this is our fault
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	actions := []string{"sts:AssumeRole"}
+	if len(tags) > 0 || len(in.TransitiveTagKeys) > 0 {
+		actions = append(actions, "sts:TagSession")
+	}
+	for _, action := range actions {
+		q := question(c, in, r, tags)
+		q.Action = action
+		may, err := mayAssume(ctx, c, q, policy.Named{Name: r.Name, Document: trust})
+		if err != nil {
+			return nil, err
+		}
+		if !may {
+			return nil, denied(c, action, *in.RoleArn)
+		}
+	}
+	return nil, nil
+}
+
+// mayAssume weighs a role's trust against the caller's own policies.
+func mayAssume(ctx context.Context, c *api.Call, q api.Question, trust policy.Named) (bool, error) {
+	t := c.Trusts(q, trust)
+	if !t.Allowed {
+		return false, nil
+	}
+	own, err := c.Decide(ctx, q)
+	switch {
+	case err != nil || own.Allowed || own.Explicit || t.Delegated:
+		return own.Allowed, err
+	case c.Who.Kind == sallyport.AssumedRole:
+		// The role the caller is in was named. That gives what its own
+		// policies need not, but its boundary and session policies still limit
+		// it; they do not limit a user who was named.
+		return own.Layer == policy.Identity, nil
+	}
+	return true, nil
+}
+
+// question is about the role, as AWS's condition keys for STS describe the
+// request.
+func question(c *api.Call, in *sts.AssumeRoleInput, r *sallyport.Role, tags map[string]string) api.Question {
+	q := api.Question{
+		Resources: []string{c.Server.Realm.Role(r.Path, r.Name)}, Tags: r.Tags,
+		RequestTags: tags, TagKeys: slices.Sorted(maps.Keys(tags)),
+		Keys: map[string]string{"sts:RoleSessionName": *in.RoleSessionName},
+	}
+	for k, v := range r.Tags {
+		q.Keys["iam:ResourceTag/"+k] = v
+	}
+	if in.ExternalId != nil {
+		q.Keys["sts:ExternalId"] = *in.ExternalId
+	}
+	return q
+}
+
+// findRole returns the role that an ARN names, to the letter, or nil.
+func findRole(ctx context.Context, c *api.Call, arn string) (*sallyport.Role, error) {
+	r, err := c.Server.Store.Role(ctx, arn[strings.LastIndexByte(arn, '/')+1:])
+	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+		return nil, nil
+	}
+	if err != nil || c.Server.Realm.Role(r.Path, r.Name) != arn {
+		return nil, err
+	}
+	return r, nil
+}
+
+const (
+	defaultRoleSession = time.Hour
+	maxChained         = time.Hour
+)
+
+// assumeRole makes credentials for a session of the role. TransitiveTagKeys are
+// taken and do nothing: a role assumed from the session does not inherit its
+// tags.
+func assumeRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (*sts.AssumeRoleOutput, error) {
+	if err := checkMFA(in.SerialNumber, in.TokenCode); err != nil {
+		return nil, err
+	}
+	if in.SourceIdentity != nil || len(in.ProvidedContexts) > 0 {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "SourceIdentity and ProvidedContexts are not kept here. Leave them out.")
+	}
+	r, err := findRole(ctx, c, *in.RoleArn)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil { // any more
+		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
+	}
+	length := seconds(in.DurationSeconds, defaultRoleSession)
+	switch {
+	case c.Who.Kind == sallyport.AssumedRole && length > maxChained:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining")
+	case length > r.MaxSession:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range in.TransitiveTagKeys {
+		if _, ok := tags[key]; !ok {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "The transitive tag key %s is not among the tags of the request.", sallyport.Clip(key, 128))
+		}
+	}
+	policies, packed, err := sessionPolicies(ctx, c, in)
+	if err != nil {
+		return nil, err
+	}
+	session := *in.RoleSessionName
+	t, err := c.Server.Issue(api.Grant{
+		Who:      &sallyport.Principal{Kind: sallyport.AssumedRole, Role: r.Name, Name: session},
+		EntityID: r.ID, For: length, Tags: tags, Policies: policies,
+	}, c.At)
+	if err != nil {
+		return nil, err
+	}
+	return &sts.AssumeRoleOutput{
+		AssumedRoleUser: &types.AssumedRoleUser{
+			Arn: new(c.Server.Realm.AssumedRole(r.Name, session)), AssumedRoleId: new(r.ID + ":" + session),
+		},
+		Credentials: credentials(t), PackedPolicySize: packed,
+	}, nil
+}
+
+// sessionARN is a managed policy of ours or of AWS's own.
+var sessionARN = regexp.MustCompile(`^arn:aws:iam::(?:aws|[0-9]{12}):policy/`)
+
+const maxSessionARNs = 10 // (STS API Reference, AssumeRole)
+
+// sessionPolicies are those that limit the session: the document given, and the
+// ARNs of managed policies, which are looked up whenever the session is used.
+// It also returns how much of what a session may carry they use, in percent.
+func sessionPolicies(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (all []string, packed *int32, err error) {
+	size := 0
+	if in.Policy != nil {
+		if _, err := policy.Parse(*in.Policy); err != nil {
+			return nil, nil, err
+		}
+		all, size = append(all, *in.Policy), policy.Size(*in.Policy)
+	}
+	if len(in.PolicyArns) > maxSessionARNs {
+		return nil, nil, sallyport.Errorf(sallyport.ValidationException, "PolicyArns has %d policies, and %d is the most.", len(in.PolicyArns), maxSessionARNs)
+	}
+	for _, p := range in.PolicyArns {
+		arn := ""
+		if p.Arn != nil {
+			arn = *p.Arn
+		}
+		if !sessionARN.MatchString(arn) {
+			return nil, nil, sallyport.Errorf(sallyport.ValidationException, "ARN %s is not valid.", sallyport.Clip(arn, 200))
+		}
+		if _, ok := api.Builtin(arn); !ok {
+			if _, err := c.Server.Store.Policy(ctx, arn); sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+				return nil, nil, sallyport.Errorf(sallyport.ValidationException, "Policy %s was not found.", arn)
+			} else if err != nil {
+				return nil, nil, err
+			}
+		}
+		all, size = append(all, arn), size+len(arn)
+	}
+	if size == 0 {
+		return nil, nil, nil
+	}
+	percent := (100*size + policy.SessionQuota - 1) / policy.SessionQuota
+	if percent > 100 {
+		return nil, nil, sallyport.Errorf(sallyport.PackedPolicyTooLarge, "Packed policy consumes %d%% of allotted space, please use smaller policy.", percent)
+	}
+	return all, new(int32(percent)), nil
+}
+
+// readTags reads session tags, by the rules of IAM's tags.
+func readTags(list []types.Tag) (map[string]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	tags, seen := map[string]string{}, map[string]bool{}
+	for _, t := range list {
+		key, value := *t.Key, *t.Value
+		folded := strings.ToLower(key)
+		if strings.HasPrefix(folded, "aws:") {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag key %s begins with aws:, which is reserved for AWS. Choose another.", sallyport.Clip(key, 128))
+		}
+		if seen[folded] {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "Duplicate tag keys found. Please note that Tag keys are case insensitive.")
+		}
+		tags[key], seen[folded] = value, true
+	}
+	return tags, nil
+}
