@@ -89,8 +89,16 @@ func Start(c Command) (*Terminal, error) {
 func (t *Terminal) Read(p []byte) (int, error) { return t.read(p) }
 
 // Write types p. It waits while the program does not read and the terminal's
-// own buffer is full, until Close.
+// own buffer is full, until Close, or Interrupt, after which the rest of p is
+// not typed and the error is os.ErrDeadlineExceeded.
 func (t *Terminal) Write(p []byte) (int, error) { return t.write(p) }
+
+// Interrupt does what the interrupt character does, without waiting behind what
+// has been typed and not read: a Write that waits is given up, what the program
+// has yet to read is dropped, and what is in front is interrupted. It reports
+// false, and does nothing, if the program takes that character for text, as an
+// editor does, or if the system has no such thing.
+func (t *Terminal) Interrupt() bool { return t.interrupt() }
 
 // Resize changes the terminal's size, and the program is told.
 func (t *Terminal) Resize(cols, rows uint16) error { return t.resize(cols, rows) }

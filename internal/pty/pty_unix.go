@@ -153,8 +153,8 @@ func (t *terminal) read(p []byte) (n int, err error) {
 			t.after += n
 		}
 		switch {
-		case n > 0 || err == nil:
-			return n, nil
+		case n > 0:
+			return n + t.more(p[n:]), nil
 		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
 			continue // reap's, and it may have come while p was elsewhere
 		case errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
@@ -165,7 +165,52 @@ func (t *terminal) read(p []byte) (n int, err error) {
 	}
 }
 
-func (t *terminal) write(p []byte) (int, error) { return t.master.Write(p) }
+// more reads what is there already. The system gives out 4 KiB at a time;
+// whoever reads much is better served with more.
+func (t *terminal) more(p []byte) (n int) {
+	raw, err := t.master.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	raw.Read(func(fd uintptr) bool {
+		for n < len(p) {
+			m, err := unix.Read(int(fd), p[n:])
+			if m <= 0 || err != nil {
+				break // whatever it is, the next read meets it again
+			}
+			n += m
+		}
+		return true
+	})
+	return n
+}
+
+func (t *terminal) write(p []byte) (int, error) {
+	t.master.SetWriteDeadline(time.Time{}) // interrupt's is over
+	return t.master.Write(p)
+}
+
+func (t *terminal) interrupt() bool {
+	front, done := 0, false
+	control(t.master, func(fd int) error {
+		mode, err := unix.IoctlGetTermios(fd, getTermios)
+		if err != nil || mode.Lflag&unix.ISIG == 0 || mode.Cc[unix.VINTR] != 0x03 {
+			return err
+		}
+		if front, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || front <= 1 {
+			return err
+		}
+		done = true
+		return nil
+	})
+	if !done {
+		return false
+	}
+	t.master.SetWriteDeadline(time.Unix(1, 0))
+	control(t.master, dropInput)
+	unix.Kill(-front, syscall.SIGINT)
+	return true
+}
 
 func (t *terminal) resize(cols, rows uint16) error {
 	if err := resize(t.master, cols, rows); err != nil {

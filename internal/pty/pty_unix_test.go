@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -148,6 +149,57 @@ func TestControlC(t *testing.T) {
 	if got := term.Wait(); got != 7 {
 		t.Errorf("Wait = %d", got)
 	}
+}
+
+// A program that does not read can be interrupted though the terminal is full
+// of what it has not read.
+func TestInterruptPassesWhatIsStuck(t *testing.T) {
+	term := sh(t, `trap 'echo interrupted' INT; echo ready; sleep 600; read x; echo "[$x]"`)
+	await(t, term, "ready")
+	wrote := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := io.WriteString(term, "pasted text that nobody reads\n"); err != nil {
+				wrote <- err
+				return
+			}
+		}
+	}()
+	// It has to be stuck first, and not for want of somebody to read its echo.
+	for n, buf := 0, make([]byte, 4096); n < 2048; {
+		m, err := term.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += m
+	}
+	within(t, 10*time.Second, "a full terminal", func() bool { return full(term) })
+	if !term.Interrupt() {
+		t.Fatal("refused")
+	}
+	if err := <-wrote; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the Write that waited: err = %v", err)
+	}
+	await(t, term, "interrupted")
+	io.WriteString(term, "\x15after\n") // ^U: what was left of a line
+	await(t, term, "[after]")
+
+	raw := sh(t, `stty raw; echo ready; read x`)
+	await(t, raw, "ready")
+	if raw.Interrupt() {
+		t.Error("a program that takes the character for text was interrupted")
+	}
+}
+
+// full reports whether the terminal takes no more.
+func full(term *Terminal) (full bool) {
+	control(term.master, func(fd int) error {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(p, 50)
+		full = n == 0 && err == nil
+		return err
+	})
+	return full
 }
 
 func TestUTF8(t *testing.T) {

@@ -154,6 +154,8 @@ func (t *terminal) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+func (t *terminal) interrupt() bool { return false }
+
 func (t *terminal) resize(cols, rows uint16) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

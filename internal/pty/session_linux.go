@@ -14,6 +14,19 @@ const (
 	setTermios = unix.TCSETS
 )
 
+// dropInput drops what was typed and not read: what is on its way to the
+// program's side, and, by setting its mode anew, what has arrived there.
+func dropInput(fd int) error {
+	if err := unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCOFLUSH); err != nil {
+		return err
+	}
+	mode, err := unix.IoctlGetTermios(fd, getTermios)
+	if err != nil {
+		return err
+	}
+	return unix.IoctlSetTermios(fd, unix.TCSETSF, mode)
+}
+
 // signalSession signals every process of a session, in whichever group, and
 // reports whether there was any. Processes that left the session, as daemons
 // do, are not of it.
