@@ -28,15 +28,17 @@ import (
 )
 
 func main() {
-	name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
-	if name == "session-manager-plugin" {
-		os.Exit(client.PluginMain(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "session-manager-plugin" {
+		plugin()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()
 	os.Exit(status(err))
 }
+
+// plugin is the program the aws CLI runs. It does not return.
+func plugin() { os.Exit(client.PluginMain(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 
 // A usageError is a command line that could not be read.
 type usageError struct{ error }

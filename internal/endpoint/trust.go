@@ -44,7 +44,10 @@ func ParsePin(s string) (p Pin, err error) {
 	if err != nil || len(b) != len(p) || !strings.HasPrefix(s, "sha256:") {
 		return Pin{}, fmt.Errorf("%q is not a pin; they are sha256: and 64 hex digits", s)
 	}
-	return Pin(b), nil
+	if p = Pin(b); p.IsZero() {
+		return Pin{}, fmt.Errorf("%q is no certificate's pin", s) // and would mean that nothing is pinned
+	}
+	return p, nil
 }
 
 // PinOf returns the pin of c.

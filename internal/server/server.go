@@ -93,6 +93,20 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		}
 	}
 	defer admin.Close()
+
+	// The port: taken before anything is touched, and answered on last.
+	listener := c.Listener
+	if listener == nil {
+		if listener, err = net.Listen("tcp", c.Listen); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		c.Listener = listener
+		if c.public, err = c.publicURL(); err != nil { // a port of 0 is known by now
+			return err
+		}
+	}
+	defer listener.Close()
+
 	db, err := store.Open(ctx, c.Database)
 	if err != nil {
 		return err
@@ -142,14 +156,6 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned,
 	}
 
-	// The port.
-	listener := c.Listener
-	if listener == nil {
-		if listener, err = net.Listen("tcp", c.Listen); err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-	}
-	defer listener.Close()
 	web := &http.Server{
 		Handler:           handler(doors, sockets, db),
 		ReadHeaderTimeout: headerWithin,

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sallyport/sallyport/internal/server"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"sallyport": main, "session-manager-plugin": plugin})
+}
+
+// Every promise we make at the command line is a script in testdata/script. Run
+// one with: go test ./cmd/sallyport -run Script/first
+func TestScript(t *testing.T) {
+	if _, err := exec.LookPath("aws"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("there is no aws CLI, and in CI there must be")
+		}
+		t.Log("there is no aws CLI: what the scripts do with it is left out")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_STATE_HOME", e.WorkDir+"/state")
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
+			e.Setenv("SHELL", "/bin/sh")
+			e.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+			e.Setenv("AWS_PAGER", "")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"wait-for": waitFor,
+			"use-env":  useEnv,
+			"keep":     keep,
+		},
+	})
+}
+
+// patience is how long a script waits for something to come about.
+const patience = 60 * time.Second
+
+// waitFor waits until a command's output matches: wait-for 'Online' exec aws …
+// With server and a directory it waits for that server.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: wait-for server directory | wait-for pattern program arguments…")
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		var last string
+		if args[0] == "server" {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_, err := server.Admit(ctx, ts.MkAbs(args[1]))
+			cancel()
+			if err == nil {
+				return
+			}
+			last = err.Error()
+		} else {
+			err := ts.Exec(args[1], args[2:]...)
+			last = ts.ReadFile("stdout")
+			if err == nil && regexp.MustCompile(args[0]).MatchString(last) {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("it never came about: %s; last seen: %s", strings.Join(args, " "), last)
+		}
+		pause := time.NewTimer(50 * time.Millisecond)
+		<-pause.C
+	}
+}
+
+var export = regexp.MustCompile(`^export ([A-Z_]+)='([^']*)'$`)
+
+// useEnv has the rest of the script use the variables that a file, sallyport
+// env's output, exports.
+func useEnv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: use-env file")
+	}
+	set := 0
+	for lines := bufio.NewScanner(strings.NewReader(ts.ReadFile(args[0]))); lines.Scan(); {
+		if m := export.FindStringSubmatch(lines.Text()); m != nil {
+			ts.Setenv(m[1], m[2])
+			set++
+		}
+	}
+	if set == 0 {
+		ts.Fatalf("%s exports nothing", args[0])
+	}
+}
+
+// keep sets a variable to what a pattern's group matches in a file:
+// keep NODE stdout '(mi-[0-9a-f]+)'
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: keep VARIABLE file pattern")
+	}
+	m := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if len(m) != 2 {
+		ts.Fatalf("%s does not match %s: %s", args[1], args[2], ts.ReadFile(args[1]))
+	}
+	ts.Setenv(args[0], m[1])
+}
