@@ -1,0 +1,185 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/sallyport/sallyport"
+)
+
+// A StartSession asks for a session. Only Target is required.
+type StartSession struct {
+	Target       string              // a node's ID
+	DocumentName string              `json:",omitempty"` // "" is the account's preferences
+	Reason       string              `json:",omitempty"`
+	Parameters   map[string][]string `json:",omitempty"`
+}
+
+// An Invitation lets its holder into one session, where its owner is awaited.
+type Invitation struct {
+	// SessionID is text, not a sallyport.SessionID: AWS's and ECS's sessions
+	// have names of other forms.
+	SessionID string
+	StreamURL string
+	Token     sallyport.Secret // empty if the session is over
+}
+
+type invitation struct {
+	SessionID  string `json:"SessionId"` // and sessionId, as ECS spells it: matching ignores case
+	StreamURL  string `json:"StreamUrl"`
+	TokenValue string
+}
+
+func (i invitation) value() Invitation {
+	return Invitation{i.SessionID, i.StreamURL, sallyport.NewSecret(i.TokenValue)}
+}
+
+// StartSession asks for a session. A refusal is a *sallyport.Error.
+func (c *Client) StartSession(ctx context.Context, in StartSession) (Invitation, error) {
+	var out invitation
+	if err := c.api.Call(ctx, "ssm", "AmazonSSM.StartSession", in, &out); err != nil {
+		return Invitation{}, err
+	}
+	if out.SessionID == "" || out.StreamURL == "" || out.TokenValue == "" {
+		return Invitation{}, fmt.Errorf("start session: the answer lacks a SessionId, a StreamUrl or a TokenValue")
+	}
+	return out.value(), nil
+}
+
+// ResumeSession asks for another token for a session that is on. If it is over
+// the invitation's token is empty.
+func (c *Client) ResumeSession(ctx context.Context, id string) (Invitation, error) {
+	var out invitation
+	err := c.api.Call(ctx, "ssm", "AmazonSSM.ResumeSession", map[string]string{"SessionId": id}, &out)
+	return out.value(), err
+}
+
+// TerminateSession ends a session. One that is over stays as it is.
+func (c *Client) TerminateSession(ctx context.Context, id string) error {
+	return c.api.Call(ctx, "ssm", "AmazonSSM.TerminateSession", map[string]string{"SessionId": id}, nil)
+}
+
+// A Time is a moment as AWS's JSON has it. It is written as RFC 3339.
+type Time struct{ time.Time }
+
+// UnmarshalJSON reads seconds since 1970, with a fraction.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	var seconds float64
+	if err := json.Unmarshal(b, &seconds); err != nil {
+		return err
+	}
+	t.Time = time.UnixMilli(int64(seconds * 1000))
+	return nil
+}
+
+// MarshalJSON writes the time as people and jq read it.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte("null"), nil
+	}
+	return json.Marshal(t.UTC().Format(time.RFC3339))
+}
+
+// A Node is a managed node, as DescribeInstanceInformation tells of it.
+type Node struct {
+	InstanceID       string `json:"InstanceId"`
+	Name             string
+	ComputerName     string
+	PlatformType     string
+	PlatformName     string
+	PlatformVersion  string
+	AgentVersion     string
+	PingStatus       string
+	LastPingDateTime Time
+	IPAddress        string
+}
+
+// Nodes returns every node the caller may see.
+func (c *Client) Nodes(ctx context.Context) (all []Node, err error) {
+	in := struct {
+		MaxResults int
+		NextToken  string `json:",omitempty"`
+	}{MaxResults: 50} // AWS's most
+	for {
+		var out struct {
+			InstanceInformationList []Node
+			NextToken               string
+		}
+		if err := c.api.Call(ctx, "ssm", "AmazonSSM.DescribeInstanceInformation", in, &out); err != nil {
+			return nil, err
+		}
+		all = append(all, out.InstanceInformationList...)
+		if out.NextToken == "" || out.NextToken == in.NextToken {
+			return all, nil
+		}
+		in.NextToken = out.NextToken
+	}
+}
+
+// A SessionInfo is a session, as DescribeSessions tells of it.
+type SessionInfo struct {
+	SessionID    string `json:"SessionId"`
+	Target       string
+	Status       string
+	StartDate    Time
+	EndDate      Time
+	DocumentName string
+	Owner        string
+	Reason       string
+	Details      string
+}
+
+// A SessionQuery says which sessions are meant.
+type SessionQuery struct {
+	History bool   // those that are over; otherwise those that are on
+	Target  string // a node's ID, or "" for any
+	Owner   string // an ARN, or "" for any
+	Limit   int    // 0 is all of them
+}
+
+// Sessions returns the sessions asked for, newest first, and whether there are
+// more than the limit.
+func (c *Client) Sessions(ctx context.Context, q SessionQuery) (all []SessionInfo, more bool, err error) {
+	type filter struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	}
+	in := struct {
+		State      string
+		MaxResults int
+		Filters    []filter `json:",omitempty"`
+		NextToken  string   `json:",omitempty"`
+	}{State: "Active", MaxResults: 200} // AWS's most
+	if q.History {
+		in.State = "History"
+	}
+	if q.Target != "" {
+		in.Filters = append(in.Filters, filter{"Target", q.Target})
+	}
+	if q.Owner != "" {
+		in.Filters = append(in.Filters, filter{"Owner", q.Owner})
+	}
+	for {
+		if q.Limit > 0 {
+			in.MaxResults = min(200, q.Limit-len(all))
+		}
+		var out struct {
+			Sessions  []SessionInfo
+			NextToken string
+		}
+		if err := c.api.Call(ctx, "ssm", "AmazonSSM.DescribeSessions", in, &out); err != nil {
+			return nil, false, err
+		}
+		all = append(all, out.Sessions...)
+		more = out.NextToken != "" && out.NextToken != in.NextToken
+		if q.Limit > 0 && len(all) >= q.Limit {
+			return all[:q.Limit], more || len(all) > q.Limit, nil
+		}
+		if !more {
+			return all, false, nil
+		}
+		in.NextToken = out.NextToken
+	}
+}

@@ -1,0 +1,271 @@
+// Package client is the person's side of Sallyport. It answers one question:
+// what is the person typing?
+//
+//	keyboard ──▶ escapes ──▶ bounded queue ──▶ Stream ──▶ socket ──▶ control plane
+//	 signals ───────────────────▲                │
+//	                                             ▼
+//	                    terminal ◀── output ◀── Receive
+//
+// A [Client] calls the control plane as whoever AWS's own settings say the
+// person is. Its StartSession returns an [Invitation], and a [Session] joins
+// it: the terminal goes raw, keystrokes go out, output comes in, and when a
+// socket is lost another takes its place, for as long as the control plane has
+// not said that the session is over. However that ends, the terminal is as it
+// was before.
+//
+// Two programs are made of it: our own connect (package clientcmd), and
+// [PluginMain], the drop-in for AWS's session-manager-plugin, which the aws CLI
+// runs. They differ in what they print and where, and in little else: see
+// Session.Stock.
+//
+// The package knows nothing of the server's rooms. Whatever it says to the
+// control plane, AWS's programs could say.
+package client
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/socket"
+)
+
+// Settings say which control plane to call and as whom. A zero field is looked
+// up where AWS's programs look: the environment, then the profile.
+type Settings struct {
+	Endpoint string // or AWS_ENDPOINT_URL_SSM, AWS_ENDPOINT_URL, the profile's endpoint_url; or else AWS's own
+	Region   string // or AWS_REGION, AWS_DEFAULT_REGION, the profile's region
+	Profile  string // or AWS_PROFILE, or "default"
+
+	// CABundle is a file of certificates that are believed beside the
+	// system's: or AWS_CA_BUNDLE, the profile's ca_bundle, SSL_CERT_FILE.
+	CABundle string
+
+	// StreamHost is the host where streams may be, if it is not the host the
+	// API is at. Or SALLYPORT_STREAM_HOST.
+	StreamHost string
+}
+
+// A Client calls one control plane as one person. It may be used by many
+// goroutines at once.
+type Client struct {
+	api      *endpoint.Client // signs
+	unsigned *endpoint.Client // does not: for sockets, when there is no key to sign with
+
+	aws        bool   // the control plane is AWS itself
+	streamHost string // told by Settings
+}
+
+// Load reads AWS's settings, and returns a client that calls the control plane
+// they name. It calls nobody yet, and needs no credentials yet.
+func Load(ctx context.Context, s Settings) (*Client, error) {
+	var options []func(*config.LoadOptions) error
+	if s.Region != "" {
+		options = append(options, config.WithRegion(s.Region))
+	}
+	if s.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(s.Profile))
+	}
+	if s.CABundle != "" {
+		f, err := os.Open(s.CABundle)
+		if err != nil {
+			return nil, fmt.Errorf("read CA bundle: %w", err)
+		}
+		defer f.Close()
+		options = append(options, config.WithCustomCABundle(f))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("read AWS settings: %w", err)
+	}
+	return s.client(ctx, cfg)
+}
+
+// client makes a Client of what was given and what AWS's settings add to it.
+func (s Settings) client(ctx context.Context, cfg aws.Config) (*Client, error) {
+	c := &Client{streamHost: s.StreamHost}
+	if c.streamHost == "" {
+		c.streamHost = os.Getenv("SALLYPORT_STREAM_HOST")
+	}
+	address := s.Endpoint
+	if address == "" {
+		address = configuredEndpoint(ctx, cfg)
+	}
+	base, err := c.place(address, cfg.Region)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := s.authorities(cfg)
+	if err != nil {
+		return nil, err
+	}
+	httpClient, err := endpoint.Trust{PEM: bundle}.HTTP()
+	if err != nil {
+		return nil, err
+	}
+	agent := "sallyport/" + sallyport.Version
+	c.api = &endpoint.Client{Base: base, HTTP: httpClient, Region: cfg.Region, UserAgent: agent, Credentials: credentials(cfg)}
+	c.unsigned = &endpoint.Client{Base: base, HTTP: httpClient, Region: cfg.Region, UserAgent: agent}
+	return c, nil
+}
+
+// place decides which address is called: the one given, or AWS's for the
+// region. It notes whether that is AWS.
+func (c *Client) place(address, region string) (*url.URL, error) {
+	if address != "" {
+		u, err := endpoint.ParseURL(address)
+		if err != nil {
+			return nil, fmt.Errorf("the endpoint %w", err)
+		}
+		service, ok := awsService(u.Hostname())
+		if c.aws = ok; !ok || service == "ssm" {
+			return u, nil
+		}
+		// Another service of AWS's: aws ecs execute-command names its own, and
+		// the calls about the session are Systems Manager's all the same.
+	}
+	c.aws = true
+	host, err := awsHost("ssm", region)
+	if err != nil {
+		return nil, err
+	}
+	return &url.URL{Scheme: "https", Host: host}, nil
+}
+
+// configuredEndpoint is the address of Systems Manager that the environment or
+// the profile names, the service's own before the general. The SDK keeps this
+// to its service clients; the sources it hands out answer the same questions.
+func configuredEndpoint(ctx context.Context, cfg aws.Config) string {
+	for _, source := range cfg.ConfigSources {
+		if s, ok := source.(interface {
+			GetIgnoreConfiguredEndpoints(context.Context) (bool, bool, error)
+		}); ok {
+			if ignore, found, err := s.GetIgnoreConfiguredEndpoints(ctx); err == nil && found {
+				if ignore {
+					return ""
+				}
+				break
+			}
+		}
+	}
+	for _, source := range cfg.ConfigSources {
+		if s, ok := source.(interface {
+			GetServiceBaseEndpoint(context.Context, string) (string, bool, error)
+		}); ok {
+			if address, found, err := s.GetServiceBaseEndpoint(ctx, "SSM"); err == nil && found {
+				return address
+			}
+		}
+	}
+	return aws.ToString(cfg.BaseEndpoint)
+}
+
+// authorities returns the certificates of the bundle that is named first. Those
+// that cannot be read are left out: bundles are the system's with one added,
+// and systems ship certificates that Go refuses.
+func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
+	name := s.CABundle
+	if name == "" {
+		name = os.Getenv("AWS_CA_BUNDLE")
+	}
+	for _, source := range cfg.ConfigSources {
+		if shared, ok := source.(config.SharedConfig); ok && name == "" {
+			name = shared.CustomCABundle
+		}
+	}
+	// SSL_CERT_FILE replaces the system's certificates on Linux, and Go then
+	// reads it by itself; elsewhere Go does not look at it.
+	system := name == ""
+	if system {
+		if name = os.Getenv("SSL_CERT_FILE"); name == "" {
+			return nil, nil
+		}
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		if system {
+			return nil, nil // as Go does
+		}
+		return nil, fmt.Errorf("read CA bundle: %w", err)
+	}
+	var good []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if _, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
+			good = append(good, pem.EncodeToMemory(block)...)
+		}
+	}
+	if len(good) == 0 && !system {
+		return nil, fmt.Errorf("read CA bundle: there is no certificate in %s", name)
+	}
+	return good, nil
+}
+
+// credentials gives the endpoint the SDK's, which renews them.
+func credentials(cfg aws.Config) func(context.Context) (endpoint.Credentials, error) {
+	return func(ctx context.Context) (endpoint.Credentials, error) {
+		if cfg.Credentials == nil {
+			return endpoint.Credentials{}, errors.New("there are no AWS credentials")
+		}
+		keys, err := cfg.Credentials.Retrieve(ctx)
+		if err != nil {
+			return endpoint.Credentials{}, err
+		}
+		if cfg.Region == "" {
+			return endpoint.Credentials{}, errNoRegion
+		}
+		return endpoint.Credentials{
+			AccessKeyID: keys.AccessKeyID,
+			Secret:      sallyport.NewSecret(keys.SecretAccessKey),
+			Token:       sallyport.NewSecret(keys.SessionToken),
+		}, nil
+	}
+}
+
+var errNoRegion = errors.New("no region is set; set AWS_REGION or use --region")
+
+// keyPatience is how long a socket waits for credentials before it opens
+// without: looking for an instance's role takes seconds where there is none.
+const keyPatience = 5 * time.Second
+
+// open opens the data channel's socket at address, which checkStream has
+// passed. The request is signed where there is a key for it, as AWS's plugin
+// does since 1.2.764, and unsigned otherwise: the token is what lets one in.
+func (c *Client) open(ctx context.Context, address string) (*socket.Conn, error) {
+	if presigned(address) || !c.mayHaveKeys(ctx) {
+		return c.unsigned.Socket(ctx, address, "ssmmessages")
+	}
+	conn, err := c.api.Socket(ctx, address, "ssmmessages")
+	if staleKey(err) {
+		// Keys that expired while the session was on. The token has not.
+		return c.unsigned.Socket(ctx, address, "ssmmessages")
+	}
+	return conn, err
+}
+
+func (c *Client) mayHaveKeys(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	_, err := c.api.Credentials(ctx)
+	return err == nil
+}
+
+// staleKey reports whether err says that the caller's key is good for nothing,
+// rather than that its holder may not do this.
+func staleKey(err error) bool {
+	switch sallyport.CodeOf(err) {
+	case sallyport.ExpiredTokenException, sallyport.UnrecognizedClientException, sallyport.InvalidClientTokenID,
+		sallyport.InvalidSignatureException, sallyport.MissingAuthenticationToken, sallyport.IncompleteSignatureException:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,155 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// message acts on one message of the node's. An error ends the session.
+func (r *run) message(ctx context.Context, m datachannel.Message) error {
+	switch m.Kind {
+	case wire.KindHandshakeRequest:
+		return r.handshake(ctx, m.Payload)
+	case wire.KindHandshakeComplete:
+		var done wire.HandshakeComplete
+		json.Unmarshal(m.Payload, &done) // nothing in it has to be there
+		if done.CustomerMessage != "" {
+			r.customerMessage(done.CustomerMessage)
+		}
+		r.shaking.Store(false)
+		r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
+		r.begin()
+		return nil
+	case wire.KindEncChallengeRequest, wire.KindFlag:
+		return nil // not for a shell
+	}
+
+	// A plain shell has no handshake: that it shows something is what says
+	// that it is there.
+	if !r.shaking.Load() {
+		r.begin()
+	}
+	out := r.Stdout
+	switch {
+	case r.Stock: // AWS's plugin shows whatever it is sent
+	case m.Kind == wire.KindStdErr:
+		out = r.Stderr
+	case m.Kind == wire.KindExitCode:
+		if n, ok := exitCode(m.Payload); ok {
+			r.mu.Lock()
+			r.exit = &n
+			r.mu.Unlock()
+			return nil
+		}
+	}
+	if _, err := out.Write(m.Payload); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	r.shown.Store(int64(time.Since(r.started)))
+	return nil
+}
+
+// begin lets through what was typed.
+func (r *run) begin() { r.once.Do(func() { close(r.ready) }) }
+
+// exitCode reads "EXIT_CODE: 3".
+func exitCode(p []byte) (int, bool) {
+	text, ok := strings.CutPrefix(strings.TrimSpace(string(p)), "EXIT_CODE:")
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	return n, ok && err == nil
+}
+
+func (r *run) customerMessage(text string) {
+	if !r.Stock {
+		r.notice(text)
+		return
+	}
+	end := "\n"
+	if r.term.isRaw() && r.term.out != nil {
+		end = "\r\n"
+	}
+	fmt.Fprint(r.Stdout, text+end)
+}
+
+// What a handshake may ask for that this version does not have.
+var (
+	errPort = errors.New("this session forwards a port, which comes with a later version of Sallyport")
+	errKMS  = errors.New("this session is to be encrypted with a KMS key, which comes with a later version of Sallyport; an administrator may unset kmsKeyId in SSM-SessionManagerRunShell")
+)
+
+// handshake answers a HandshakeRequest. An action that is not a success makes
+// the agent end the session; why is said here too, because an agent's own words
+// for it are about handshakes.
+func (r *run) handshake(ctx context.Context, payload []byte) error {
+	var req wire.HandshakeRequest
+	if err := json.Unmarshal(payload, &req); err != nil {
+		return fmt.Errorf("read the node's handshake: %w", err)
+	}
+	r.shaking.Store(true)
+	resp, failed := r.answer(req)
+	text, err := json.Marshal(resp)
+	if err != nil {
+		return fmt.Errorf("write handshake: %w", err)
+	}
+	if err := r.stream.SendMessage(ctx, wire.KindHandshakeResponse, text); err != nil {
+		return nil // the session ends, and whoever ended it has said why
+	}
+	if failed != nil {
+		// The agent may as well know before the session is gone.
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		r.stream.Flush(ctx)
+	}
+	return failed
+}
+
+func (r *run) answer(req wire.HandshakeRequest) (resp wire.HandshakeResponse, failed error) {
+	resp.ClientVersion = sallyport.WirePluginVersion
+	for _, asked := range req.RequestedClientActions {
+		done := wire.ProcessedClientAction{ActionType: asked.ActionType, ActionStatus: wire.ActionSuccess, ActionResult: json.RawMessage("null")}
+		if status, err := r.act(asked); err != nil {
+			done.ActionStatus, done.Error = status, err.Error()
+			resp.Errors = append(resp.Errors, err.Error())
+			if failed == nil {
+				failed = err
+			}
+		}
+		resp.ProcessedClientActions = append(resp.ProcessedClientActions, done)
+	}
+	return resp, failed
+}
+
+func (r *run) act(asked wire.RequestedClientAction) (wire.ActionStatus, error) {
+	switch asked.ActionType {
+	case wire.ActionSessionType:
+		var kind wire.SessionTypeRequest
+		if err := json.Unmarshal(asked.ActionParameters, &kind); err != nil {
+			return wire.ActionFailed, fmt.Errorf("the node's handshake does not say what kind of session this is: %w", err)
+		}
+		switch kind.SessionType {
+		case "Standard_Stream", "InteractiveCommands":
+			return wire.ActionSuccess, nil
+		case "NonInteractiveCommands":
+			// There is no terminal at the other end, so ours keeps its own
+			// line editing and echo, and Ctrl-C arrives as a signal.
+			r.pipes.Store(true)
+			r.term.restore()
+			return wire.ActionSuccess, nil
+		case "Port":
+			return wire.ActionUnsupported, errPort
+		}
+		return wire.ActionFailed, fmt.Errorf("the node wants a session of type %q, which is none", sallyport.Clip(kind.SessionType, 64))
+	case wire.ActionKMSEncryption:
+		return wire.ActionUnsupported, errKMS
+	}
+	return wire.ActionUnsupported, fmt.Errorf("the node asks for %q, which this version does not know", sallyport.Clip(asked.ActionType, 64))
+}

@@ -1,0 +1,81 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/endpoint"
+)
+
+// A backoff waits longer each time, and never as long as its neighbour: the
+// clients of a server that was restarted come back one by one.
+type backoff struct{ step time.Duration }
+
+const (
+	firstPause = 200 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// pause waits, until ctx ends.
+func (b *backoff) pause(ctx context.Context) error {
+	if b.step == 0 {
+		b.step = firstPause
+	}
+	t := time.NewTimer(b.step/2 + rand.N(b.step/2))
+	defer t.Stop()
+	b.step = min(2*b.step, lastPause)
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// lasting reports whether err would only be met again.
+func lasting(err error) bool {
+	if untrusted(err) {
+		return true
+	}
+	var status *endpoint.StatusError
+	if errors.As(err, &status) {
+		return status.Status >= 400 && status.Status < 500 && status.Status != 408 && status.Status != 429
+	}
+	switch sallyport.CodeOf(err) {
+	case "", sallyport.InternalServerError, sallyport.ServiceUnavailableException, sallyport.ThrottlingException:
+		return false
+	}
+	return true
+}
+
+func untrusted(err error) bool {
+	var (
+		bad     *tls.CertificateVerificationError
+		unknown x509.UnknownAuthorityError
+	)
+	return errors.As(err, &bad) || errors.As(err, &unknown)
+}
+
+// Explain is err for a person: the control plane's own sentence where it gave
+// one, and otherwise what happened and, where we know, what to do about it.
+func Explain(err error) string {
+	var refused *sallyport.Error
+	if errors.As(err, &refused) {
+		if refused.Message == "" {
+			return string(refused.Code)
+		}
+		if refused.Code == sallyport.ExpiredTokenException || refused.Code == sallyport.UnrecognizedClientException {
+			return refused.Message + " (your AWS credentials are not, or no longer, good here; renew them)"
+		}
+		return refused.Message
+	}
+	if untrusted(err) {
+		return err.Error() + "; if this is your control plane, set AWS_CA_BUNDLE to a file that holds its CA"
+	}
+	return err.Error()
+}

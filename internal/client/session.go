@@ -1,0 +1,614 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// clientID tells this process from others that may hold the same token.
+var clientID = uuid.NewString()
+
+// A Session is the person's end of one session. Set its fields before Run.
+type Session struct {
+	Client     *Client
+	Invitation Invitation
+
+	// The person. Where Stdin or Stdout is an *os.File that is a terminal, it
+	// is used as one.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+
+	// Stock makes the session behave as AWS's plugin does where programs that
+	// run the plugin count on it: all that the node sends goes to Stdout, the
+	// end of a command with its status in words included; a signal that ends
+	// the program leaves the session on.
+	Stock bool
+
+	// Silence is how long the node may say nothing, after the end of Stdin,
+	// before the session is left. 0 is for as long as the session is on.
+	Silence time.Duration
+
+	// Window is how long to try to get a lost connection back. 0 is until the
+	// control plane says that the session is over.
+	Window time.Duration
+}
+
+// A How is a way for a session to end.
+type How uint8
+
+const (
+	Closed   How = iota + 1 // the control plane said that it is over
+	Expired                 // likewise, when it was to be resumed
+	Left                    // the person typed ~.
+	Killed                  // a signal ended the program
+	Deserted                // Stdin ended, and the node had nothing more to say
+)
+
+// An Ending is how a session ended.
+type Ending struct {
+	How        How
+	Output     string    // Closed: why, for the person; empty if the shell simply ended
+	ExitStatus *int      // Closed: the shell's, where the node said
+	Signal     os.Signal // Killed
+}
+
+// over is an Ending as the cause of a context's.
+type over struct{ Ending }
+
+func (over) Error() string { return "the session is over" }
+
+// Limits of patience.
+const (
+	firstTries = 6                // to open the first socket, as AWS's plugin
+	resumeCall = 15 * time.Second // for one ResumeSession
+	unheard    = 30 * time.Second // for a session that never said anything to be resumed
+
+	// Pings find a dead network within pingEvery+pingPatience, or once more
+	// that if something else was heard just before.
+	pingEvery    = 10 * time.Second
+	pingPatience = 15 * time.Second
+
+	// settled is how long a socket lasts that is not counted as another
+	// failure. Two programs that take one session from each other would
+	// otherwise do so as fast as they can.
+	settled = 10 * time.Second
+
+	tellAfter = 2 * time.Second // that the connection is lost
+	lastWords = time.Second     // for output nobody reads, when the person leaves
+	goodbye   = 5 * time.Second // for TerminateSession
+)
+
+// Run joins the session and stays until it has ended, the person leaves, the
+// connection is lost for good, or ctx is done. An error is for when it never
+// was a session, or it is not known how it ended.
+//
+// The terminal is then as it was, and what Run started has stopped, save for a
+// read of a Stdin that cannot be interrupted, because it is no file or is on
+// Windows, and a write to a Stdout that nobody reads.
+//
+// While it runs, SIGINT, SIGQUIT and SIGTSTP are keys, and SIGTERM and SIGHUP
+// end the session.
+func (s *Session) Run(ctx context.Context) (Ending, error) {
+	r := &run{
+		Session: s,
+		term:    newTerminal(s.Stdin, s.Stdout, s.Stderr),
+		opened:  make(chan struct{}),
+		ready:   make(chan struct{}),
+		keys:    make(chan []byte, 64),
+		urgent:  make(chan byte, 16),
+		resized: make(chan struct{}, 1),
+	}
+	r.stream = &datachannel.Stream{Sends: wire.TypeInputStreamData, Control: r.control}
+	r.started = time.Now()
+	return r.run(ctx)
+}
+
+// A run is a Session while it runs.
+type run struct {
+	*Session
+	term    *terminal
+	stream  *datachannel.Stream
+	started time.Time
+
+	finish context.CancelCauseFunc // ends everything; the first cause counts
+	others sync.WaitGroup
+
+	opened  chan struct{} // closed when the first socket is open
+	ready   chan struct{} // closed when the node may be sent what is typed
+	once    sync.Once     // closes ready
+	keys    chan []byte   // what was typed and is to be sent: at most 64 reads
+	urgent  chan byte     // signals, which go first
+	resized chan struct{} // the terminal may have another size: holds one token
+
+	shaking  atomic.Bool  // there is a handshake, and it is not complete
+	pipes    atomic.Bool  // the node has a command with pipes there, and no terminal
+	shown    atomic.Int64 // when output was last shown, since started
+	answered atomic.Bool  // the stream has had a frame from anybody
+
+	mu     sync.Mutex
+	ending Ending // of a stream that channel_closed has closed
+	exit   *int   // from an EXIT_CODE message
+
+	say sync.Mutex // one notice at a time
+}
+
+func (r *run) run(ctx context.Context) (Ending, error) {
+	ctx, r.finish = context.WithCancelCause(ctx)
+	defer r.finish(nil)
+
+	caught := make(chan os.Signal, 16)
+	signal.Notify(caught, signals()...)
+	defer signal.Stop(caught) // last, when the terminal is as it was
+	defer r.term.restore()
+
+	// Before anything else is sent, so that the agent knows the size before
+	// the first prompt. A stock agent does not acknowledge it until it has a
+	// terminal to size, and the stream sends it again.
+	last := r.sendSize(ctx, wire.Size{})
+
+	r.start(func() { r.signals(ctx, caught) })
+	r.start(func() { r.resize(ctx, last) })
+	r.start(func() { r.typist(ctx) })
+	r.start(func() { r.carry(ctx) })
+	reader := r.startReader(ctx)
+	output := make(chan struct{})
+	go r.guard(func() {
+		defer close(output)
+		r.output(ctx)
+	})
+
+	<-ctx.Done()
+	r.stream.Close()
+	reader()
+	r.others.Wait()
+	select {
+	case <-output:
+	case <-time.After(lastWords):
+	}
+	r.term.restore()
+
+	cause := context.Cause(ctx)
+	var o over
+	if !errors.As(cause, &o) {
+		return Ending{}, cause
+	}
+	if o.How == Left || o.How == Deserted || o.How == Killed && !r.Stock {
+		r.terminate(context.WithoutCancel(ctx))
+	}
+	return o.Ending, nil
+}
+
+// start runs f until Run returns.
+func (r *run) start(f func()) { r.others.Go(func() { r.guard(f) }) }
+
+// guard has a panic in f find the terminal as it was, so that it can be read
+// and the shell it returns to can be used.
+func (r *run) guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.term.restore()
+			panic(p)
+		}
+	}()
+	f()
+}
+
+// terminate tells the control plane that nobody will come back, so that no
+// shell is left behind by a closed window. A network that is gone is not told;
+// the session then waits for its owner as long as the server lets it.
+func (r *run) terminate(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	if err := r.Client.TerminateSession(ctx, r.Invitation.SessionID); err != nil {
+		r.notice("the session could not be ended, and may still be on: " + Explain(err))
+	}
+}
+
+// notice says something to the person, beside the session's output.
+func (r *run) notice(text string) {
+	r.say.Lock()
+	defer r.say.Unlock()
+	text = "sallyport: " + text + "\n"
+	if r.term.isRaw() && r.term.errOut {
+		// The cursor is where the node's program left it, and a line feed is
+		// no more than that.
+		text = "\r\n" + strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	io.WriteString(r.Stderr, text)
+}
+
+// signals owns the signals that arrive.
+func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
+	for {
+		var s os.Signal
+		select {
+		case s = <-caught:
+		case <-ctx.Done():
+			return
+		}
+		if continued(s) {
+			r.term.rawAgain()
+		}
+		if resized(s) {
+			token(r.resized)
+		}
+		if fatal(s) {
+			r.finish(over{Ending{How: Killed, Signal: s}})
+		}
+		if key, ok := typed(s); ok {
+			select {
+			case <-r.opened:
+				select {
+				case r.urgent <- key:
+				default: // as many wait already; the terminal's own queue drops more too
+				}
+			default: // there is nobody to pass it on to yet
+				r.finish(over{Ending{How: Killed, Signal: s}})
+			}
+		}
+	}
+}
+
+// resize tells the node of every change of the terminal's size.
+func (r *run) resize(ctx context.Context, last wire.Size) {
+	if r.term.in != nil || r.term.out != nil {
+		r.start(func() { pollSize(ctx, func() { token(r.resized) }) })
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.resized:
+			last = r.sendSize(ctx, last)
+		}
+	}
+}
+
+// sendSize sends the terminal's size unless it is still last, and returns it.
+func (r *run) sendSize(ctx context.Context, last wire.Size) wire.Size {
+	size, ok := r.term.size()
+	if !ok || size == last {
+		return last
+	}
+	payload, err := json.Marshal(size)
+	if err != nil {
+		panic(err) // two numbers
+	}
+	if r.stream.SendMessage(ctx, wire.KindSize, payload) != nil {
+		return last
+	}
+	return size
+}
+
+// control hears what is not of the stream. It must not wait.
+func (r *run) control(f wire.Frame) {
+	if f.Type != wire.TypeChannelClosed {
+		return
+	}
+	// A payload that cannot be read is an end without a reason, as it is to
+	// AWS's plugin.
+	var msg wire.ChannelClosed
+	f.Unmarshal(&msg)
+	r.mu.Lock()
+	r.ending = Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus}
+	r.mu.Unlock()
+	r.stream.Close() // output goes on until all that had come is shown
+}
+
+// output owns Stdout.
+func (r *run) output(ctx context.Context) {
+	for {
+		m, err := r.stream.Receive(ctx)
+		if err == io.EOF {
+			r.mu.Lock()
+			ending := r.ending
+			if ending.ExitStatus == nil {
+				ending.ExitStatus = r.exit
+			}
+			r.mu.Unlock()
+			if ending.How != 0 {
+				r.finish(over{ending})
+			}
+			return
+		}
+		if err != nil {
+			return
+		}
+		if err := r.message(ctx, m); err != nil {
+			r.finish(err)
+			return
+		}
+	}
+}
+
+// carry owns the sockets: one after another, until the stream is closed.
+func (r *run) carry(ctx context.Context) {
+	conn, err := r.connect(ctx)
+	if err != nil {
+		r.finish(err)
+		return
+	}
+	if r.term.in != nil {
+		if err := r.term.raw(); err != nil {
+			r.notice("the terminal cannot be made raw: " + err.Error())
+		}
+	}
+	close(r.opened)
+	var wait backoff
+	for {
+		since := time.Now()
+		lost := r.ride(ctx, conn)
+		if lost == nil || ctx.Err() != nil {
+			return
+		}
+		if time.Since(since) > settled {
+			wait = backoff{}
+		}
+		if conn, err = r.reconnect(ctx, lost, &wait); err != nil {
+			r.finish(err)
+			return
+		}
+	}
+}
+
+// ride moves the stream over conn, and returns why that came to an end, or nil
+// if the stream is closed. A socket that is closed in due form, but without
+// channel_closed before it, is lost like any other.
+func (r *run) ride(ctx context.Context, conn conn) error {
+	defer conn.Drop() // a farewell would have to be waited for
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	heard := &listening{conn: conn, answered: &r.answered}
+	heard.at.Store(int64(time.Since(r.started)))
+	heard.since = r.started
+
+	done := make(chan struct{})
+	go r.guard(func() {
+		defer close(done)
+		if err := heard.watch(ctx); err != nil {
+			fail(err)
+		}
+	})
+	err := r.stream.Run(ctx, heard)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	fail(nil)
+	<-done
+	return err
+}
+
+// A conn is a *socket.Conn.
+type conn interface {
+	datachannel.Conn
+	KeepAlive(ctx context.Context, interval, patience time.Duration) error
+	Drop() error
+}
+
+// A listening conn knows when it last heard something.
+type listening struct {
+	conn
+	since    time.Time
+	at       atomic.Int64 // since since
+	answered *atomic.Bool
+}
+
+func (l *listening) ReadFrame(ctx context.Context) ([]byte, error) {
+	b, err := l.conn.ReadFrame(ctx)
+	if err == nil {
+		l.at.Store(int64(time.Since(l.since)))
+		l.answered.Store(true)
+	}
+	return b, err
+}
+
+// watch returns an error when the peer has fallen silent. A ping that is stuck
+// behind a long upload proves nothing while acknowledgements still come in.
+func (l *listening) watch(ctx context.Context) error {
+	for {
+		err := l.KeepAlive(ctx, pingEvery, pingPatience)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(l.since)-time.Duration(l.at.Load()) > pingEvery {
+			return err
+		}
+	}
+}
+
+// connect opens the first socket. It tries again what may be a passing fault,
+// with the same token, which is good for as often as it takes.
+func (r *run) connect(ctx context.Context) (conn, error) {
+	address, err := r.Client.checkStream(r.Invitation.StreamURL)
+	if err != nil {
+		return nil, err
+	}
+	r.Invitation.StreamURL = address
+	var wait backoff
+	for n := 1; ; n++ {
+		conn, err := r.dial(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if n == firstTries || lasting(err) {
+			return nil, fmt.Errorf("connect to the session: %w", err)
+		}
+		if err := wait.pause(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// dial opens a socket and says who is there.
+func (r *run) dial(ctx context.Context) (conn, error) {
+	conn, err := r.Client.open(ctx, r.Invitation.StreamURL)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(wire.OpenDataChannel{
+		MessageSchemaVersion: "1.0",
+		RequestId:            uuid.NewString(),
+		TokenValue:           wire.NewToken(r.Invitation.Token),
+		ClientId:             clientID,
+		ClientVersion:        sallyport.WirePluginVersion,
+		Capabilities:         append(datachannel.Capabilities(), wire.CapExitStatus),
+	})
+	if err != nil {
+		conn.Drop()
+		return nil, fmt.Errorf("write open message: %w", err)
+	}
+	if err := conn.WriteText(ctx, text); err != nil {
+		conn.Drop()
+		return nil, fmt.Errorf("write open message: %w", err)
+	}
+	return conn, nil
+}
+
+// reconnect gets the session another socket.
+//
+// ResumeSession mints a token for it. Where the caller's keys are good for
+// nothing any more, which after an hour is usual, the token that was good for
+// the last socket is good for the next: what the person may do was settled when
+// the session began, and an administrator can still end it.
+func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, error) {
+	began := time.Now()
+	window := r.Window
+	if !r.answered.Load() && (window == 0 || window > unheard) {
+		window = unheard // it may never have been a session
+	}
+	r.Client.api.HTTP.CloseIdleConnections() // they were on the same network
+
+	told := newTold(r, lost)
+	defer told.stop()
+	for {
+		if err := wait.pause(ctx); err != nil {
+			return nil, err
+		}
+		conn, err := r.resumeOnce(ctx)
+		if err == nil {
+			told.back()
+			return conn, nil
+		}
+		var o over
+		if errors.As(err, &o) {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if window > 0 && time.Since(began) > window {
+			return nil, fmt.Errorf("the connection was lost and did not come back in %v: %w", window, err)
+		}
+		told.why(err)
+	}
+}
+
+func (r *run) resumeOnce(ctx context.Context) (conn, error) {
+	call, cancel := context.WithTimeout(ctx, resumeCall)
+	inv, err := r.Client.ResumeSession(call, r.Invitation.SessionID)
+	cancel()
+	switch {
+	case err == nil && inv.Token.Empty():
+		return nil, over{Ending{How: Expired}}
+	case err == nil:
+		r.Invitation.Token = inv.Token
+		if inv.StreamURL != "" {
+			if r.Invitation.StreamURL, err = r.Client.checkStream(inv.StreamURL); err != nil {
+				return nil, err
+			}
+		}
+	case sallyport.CodeOf(err) == sallyport.DoesNotExistException:
+		return nil, over{Ending{How: Expired}}
+	case !staleKey(err) && sallyport.CodeOf(err) != sallyport.AccessDeniedException && r.Client.mayHaveKeys(ctx):
+		return nil, err
+	}
+	conn, derr := r.dial(ctx)
+	if derr != nil && err != nil {
+		return nil, err // the key is what the person can mend
+	}
+	return conn, derr
+}
+
+// told is what the person has been told of a lost connection: nothing, for the
+// first two seconds.
+type told struct {
+	r     *run
+	timer *time.Timer
+	mu    sync.Mutex
+	said  string // the last thing said; "" until the timer
+	cause error
+	over  bool
+}
+
+func newTold(r *run, lost error) *told {
+	t := &told{r: r, cause: lost}
+	t.timer = time.AfterFunc(tellAfter, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if !t.over {
+			t.tell(" ")
+		}
+	})
+	return t
+}
+
+func (t *told) tell(said string) {
+	hint := ""
+	if t.r.term.in != nil {
+		hint = " (~. to leave)"
+	}
+	t.said = said
+	t.r.notice("the connection is lost, reconnecting…" + hint + ": " + Explain(t.cause))
+}
+
+// why takes the latest reason, and passes it on if it is another than before.
+func (t *told) why(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cause = err
+	if text := Explain(err); t.said != "" && t.said != text {
+		t.tell(text)
+	}
+}
+
+func (t *told) back() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	if t.said != "" {
+		t.r.notice("connected again")
+	}
+}
+
+func (t *told) stop() {
+	t.timer.Stop()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+}
+
+// token leaves a token in a channel that holds one.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
