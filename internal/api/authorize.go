@@ -78,9 +78,13 @@ func (s *Server) allow(ctx context.Context, who *sallyport.Principal, r *http.Re
 	if q.Name != "" {
 		resource = q.Name
 	}
-	because := fmt.Sprintf("because no %v policy allows the %s action", layer(d), q.Action)
+	because := fmt.Sprintf("because no %s allows the %s action", layer(d), q.Action)
 	if d.Explicit {
-		because = fmt.Sprintf("with an explicit deny in a %v policy", layer(d))
+		article := "a"
+		if strings.HasPrefix(layer(d), "i") {
+			article = "an"
+		}
+		because = fmt.Sprintf("with an explicit deny in %s %s", article, layer(d))
 	}
 	if d.Statement > 0 { // which one is for those who may read policies
 		may, err := s.Decide(ctx, who, r, Question{Action: "iam:SimulatePrincipalPolicy", Resources: []string{who.ARN}})
