@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -252,12 +253,8 @@ func (db *DB) UpdateTrust(ctx context.Context, name, trust string) error {
 // is there. All that it has, it keeps.
 func (db *DB) Rename(ctx context.Context, who Entity, name, path string) error {
 	return db.onEntity(ctx, "rename", who, func(tx *tx, e entity) error {
-		if name == "" {
-			name = e.name
-		}
-		if path == "" {
-			path = e.path
-		}
+		// Not assigned to the arguments: this may be run again.
+		name, path := cmp.Or(name, e.name), cmp.Or(path, e.path)
 		var other string
 		err := tx.row(`SELECT id FROM entities WHERE kind = $1 AND folded = $2 AND id <> $3`, string(who.Kind), strings.ToLower(name), e.id).Scan(&other)
 		if err == nil {

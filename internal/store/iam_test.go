@@ -262,6 +262,62 @@ func TestTags(t *testing.T) {
 	})
 }
 
+func TestTagsDifferByMoreThanCase(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		createUser(t, db, "ann")
+		must(t, db.Tag(ctx, User("ann"), map[string]string{"Dept": "1", "site": "x"}))
+		must(t, db.Tag(ctx, User("ann"), map[string]string{"dept": "2"}))
+		must(t, db.Untag(ctx, User("ann"), []string{"SITE"}))
+		u, err := db.User(ctx, "ann")
+		must(t, err)
+		if d := cmp.Diff(map[string]string{"dept": "2"}, u.Tags); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+func TestPolicyUses(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		createUser(t, db, "ann")
+		createUser(t, db, "bob")
+		createGroup(t, db, "ops")
+		createPolicy(t, db, ourPolicy, "{}")
+		createPolicy(t, db, ourPolicy+"2", "{}")
+		must(t, db.Attach(ctx, User("ann"), ourPolicy))
+		must(t, db.Attach(ctx, Group("ops"), ourPolicy))
+		must(t, db.SetBoundary(ctx, User("ann"), ourPolicy))
+		must(t, db.SetBoundary(ctx, User("bob"), ourPolicy))
+		must(t, db.Attach(ctx, User("bob"), awsPolicy))
+
+		uses, err := db.PolicyUses(ctx, []string{ourPolicy, ourPolicy + "2", awsPolicy, "arn:\x00"})
+		must(t, err)
+		if d := cmp.Diff(map[string]Uses{ourPolicy: {2, 2}, awsPolicy: {1, 0}}, uses); d != "" {
+			t.Error(d)
+		}
+		if uses, err := db.PolicyUses(ctx, nil); err != nil || len(uses) != 0 {
+			t.Errorf("uses of no policies: %v, %v", uses, err)
+		}
+		for use, want := range map[Use][]string{
+			AsPolicy:              {"group ops", "user ann"},
+			AsBoundary:            {"user ann", "user bob"},
+			AsPolicy | AsBoundary: {"group ops", "user ann", "user bob"}, // ann once, though she has it as both
+			0:                     nil,
+		} {
+			for _, limit := range []int{1, 2, 9} {
+				var got []string
+				for _, h := range pages(t, limit, func(p Page) ([]Holder, Cursor, error) { return db.HoldersAs(ctx, ourPolicy, use, "", p) }) {
+					got = append(got, string(h.Kind)+" "+h.Name)
+				}
+				if d := cmp.Diff(want, got); d != "" {
+					t.Errorf("use %d by %d: %s", use, limit, d)
+				}
+			}
+		}
+	})
+}
+
 func TestPolicyVersions(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()

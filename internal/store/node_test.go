@@ -274,6 +274,17 @@ func TestPingsAreSeenAtOnceAndKept(t *testing.T) {
 	})
 }
 
+// However many nodes there are, only so many notes wait to be written.
+func TestPendingIsBounded(t *testing.T) {
+	db := open(t, engines["SQLite"](t))
+	for range maxPending + 10 {
+		db.Ping(t.Context(), sallyport.NewNodeID(), at(1))
+		if n := len(db.pending.nodes); n > maxPending {
+			t.Fatalf("%d notes are held, want %d at the most", n, maxPending)
+		}
+	}
+}
+
 func TestRunWritesWhatIsPendingWhenItEnds(t *testing.T) {
 	onEachDSN(t, func(t *testing.T, dsn string) {
 		db := open(t, dsn)

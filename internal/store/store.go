@@ -128,13 +128,10 @@ func (db *DB) shut() error {
 	return errors.Join(err, db.write.Close())
 }
 
-// Ready reports whether the database answers.
+// Ready reports whether the database can be read.
 func (db *DB) Ready(ctx context.Context) error {
-	var one int
-	if err := db.read.QueryRowContext(ctx, `SELECT 1`).Scan(&one); err != nil {
-		return fmt.Errorf("ask database: %w", err)
-	}
-	return nil
+	_, err := db.meta(ctx, db.read, "key-check")
+	return err
 }
 
 // Engine is "SQLite" or "PostgreSQL".
