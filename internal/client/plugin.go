@@ -7,83 +7,165 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/sallyport/sallyport"
 )
 
-// responseVariable is what the name of the variable begins with in which newer
-// versions of the aws CLI hand over the answer of StartSession, because
-// arguments are seen by everybody on the machine. Callers may add to the name.
-const responseVariable = "AWS_SSM_START_SESSION_RESPONSE"
+const (
+	// responseVariable begins the name of the environment variable in which
+	// the aws CLI hands over the answer to StartSession, since 1.2.497: argv is
+	// for all to read.
+	responseVariable = "AWS_SSM_START_SESSION_RESPONSE"
 
-// PluginMain is session-manager-plugin, as the aws CLI, ECS's commands and
-// Ansible run it, and returns its exit status. Args begin with the program's
-// name. (session-manager-plugin src/sessionmanagerplugin/session/session.go.)
+	pluginSilence = 30 * time.Second
+	pluginWindow  = 10 * time.Minute // where there is no person to lose patience
+)
+
+// PluginMain is session-manager-plugin, as the aws CLI, Ansible and others run
+// it, and returns its exit status. args are those of the process, its name
+// included; env is its environment.
 //
-//	1  the answer of StartSession, or the name of a variable that holds it
-//	2  the region
-//	3  "StartSession"
-//	4  the profile
-//	5  the request, for its Target
-//	6  the endpoint of Systems Manager that answered
+//	session-manager-plugin <response> <region> StartSession <profile> <request> <endpoint>
 //
-// What it prints is what programs that run the plugin look for. It returns 0
-// for every session that was one: the aws CLI takes anything else for a
-// failure of its own.
-func PluginMain(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	switch {
-	case len(args) <= 1: // ECS's commands look whether the plugin is there
-		fmt.Fprint(stdout, "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n")
-		return 0
-	case len(args) == 2 && args[1] == "--version":
-		fmt.Fprintln(stdout, sallyport.WirePluginVersion)
-		return 0
-	case len(args) < 4:
-		fmt.Fprintf(stdout, "\nUnknown operation %s. \nUse \"session-manager-plugin --version\" to check the version.\n\n", sallyport.Clip(args[1], 80))
+// The response is the JSON that StartSession, or ECS's ExecuteCommand, answered,
+// or the name of an environment variable that holds it. What is missing at the
+// end counts as empty. (session-manager-plugin
+// src/sessionmanagerplugin/session/session.go.)
+//
+// The words on stdout are that program's, because programs look for them. The
+// status is 0 as it is there, whatever happened: the CLI makes an error of any
+// other. Only a signal that ends the program gives another, 128 and its number.
+func PluginMain(args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	call, done := readPluginCall(args, env, stdout)
+	if done {
 		return 0
 	}
-	at := func(i int) string { // a missing tail is empty
+	if call.variable != "" {
+		os.Unsetenv(call.variable) // so that no child of ours has the token
+	}
+	if call.err != nil {
+		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", call.err)
+		return 0
+	}
+	return call.run(context.Background(), stdin, stdout, stderr)
+}
+
+// A pluginCall is what the plugin was called to do.
+type pluginCall struct {
+	invitation Invitation
+	settings   Settings
+	variable   string // held the response
+	err        error  // it cannot be done
+}
+
+// readPluginCall reads the command line. It answers by itself, and is done,
+// what is not a session.
+func readPluginCall(args, env []string, stdout io.Writer) (call pluginCall, done bool) {
+	switch n := len(args); {
+	case n < 2:
+		// aws ecs execute-command looks whether the plugin is there so.
+		fmt.Fprint(stdout, "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n\n")
+		return call, true
+	case n == 2 && args[1] == "--version":
+		fmt.Fprintln(stdout, sallyport.WirePluginVersion)
+		return call, true
+	case n < 4:
+		fmt.Fprintf(stdout, "\nUnknown operation %s. \nUse session-manager-plugin --version to check the version.\n\n", sallyport.Clip(args[1], 100))
+		return call, true
+	}
+	arg := func(i int) string {
 		if i < len(args) {
 			return args[i]
 		}
 		return ""
 	}
-	if at(3) != "StartSession" {
-		fmt.Fprintln(stdout, "Invalid Operation")
-		return 0
+	response := arg(1)
+	if strings.HasPrefix(response, responseVariable) {
+		// The last of several of one name is the one that counts.
+		call.variable, response = response, ""
+		for _, pair := range env {
+			if value, ok := strings.CutPrefix(pair, call.variable+"="); ok {
+				response = value
+			}
+		}
+		if response == "" {
+			call.err = fmt.Errorf("the environment has no %s", sallyport.Clip(call.variable, 100))
+			return call, false
+		}
 	}
-	text := at(1)
-	if strings.HasPrefix(text, responseVariable) {
-		name := text
-		text = os.Getenv(name)
-		os.Unsetenv(name) // so that no program we start inherits the token
+	if arg(3) != "StartSession" {
+		fmt.Fprint(stdout, "Invalid Operation")
+		return call, true
 	}
-	var answer invitation
-	if err := json.Unmarshal([]byte(text), &answer); err != nil || answer.SessionID == "" || answer.StreamURL == "" {
-		fmt.Fprintln(stdout, "Cannot perform start session: the answer of StartSession is missing or is not JSON")
-		return 0
-	}
-	var request struct{ Target string }
-	json.Unmarshal([]byte(at(5)), &request) // only for the target, and nothing here needs one
+	// arg 5 is the request. Only encrypted sessions need what is in it, so a
+	// session does not fail because it is not as it should be.
+	call.settings = Settings{Region: arg(2), Profile: arg(4), Endpoint: arg(6)}
 
-	ctx := context.Background()
-	c, err := Load(ctx, Settings{Endpoint: at(6), Region: at(2), Profile: at(4)})
+	var in invitation
+	if err := json.Unmarshal([]byte(response), &in); err != nil {
+		call.err = fmt.Errorf("the answer to StartSession is not JSON: %w", err)
+		return call, false
+	}
+	call.invitation = in.value()
+	if in.SessionID == "" || in.StreamURL == "" || in.TokenValue == "" {
+		call.err = fmt.Errorf("the answer to StartSession lacks a SessionId, a StreamUrl or a TokenValue")
+	}
+	return call, false
+}
+
+// run holds the session, and returns the exit status.
+func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) int {
+	id := call.invitation.SessionID
+	// First of all: Ansible waits for it.
+	fmt.Fprintf(stdout, "\nStarting session with SessionId: %s\n", id)
+
+	c, err := call.client(ctx)
 	if err != nil {
 		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", err)
 		return 0
 	}
-	fmt.Fprintf(stdout, "\nStarting session with SessionId: %s\n", answer.SessionID)
-	s := &Session{Client: c, Invitation: answer.value(), Stdin: stdin, Stdout: stdout, Stderr: stderr, Stock: true}
+	s := &Session{
+		Client: c, Invitation: call.invitation,
+		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		Stock: true, Silence: pluginSilence,
+	}
+	if terminalFile(stdin) == nil {
+		s.Window = pluginWindow
+	}
 	end, err := s.Run(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", Explain(err))
+		return 0
+	}
+	switch {
 	case end.How == Expired:
-		fmt.Fprintf(stdout, "\n\nSession: %s timed out.\n\n", answer.SessionID)
+		fmt.Fprintf(stdout, "Session: %s timed out.\n", id)
+	case end.How == Deserted:
+		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", io.EOF)
 	case end.Output != "":
-		fmt.Fprintf(stdout, "\n\nSessionId: %s : %s\n\n", answer.SessionID, end.Output)
+		fmt.Fprintf(stdout, "\n\nSessionId: %s : %s\n\n", id, end.Output)
 	default:
-		fmt.Fprintf(stdout, "\n\nExiting session with sessionId: %s.\n\n", answer.SessionID)
+		fmt.Fprintf(stdout, "\n\nExiting session with sessionId: %s.\n\n", id)
+	}
+	if end.How == Killed {
+		return end.Status()
 	}
 	return 0
+}
+
+// client loads the person's settings. Settings that cannot be read do not stop
+// a session whose endpoint is known: the token lets one in, and only resuming
+// needs a key. The CLI has read the same files with other rules.
+func (call *pluginCall) client(ctx context.Context) (*Client, error) {
+	c, err := Load(ctx, call.settings)
+	if err == nil || call.settings.Endpoint == "" {
+		return c, err
+	}
+	if c, bare := call.settings.client(ctx, aws.Config{Region: call.settings.Region}); bare == nil {
+		return c, nil
+	}
+	return nil, err
 }

@@ -67,6 +67,10 @@ type Ending struct {
 	Signal     os.Signal // Killed
 }
 
+// Status is what a shell says of a program that the signal ended. Ending.How is
+// Killed.
+func (e Ending) Status() int { return exitStatus(e.Signal) }
+
 // over is an Ending as the cause of a context's.
 type over struct{ Ending }
 
@@ -135,10 +139,14 @@ type run struct {
 	urgent  chan byte     // signals, which go first
 	resized chan struct{} // the terminal may have another size: holds one token
 
-	shaking  atomic.Bool  // there is a handshake, and it is not complete
-	pipes    atomic.Bool  // the node has a command with pipes there, and no terminal
-	shown    atomic.Int64 // when output was last shown, since started
-	answered atomic.Bool  // the stream has had a frame from anybody
+	shaking atomic.Bool  // there is a handshake, and it is not complete
+	pipes   atomic.Bool  // the node has a command with pipes there, and no terminal
+	shown   atomic.Int64 // when output was last shown, since started
+
+	// Of carry.
+	answered bool // some socket has had a frame from somebody
+	reused   bool // the socket was opened with the token of the last
+	spent    bool // and the control plane would not have it
 
 	mu     sync.Mutex
 	ending Ending // of a stream that channel_closed has closed
@@ -157,8 +165,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	defer r.term.restore()
 
 	// Before anything else is sent, so that the agent knows the size before
-	// the first prompt. A stock agent does not acknowledge it until it has a
-	// terminal to size, and the stream sends it again.
+	// the first prompt.
 	last := r.sendSize(ctx, wire.Size{})
 
 	r.start(func() { r.signals(ctx, caught) })
@@ -185,10 +192,17 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	cause := context.Cause(ctx)
 	var o over
 	if !errors.As(cause, &o) {
+		select {
+		case <-r.opened:
+		default:
+			if !r.Stock {
+				r.terminate(context.WithoutCancel(ctx), false) // nobody will join it
+			}
+		}
 		return Ending{}, cause
 	}
 	if o.How == Left || o.How == Deserted || o.How == Killed && !r.Stock {
-		r.terminate(context.WithoutCancel(ctx))
+		r.terminate(context.WithoutCancel(ctx), true)
 	}
 	return o.Ending, nil
 }
@@ -209,12 +223,12 @@ func (r *run) guard(f func()) {
 }
 
 // terminate tells the control plane that nobody will come back, so that no
-// shell is left behind by a closed window. A network that is gone is not told;
-// the session then waits for its owner as long as the server lets it.
-func (r *run) terminate(ctx context.Context) {
+// shell is left behind by a closed window. If the network is gone the session
+// waits for its owner, as long as the server lets it.
+func (r *run) terminate(ctx context.Context, complain bool) {
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
 	defer cancel()
-	if err := r.Client.TerminateSession(ctx, r.Invitation.SessionID); err != nil {
+	if err := r.Client.TerminateSession(ctx, r.Invitation.SessionID); err != nil && complain {
 		r.notice("the session could not be ended, and may still be on: " + Explain(err))
 	}
 }
@@ -312,8 +326,14 @@ func (r *run) control(f wire.Frame) {
 
 // output owns Stdout.
 func (r *run) output(ctx context.Context) {
-	for {
+	for first := true; ; first = false {
 		m, err := r.stream.Receive(ctx)
+		if first && err == nil {
+			// A stock agent takes a size that came before its terminal was
+			// there, and does nothing with it. Now that something was shown
+			// the terminal is there; to one of ours the size is no news.
+			r.sendSize(ctx, wire.Size{})
+		}
 		if err == io.EOF {
 			r.mu.Lock()
 			ending := r.ending
@@ -343,7 +363,7 @@ func (r *run) carry(ctx context.Context) {
 		r.finish(err)
 		return
 	}
-	if r.term.in != nil {
+	if r.term.in != nil || r.term.out != nil {
 		if err := r.term.raw(); err != nil {
 			r.notice("the terminal cannot be made raw: " + err.Error())
 		}
@@ -352,13 +372,14 @@ func (r *run) carry(ctx context.Context) {
 	var wait backoff
 	for {
 		since := time.Now()
-		lost := r.ride(ctx, conn)
+		silent, lost := r.ride(ctx, conn)
 		if lost == nil || ctx.Err() != nil {
 			return
 		}
 		if time.Since(since) > settled {
 			wait = backoff{}
 		}
+		r.spent = r.reused && silent
 		if conn, err = r.reconnect(ctx, lost, &wait); err != nil {
 			r.finish(err)
 			return
@@ -366,16 +387,15 @@ func (r *run) carry(ctx context.Context) {
 	}
 }
 
-// ride moves the stream over conn, and returns why that came to an end, or nil
-// if the stream is closed. A socket that is closed in due form, but without
-// channel_closed before it, is lost like any other.
-func (r *run) ride(ctx context.Context, conn conn) error {
+// ride moves the stream over conn, and returns whether nothing was heard there,
+// and why it came to an end, or nil if the stream is closed. A socket that is
+// closed in due form, but without channel_closed before it, is lost like any
+// other.
+func (r *run) ride(ctx context.Context, conn conn) (silent bool, lost error) {
 	defer conn.Drop() // a farewell would have to be waited for
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	heard := &listening{conn: conn, answered: &r.answered}
-	heard.at.Store(int64(time.Since(r.started)))
-	heard.since = r.started
+	heard := &listening{conn: conn, opened: time.Now()}
 
 	done := make(chan struct{})
 	go r.guard(func() {
@@ -384,13 +404,17 @@ func (r *run) ride(ctx context.Context, conn conn) error {
 			fail(err)
 		}
 	})
-	err := r.stream.Run(ctx, heard)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause
+	lost = r.stream.Run(ctx, heard)
+	if cause := context.Cause(ctx); lost != nil && cause != nil {
+		lost = cause
 	}
 	fail(nil)
 	<-done
-	return err
+	silent = heard.at.Load() == 0
+	if !silent {
+		r.answered = true
+	}
+	return silent, lost
 }
 
 // A conn is a *socket.Conn.
@@ -403,16 +427,14 @@ type conn interface {
 // A listening conn knows when it last heard something.
 type listening struct {
 	conn
-	since    time.Time
-	at       atomic.Int64 // since since
-	answered *atomic.Bool
+	opened time.Time
+	at     atomic.Int64 // after opened; 0 if it has heard nothing
 }
 
 func (l *listening) ReadFrame(ctx context.Context) ([]byte, error) {
 	b, err := l.conn.ReadFrame(ctx)
 	if err == nil {
-		l.at.Store(int64(time.Since(l.since)))
-		l.answered.Store(true)
+		l.at.Store(max(1, int64(time.Since(l.opened))))
 	}
 	return b, err
 }
@@ -425,7 +447,7 @@ func (l *listening) watch(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(l.since)-time.Duration(l.at.Load()) > pingEvery {
+		if time.Since(l.opened)-time.Duration(l.at.Load()) > pingEvery {
 			return err
 		}
 	}
@@ -491,7 +513,7 @@ func (r *run) dial(ctx context.Context) (conn, error) {
 func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, error) {
 	began := time.Now()
 	window := r.Window
-	if !r.answered.Load() && (window == 0 || window > unheard) {
+	if !r.answered && (window == 0 || window > unheard) {
 		window = unheard // it may never have been a session
 	}
 	r.Client.api.HTTP.CloseIdleConnections() // they were on the same network
@@ -530,6 +552,7 @@ func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 		return nil, over{Ending{How: Expired}}
 	case err == nil:
 		r.Invitation.Token = inv.Token
+		r.reused, r.spent = false, false
 		if inv.StreamURL != "" {
 			if r.Invitation.StreamURL, err = r.Client.checkStream(inv.StreamURL); err != nil {
 				return nil, err
@@ -539,6 +562,12 @@ func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 		return nil, over{Ending{How: Expired}}
 	case !staleKey(err) && sallyport.CodeOf(err) != sallyport.AccessDeniedException && r.Client.mayHaveKeys(ctx):
 		return nil, err
+	}
+	if err != nil {
+		if r.spent {
+			return nil, err
+		}
+		r.reused = true
 	}
 	conn, derr := r.dial(ctx)
 	if derr != nil && err != nil {
