@@ -100,9 +100,9 @@ func startPostgres() (stop func() error, err error) {
 	if out, err := init.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, bytes.TrimSpace(out))
 	}
-	// The shell ends PostgreSQL when its standard input does, so that it ends
-	// with us however we end.
-	serve := exec.Command("/bin/sh", "-c", `"$0" "$@" </dev/null & read -r _; kill -INT $!; wait $!`,
+	// The shell ends PostgreSQL and takes its directory away when its standard
+	// input ends, which it does with us however we end.
+	serve := exec.Command("/bin/sh", "-c", `"$0" "$@" </dev/null & read -r _; kill -INT $!; wait $!; status=$?; rm -rf "$PWD"; exit $status`,
 		postgres, "-D", dir+"/data", "-k", dir, "-c", "listen_addresses=", "-c", "max_connections=200",
 		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=64MB", "-c", "max_wal_size=2GB")
 	serve.Dir, serve.SysProcAttr = dir, attr
