@@ -38,7 +38,7 @@ func main() {
 }
 
 // plugin is the program the aws CLI runs. It does not return.
-func plugin() { os.Exit(client.PluginMain(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
+func plugin() { os.Exit(client.PluginMain(os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr)) }
 
 // A usageError is a command line that could not be read.
 type usageError struct{ error }
@@ -50,8 +50,8 @@ func status(err error) int {
 	if err == nil {
 		return 0
 	}
-	if exit, ok := errors.AsType[clientcmd.ExitError](err); ok {
-		return exit.Status // it has said why
+	if exit, ok := errors.AsType[clientcmd.Exit](err); ok {
+		return int(exit) // it has said why
 	}
 	said := err.Error()
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,10 @@ func TestScript(t *testing.T) {
 			"wait-for": waitFor,
 			"use-env":  useEnv,
 			"keep":     keep,
+
+			"wait-for-file": waitForFile,
+			"counts":        counts,
+			"here":          here,
 		},
 	})
 }
@@ -80,6 +85,54 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		pause := time.NewTimer(50 * time.Millisecond)
 		<-pause.C
+	}
+}
+
+// waitForFile waits until a file is there: wait-for-file path
+func waitForFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: wait-for-file path")
+	}
+	for deadline := time.Now().Add(patience); ; {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never came about", args[0])
+		}
+		pause := time.NewTimer(20 * time.Millisecond)
+		<-pause.C
+	}
+}
+
+// here writes the script's directory into a file, where it says @WORK@: a shell
+// in a session has none of the script's environment. here file
+func here(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: here file")
+	}
+	text := strings.ReplaceAll(ts.ReadFile(args[0]), "@WORK@", ts.Getenv("WORK"))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// counts checks that a file has line-N- for every N from a first to a last, in
+// order, and each once: counts file 1 3000
+func counts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: counts file first last")
+	}
+	next, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	last, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for _, m := range regexp.MustCompile(`line-(\d+)-`).FindAllStringSubmatch(ts.ReadFile(args[0]), -1) {
+		if m[1] != strconv.Itoa(next) {
+			ts.Fatalf("line-%s- where line-%d- should be", m[1], next)
+		}
+		next++
+	}
+	if next != last+1 {
+		ts.Fatalf("the last line is %d, want %d", next-1, last)
 	}
 }
 

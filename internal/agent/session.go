@@ -147,7 +147,8 @@ func (s *session) serve() (status int, err error) {
 	term, err := s.startShell()
 	if err != nil {
 		close(shell)
-		return 0, fmt.Errorf("Unable to start command: %w", err) //nolint:staticcheck // AWS's words, which people search for
+		//lint:ignore ST1005 AWS's words, which people search for
+		return 0, fmt.Errorf("Unable to start command: %w", err)
 	}
 	defer term.Close() // before typing is waited for: it may be stuck in a write
 	shell <- term
@@ -168,7 +169,8 @@ func (s *session) supported() error {
 	doc := s.task.DocumentContent
 	switch {
 	case doc.SessionType != "Standard_Stream" && doc.SessionType != "":
-		return fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", doc.SessionType, doc.SessionType) //nolint:staticcheck // AWS's words
+		//lint:ignore ST1005 AWS's words, which people search for
+		return fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", doc.SessionType, doc.SessionType)
 	case doc.Inputs.KmsKeyId != "":
 		return errors.New("this version of the agent cannot encrypt sessions with a KMS key; update the agent, or take kmsKeyId out of the preferences")
 	case bool(doc.Inputs.RunAsEnabled):
