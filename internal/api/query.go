@@ -152,6 +152,9 @@ func listed(v any) any {
 // readForm reads a tree into one of the SDK's inputs.
 func readForm(tree map[string]any, v reflect.Value) error {
 	for name, e := range tree {
+		if name == "arn" && v.Type().Name() == "PolicyDescriptorType" {
+			name = "Arn" // see writeXMLStruct; no other name may be bent, or check would be passed by
+		}
 		f := v.FieldByName(name)
 		if !f.IsValid() || !f.CanSet() {
 			continue // the SDK may know members that we do not; a stranger's are nothing
