@@ -27,7 +27,7 @@ vet:
 lint:
 	$(TOOL) staticcheck ./...
 
-bench:   ## figures, as ratios against what runs beside them
+bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
 
 interop: build  ## the first session, with AWS's own programs: see CONTRIBUTING.md

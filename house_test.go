@@ -55,6 +55,8 @@ var mayImport = map[string]string{
 		"broker gateway keyring record route store",
 
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
+	"internal/bench":      "client endpoint server socket wire",
+	"internal/interop":    "",
 	"cmd/sallyport":       "agent agentcmd client clientcmd endpoint server",
 	"cmd/sallyport-agent": "agentcmd",
 }

@@ -145,6 +145,9 @@ func (b *Broker) takeUp(rec *store.SessionRecord) {
 	s.dispatchAt = now
 	s.gone = [2]time.Time{now, now}
 	switch state := s.rec.State(); {
+	case state == sallyport.Terminating:
+		s.fate, s.endingAt, s.tellNode = sallyport.Terminated, now, true
+		s.nodeDone = err != nil // its log was sealed already, and only the end was not saved
 	case err != nil:
 		s.out.Error("session not taken up", sallyport.LogErr, err)
 		s.beginEnd(sallyport.Terminated, "The session was cut short: the server was restarted and has lost its log.")
@@ -152,8 +155,6 @@ func (b *Broker) takeUp(rec *store.SessionRecord) {
 		s.endingAt = now.Add(-endGrace)
 	case state == sallyport.Connecting:
 		// Told again: a node that was told already ignores the repeat.
-	case state == sallyport.Terminating:
-		s.fate, s.endingAt, s.tellNode = sallyport.Terminated, now, true
 	default:
 		s.came = [2]bool{true, true}
 		if state == sallyport.Connected {

@@ -687,6 +687,28 @@ func TestLogIsLost(t *testing.T) {
 	})
 }
 
+// A server that is killed when the log is sealed and the end not yet saved
+// leaves a session that the next one finishes, with its recording.
+func TestKilledBetweenSealAndSave(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, _, node := w.together()
+		node.say("hello")
+		w.Terminate(t.Context(), inv.Session, "Terminated by bob.")
+		w.halt()
+		sealed, err := w.Shelf.Seal(inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		time.Sleep(time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "Terminated by bob.")
+		rec, err := w.db.Session(t.Context(), inv.Session)
+		if err != nil || rec.Log.Size != sealed.Size || !bytes.Equal(rec.Log.Hash, sealed.SHA256) {
+			t.Errorf("stored %+v, %v; sealed %+v", rec.Log, err, sealed)
+		}
+	})
+}
+
 // What is not logged is not relayed: a full disk ends the session, and says so.
 func TestLogCannotBeWritten(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {

@@ -447,7 +447,6 @@ func (s *session) save(ctx context.Context) bool {
 func (s *session) finish(ctx context.Context) bool {
 	s.release(errOver)
 
-	var sealed record.Sealed
 	if s.log != nil {
 		s.mu.Lock()
 		if s.ackTimer != nil {
@@ -455,10 +454,10 @@ func (s *session) finish(ctx context.Context) bool {
 		}
 		s.mu.Unlock()
 		s.log.Close()
-		var err error
-		if sealed, err = s.b.Shelf.Seal(s.id); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.out.Error("recording not sealed", sallyport.LogErr, err)
-		}
+	}
+	sealed, err := s.b.Shelf.Seal(s.id)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.out.Error("recording not sealed", sallyport.LogErr, err)
 	}
 
 	s.mu.Lock()
@@ -469,6 +468,9 @@ func (s *session) finish(ctx context.Context) bool {
 	}
 	rec := *s.rec
 	s.mu.Unlock()
+	// A server that is stopping saves this much: the log is sealed already.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
 	if err := s.b.Store.SealSession(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256}); err != nil {
 		if ctx.Err() == nil {
 			s.out.Error("end of session not saved", sallyport.LogErr, err)
