@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ func (t *terminal) start(c Command) error {
 	if c.As != nil {
 		t.leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
 	}
+	unignore()
 	if err := t.leader.Start(); err != nil {
 		master.Close()
 		return fmt.Errorf("start %s: %w", c.Path, err)
@@ -52,6 +54,19 @@ func (t *terminal) start(c Command) error {
 	go t.reap() // ends with the program, which Close sees to
 	return nil
 }
+
+// unignore has what we start find every signal as it is by default. One that we
+// ignore, as under nohup, would be ignored by the shell and all it starts, and
+// a hang-up would end nothing. A signal that is caught is not inherited, so ours
+// are caught, and dropped.
+var unignore = sync.OnceFunc(func() {
+	dropped := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT, syscall.SIGUSR1, syscall.SIGUSR2} {
+		if signal.Ignored(s) {
+			signal.Notify(dropped, s)
+		}
+	}
+})
 
 // open opens a terminal whose master can be waited for with a deadline, and is
 // released by Close. The library leaves it blocking.

@@ -735,7 +735,7 @@ func TestRestart(t *testing.T) {
 		if err != nil || len(list.Sessions) != 1 || list.Sessions[0].Status != types.SessionStatusDisconnected {
 			t.Fatalf("after the restart: %+v, %v", list, err)
 		}
-		time.Sleep(2 * time.Minute) // nobody comes back
+		time.Sleep(3 * time.Minute) // nobody comes back
 		list, err = s.SSM(ann).DescribeSessions(ctx, &ssm.DescribeSessionsInput{State: types.SessionStateHistory})
 		if err != nil || len(list.Sessions) != 1 || !strings.Contains(*list.Sessions[0].Details, "did not come back") {
 			t.Fatalf("history: %+v, %v", list, err)
