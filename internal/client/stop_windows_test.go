@@ -1,0 +1,5 @@
+package client
+
+import "syscall"
+
+const stop = syscall.SIGTERM // Windows has no other

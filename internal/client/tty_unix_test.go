@@ -1,0 +1,308 @@
+//go:build unix
+
+package client
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/term"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A desk is a terminal with a program of ours on it, and a plane behind that.
+type desk struct {
+	*plane
+	screen        *screen
+	master, slave *os.File
+	before        *term.State
+	cmd           *exec.Cmd
+	status        chan int
+}
+
+// sit runs a program on a terminal of 100 by 30.
+func sit(t *testing.T, what string) *desk {
+	t.Helper()
+	d := &desk{plane: newPlane(t), screen: newScreen(), status: make(chan int, 1)}
+	address, bundle := d.serveTLS()
+	var err error
+	if d.master, d.slave, err = pty.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := pty.Setsize(d.master, &pty.Winsize{Cols: 100, Rows: 30}); err != nil {
+		t.Fatal(err)
+	}
+	d.before = d.state()
+
+	inv := d.invitation()
+	args := []string{address, inv.SessionID, inv.StreamURL, inv.Token.Reveal()}
+	if what == "plugin" || what == "aws" {
+		response, _ := json.Marshal(map[string]string{"SessionId": inv.SessionID, "StreamUrl": inv.StreamURL, "TokenValue": inv.Token.Reveal()})
+		args = []string{string(response), "home-1", "StartSession", "", `{"Target":"mi-0123456789abcdef0"}`, address}
+	}
+	d.cmd = exec.Command(os.Args[0], args...)
+	d.cmd.Stdin, d.cmd.Stdout, d.cmd.Stderr = d.slave, d.slave, d.slave
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	d.cmd.Env = []string{"SALLYPORT_TEST_PROGRAM=" + what, "HOME=" + t.TempDir()}
+	for k, v := range awsEnvironment(bundle) {
+		if v != "" {
+			d.cmd.Env = append(d.cmd.Env, k+"="+v)
+		}
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		buf := make([]byte, 4096)
+		for {
+			n, err := d.master.Read(buf)
+			if err != nil {
+				return
+			}
+			d.screen.Write(buf[:n])
+		}
+	}()
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		d.cmd.Wait()
+		d.status <- d.cmd.ProcessState.ExitCode()
+	}()
+	t.Cleanup(func() {
+		d.cmd.Process.Kill()
+		d.slave.Close()
+		d.master.Close()
+		<-read
+	})
+	return d
+}
+
+func (d *desk) state() *term.State {
+	d.t.Helper()
+	s, err := term.GetState(int(d.slave.Fd()))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return s
+}
+
+// prompt has the node show a prompt, and checks that the terminal is raw.
+func (d *desk) prompt() {
+	d.t.Helper()
+	d.waitSockets(1)
+	d.show("node$ ")
+	d.screen.wait(d.t, "node$ ")
+	if reflect.DeepEqual(d.state(), d.before) {
+		d.t.Error("the terminal is not raw")
+	}
+}
+
+func (d *desk) press(keys string) {
+	d.t.Helper()
+	if _, err := d.master.WriteString(keys); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// gone waits until the program has ended, and checks its status and that the
+// terminal is as it was.
+func (d *desk) gone(status int) {
+	d.t.Helper()
+	select {
+	case got := <-d.status:
+		if got != status {
+			d.t.Errorf("exit status %d, want %d; the screen shows %q", got, status, d.screen)
+		}
+	case <-time.After(time.Minute):
+		d.t.Fatalf("it goes on; the screen shows %q", d.screen)
+	}
+	if !reflect.DeepEqual(d.state(), d.before) {
+		d.t.Error("the terminal is not as it was")
+	}
+}
+
+// size returns the next size that comes to the node.
+func (d *desk) size() (s wire.Size) {
+	d.t.Helper()
+	for {
+		if m := d.next(); m.Kind == wire.KindSize {
+			if err := json.Unmarshal(m.Payload, &s); err != nil {
+				d.t.Fatal(err)
+			}
+			return s
+		}
+	}
+}
+
+func TestTerminalIsAsItWas(t *testing.T) {
+	status := 7
+	tests := []struct {
+		name   string
+		what   string
+		leave  func(d *desk)
+		status int
+		ended  bool // by TerminateSession
+	}{
+		{"when the shell ends", "connect", func(d *desk) { d.end("", &status) }, 7, false},
+		{"when somebody else ends it", "connect", func(d *desk) { d.end("Terminated by bob.", nil) }, 0, false},
+		{"when the person leaves", "connect", func(d *desk) { d.press("~"); d.press(".") }, 100 + int(Left), true},
+		{"when it is ended by SIGTERM", "connect", func(d *desk) { d.cmd.Process.Signal(syscall.SIGTERM) }, 128 + 15, true},
+		{"when the window is closed", "connect", func(d *desk) { d.cmd.Process.Signal(syscall.SIGHUP) }, 128 + 1, true},
+		{"when it panics", "panic", func(d *desk) { d.show("boom") }, 2, false},
+		{"the plugin, when the shell ends", "plugin", func(d *desk) { d.end("", &status) }, 0, false},
+		{"the plugin, when the person leaves", "plugin", func(d *desk) { d.press("~.") }, 0, true},
+		{"the plugin, when it is ended by SIGTERM", "plugin", func(d *desk) { d.cmd.Process.Signal(syscall.SIGTERM) }, 128 + 15, false},
+		{"the plugin under the aws CLI", "aws", func(d *desk) { d.end("", nil) }, 0, false},
+		{"when the control plane is gone, and the person leaves", "connect", func(d *desk) {
+			d.mu.Lock()
+			d.answer = func(string) (int, string) { return 503, "" }
+			d.mu.Unlock()
+			d.cut()
+			d.screen.wait(d.t, "reconnecting")
+			d.press("~.")
+		}, 100 + int(Left), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			d := sit(t, tt.what)
+			d.prompt()
+			tt.leave(d)
+			d.gone(tt.status)
+			if got := d.called("TerminateSession") > 0; got != tt.ended {
+				t.Errorf("ended by TerminateSession: %v, want %v", got, tt.ended)
+			}
+		})
+	}
+}
+
+func TestResize(t *testing.T) {
+	d := sit(t, "connect")
+	if m := d.next(); m.Kind != wire.KindSize || string(m.Payload) != `{"cols":100,"rows":30}` {
+		t.Errorf("the first message is %v %s", m.Kind, m.Payload)
+	}
+	d.prompt()
+	if got := d.size(); got != (wire.Size{Cols: 100, Rows: 30}) {
+		t.Errorf("once the node is there, its size is %v", got)
+	}
+	for _, want := range []wire.Size{{Cols: 120, Rows: 40}, {Cols: 20, Rows: 5}} {
+		if err := pty.Setsize(d.master, &pty.Winsize{Cols: uint16(want.Cols), Rows: uint16(want.Rows)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.size(); got != want {
+			t.Errorf("sized %v, want %v", got, want)
+		}
+	}
+	d.end("", nil)
+	d.gone(0)
+}
+
+// On a terminal every key is the node's.
+func TestKeys(t *testing.T) {
+	for _, what := range []string{"connect", "aws"} {
+		t.Run(what, func(t *testing.T) {
+			d := sit(t, what)
+			d.prompt()
+			const keys = "\x03\x1a\x1c\x04\x13\x11\x16\r\t\x7fé漢\x1b[A"
+			d.press(keys)
+			d.typed(keys)
+			d.end("", nil)
+			d.gone(0)
+		})
+	}
+}
+
+// The aws CLI starts the plugin with these ignored; they are keys all the same.
+func TestSignalsAreKeys(t *testing.T) {
+	d := sit(t, "aws")
+	d.prompt()
+	for s, key := range map[syscall.Signal]string{syscall.SIGINT: "\x03", syscall.SIGQUIT: "\x1c", syscall.SIGTSTP: "\x1a"} {
+		if err := syscall.Kill(-d.cmd.Process.Pid, s); err != nil { // to all on the terminal
+			t.Fatal(err)
+		}
+		d.typed(key)
+	}
+	d.end("", nil)
+	d.gone(0)
+}
+
+func TestEscapesOnTerminal(t *testing.T) {
+	d := sit(t, "connect")
+	d.prompt()
+	d.press("~")
+	d.press("?")
+	d.screen.wait(t, "~~  send one tilde\r\n")
+	d.press("ls ~\r")
+	d.typed("ls ~\r")
+	d.press("~~")
+	d.typed("~")
+	d.press("\r")
+	d.press("~")
+	d.press(".")
+	d.gone(100 + int(Left))
+}
+
+// A shell that stops and continues the program sets the terminal as it likes.
+func TestContinue(t *testing.T) {
+	d := sit(t, "connect")
+	d.prompt()
+	raw := d.state()
+	if err := term.Restore(int(d.slave.Fd()), d.before); err != nil {
+		t.Fatal(err)
+	}
+	d.cmd.Process.Signal(syscall.SIGCONT)
+	deadline, tick := time.After(time.Minute), time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for !reflect.DeepEqual(d.state(), raw) {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("the terminal is not raw again")
+		}
+	}
+	d.end("", nil)
+	d.gone(0)
+}
+
+// What is typed when the session is over is for whoever reads next.
+func TestKeysAreLeft(t *testing.T) {
+	d := sit(t, "connect")
+	d.prompt()
+	d.end("", nil)
+	d.gone(0)
+	d.press("next\n")
+	buf := make([]byte, 10)
+	if n, err := d.slave.Read(buf); string(buf[:n]) != "next\n" {
+		t.Errorf("read %q, %v", buf[:n], err)
+	}
+}
+
+// The words of the plugin are where programs look for them.
+func TestPluginOnTerminal(t *testing.T) {
+	tests := []struct {
+		name, output, want string
+	}{
+		{"the shell ended", "", "\r\nStarting session with SessionId: " + testSession + "\r\nnode$ \r\n\r\nExiting session with sessionId: " + testSession + ".\r\n\r\n"},
+		{"for a reason", "Idle.", "\r\nStarting session with SessionId: " + testSession + "\r\nnode$ \r\n\r\nSessionId: " + testSession + " : Idle.\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := sit(t, "plugin")
+			d.prompt()
+			d.end(tt.output, nil)
+			d.gone(0)
+			d.screen.wait(t, tt.want)
+			if got := d.screen.String(); !strings.HasPrefix(got, tt.want) || len(got) != len(tt.want) {
+				t.Errorf("shown %q", got)
+			}
+		})
+	}
+}
