@@ -410,6 +410,17 @@ func TestARNsThatEscape(t *testing.T) {
 	}
 }
 
+// A member by another spelling is no member: it would not be held to the model.
+func TestMembersAreSpeltOneWay(t *testing.T) {
+	d := open(t)
+	furnish(d)
+	for _, form := range []string{"userName=ann", "username=ann", "UserName.member.1=ann", "User-Name=ann", ".UserName=ann"} {
+		if a := d.call(d.root, "DeleteUser", form); a.code != "ValidationError" {
+			t.Errorf("%s: %+v", form, a)
+		}
+	}
+}
+
 func TestTags(t *testing.T) {
 	d := open(t)
 	furnish(d)
