@@ -214,11 +214,11 @@ func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
 func credentials(cfg aws.Config) func(context.Context) (endpoint.Credentials, error) {
 	return func(ctx context.Context) (endpoint.Credentials, error) {
 		if cfg.Credentials == nil {
-			return endpoint.Credentials{}, errors.New("there are no AWS credentials")
+			return endpoint.Credentials{}, &keysError{errors.New("there are none")}
 		}
 		keys, err := cfg.Credentials.Retrieve(ctx)
 		if err != nil {
-			return endpoint.Credentials{}, err
+			return endpoint.Credentials{}, &keysError{err}
 		}
 		if cfg.Region == "" {
 			return endpoint.Credentials{}, errNoRegion
@@ -230,6 +230,12 @@ func credentials(cfg aws.Config) func(context.Context) (endpoint.Credentials, er
 		}, nil
 	}
 }
+
+// A keysError is why there are no credentials to sign with.
+type keysError struct{ err error }
+
+func (e *keysError) Error() string { return "find AWS credentials: " + e.err.Error() }
+func (e *keysError) Unwrap() error { return e.err }
 
 var errNoRegion = errors.New("no region is set; set AWS_REGION or use --region")
 

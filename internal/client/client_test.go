@@ -2,6 +2,8 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"pgregory.net/rapid"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
 )
 
@@ -308,6 +311,27 @@ func TestTrust(t *testing.T) {
 				t.Error(err)
 			case tt.err != "" && (err == nil || !strings.Contains(Explain(err), tt.err)):
 				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestExplain(t *testing.T) {
+	tests := []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"the control plane's own sentence", fmt.Errorf("call X: %w", sallyport.Errorf(sallyport.TargetNotConnected, "mi-1 is not connected.")), "mi-1 is not connected."},
+		{"an exception without one", &sallyport.Error{Code: "Odd"}, "Odd"},
+		{"a key that expired", sallyport.Errorf(sallyport.ExpiredTokenException, "The token has expired."), "The token has expired. (your AWS credentials are not, or no longer, good here; renew them)"},
+		{"no key", fmt.Errorf("call X: get credentials: %w", &keysError{errors.New("none")}), `find AWS credentials: none; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`},
+		{"anything else", errors.New("dial tcp: refused"), "dial tcp: refused"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := Explain(tt.err); got != tt.want {
+				t.Errorf("Explain = %q", got)
 			}
 		})
 	}

@@ -74,6 +74,10 @@ func Explain(err error) string {
 		}
 		return refused.Message
 	}
+	var keys *keysError
+	if errors.As(err, &keys) {
+		return keys.Error() + `; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`
+	}
 	if untrusted(err) {
 		return err.Error() + "; if this is your control plane, set AWS_CA_BUNDLE to a file that holds its CA"
 	}
