@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,9 @@ import (
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
 )
+
+// ctrlC is what an interrupt is typed as.
+const ctrlC = 3
 
 // Why a session ends, other than that its shell did.
 var errClosed = errors.New("the control plane closed the session")
@@ -261,6 +265,9 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 			default: // the shell starts with the first, and is told the last
 			}
 		case wire.KindOutput:
+			if len(typed) > 0 && bytes.IndexByte(m.Payload, ctrlC) >= 0 {
+				term.Interrupt() // past what the program does not read
+			}
 			select {
 			case typed <- append([]byte(nil), m.Payload...):
 			case <-term.Exited():
