@@ -35,6 +35,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -333,6 +334,7 @@ func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
 	a.sessions[task.SessionId] = s
 	a.running.Go(func() {
 		s.run()
+		debug.FreeOSMemory() // a session's buffers are the most an agent ever holds
 		time.AfterFunc(10*time.Minute, func() {
 			a.mu.Lock()
 			defer a.mu.Unlock()

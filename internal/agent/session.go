@@ -32,10 +32,11 @@ var errClosed = errors.New("the control plane closed the session")
 
 // How patient a session is.
 const (
-	sizeWithin    = 150 * time.Millisecond // for an end of ours to say how large its terminal is
-	flushWithin   = 2 * time.Second        // for the last output, as the stock agent
-	openRetryLast = 5 * time.Second        // between tries to open the data channel
-	readSize      = 32 << 10               // of the terminal's output; a pty gives 4 KiB at most at once, and often less
+	peerWithin    = 20 * time.Millisecond // for the other end to be known for one of ours
+	sizeWithin    = 40 * time.Millisecond // for an end of ours to say how large its terminal is
+	flushWithin   = 2 * time.Second       // for the last output, as the stock agent
+	openRetryLast = 5 * time.Second       // between tries to open the data channel
+	readSize      = 32 << 10              // of the terminal's output; a pty gives 4 KiB at most at once, and often less
 )
 
 // A session is one shell and the stream to the person at it.
@@ -297,7 +298,7 @@ func (s *session) startShell() (*pty.Terminal, error) {
 		return nil, err
 	}
 	cmd := loginShell(user, s.id)
-	timer := time.NewTimer(20 * time.Millisecond)
+	timer := time.NewTimer(peerWithin)
 	defer timer.Stop()
 	select {
 	case <-s.peer:

@@ -186,41 +186,38 @@ func writeBulk(name string) error {
 // connect is the command of our own client.
 func (w *world) connect() []string { return []string{w.main, "connect", w.node} }
 
-// marker is what a listener writes once it is open.
-type marker struct {
-	once sync.Once
-	seen chan time.Time
-}
-
-func (m *marker) Write(p []byte) (int, error) {
-	m.once.Do(func() { m.seen <- time.Now() })
-	return len(p), nil
-}
-
-// firstByte measures one StartSession to the first byte of output.
+// firstByte measures one StartSession to the first byte of output, on a
+// terminal.
 func (w *world) firstByte(ctx context.Context) (time.Duration, error) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer master.Close()
+	defer slave.Close()
+	if err := pty.Setsize(master, &pty.Winsize{Rows: 40, Cols: 120}); err != nil {
+		return 0, err
+	}
 	began := time.Now()
 	inv, err := w.client.StartSession(ctx, client.StartSession{Target: w.node})
 	if err != nil {
 		return 0, err
 	}
-	in, typed := io.Pipe()
-	out := &marker{seen: make(chan time.Time, 1)}
-	s := &client.Session{Client: w.client, Invitation: inv, Stdin: in, Stdout: out, Stderr: io.Discard}
+	s := &client.Session{Client: w.client, Invitation: inv, Stdin: slave, Stdout: slave, Stderr: io.Discard}
 	ended := make(chan error, 1)
 	go func() {
 		_, err := s.Run(ctx)
 		ended <- err
 	}()
-	select {
-	case at := <-out.seen:
-		go io.WriteString(typed, "exit\n")
-		err := <-ended
-		typed.Close()
-		return at.Sub(began), err
-	case err := <-ended:
-		return 0, fmt.Errorf("no prompt came: %v", err)
+	if _, err := master.Read(make([]byte, 1)); err != nil {
+		return 0, err
 	}
+	took := time.Since(began)
+	go io.Copy(io.Discard, master)
+	if _, err := io.WriteString(master, "exit\r"); err != nil {
+		return 0, err
+	}
+	return took, <-ended
 }
 
 // bareShell measures the same login shell on a terminal, with nothing between.
