@@ -178,6 +178,7 @@ func TestHowLongARoleLasts(t *testing.T) {
 			if length := time.Until(*out.Credentials.Expiration).Round(time.Minute); length != tt.want {
 				t.Errorf("it lasts %v, want %v", length, tt.want)
 			}
+			//lint:ignore SA1019 what replaces it no released client reads
 			if out.PackedPolicySize != nil {
 				t.Error("it speaks of policies that it has not")
 			}
@@ -241,6 +242,7 @@ func TestSessionPolicies(t *testing.T) {
 
 	_, out, err := d.assume(ann, "admin", with(lists))
 	d.must(err)
+	//lint:ignore SA1019 what replaces it no released client reads
 	if p := out.PackedPolicySize; p == nil || *p < 1 || *p > 20 {
 		t.Errorf("PackedPolicySize is %v", p)
 	}
