@@ -32,12 +32,13 @@ var mayImport = map[string]string{
 
 	// What both ends of a session share: the machine's and the person's.
 	"internal/datachannel": "wire",
+	"internal/mux":         "",
 	"internal/endpoint":    "sigv4 socket",
 
 	// The two ends. They meet the server on the wire alone.
-	"internal/agent":     "wire sigv4 datachannel socket asciicast pty endpoint",
+	"internal/agent":     "wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "agent endpoint",
-	"internal/client":    "wire sigv4 datachannel socket asciicast endpoint",
+	"internal/client":    "wire sigv4 datachannel mux socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.

@@ -86,6 +86,20 @@ const (
 	CapExitStatus = "exit-status"
 )
 
+// What the two ends of a session agree on in its handshake, because the one
+// that they agreed with may not be replaced while the session lasts: the
+// request offers, the response takes. AWS's programs do not see the member.
+const (
+	// CapMux2: connections of a port session are multiplexed by version 2 of
+	// smux, and end one direction at a time.
+	CapMux2 = "mux-2"
+
+	// CapStdin: input goes to a command without a terminal as it is, 0x03 and
+	// 0x1c too, until [FlagEndOfInput]; [FlagInterrupt] and [FlagQuit] are its
+	// signals.
+	CapStdin = "stdin"
+)
+
 // Frame makes the message.
 func (p SallyportPeer) Frame(now time.Time) Frame {
 	return alone(TypeSallyportPeer, p, now)
@@ -202,10 +216,47 @@ type Size struct {
 	Rows uint32 `json:"rows"`
 }
 
+// PortProperties are the properties of a Port session. AWS's programs take
+// nothing but text in them. (session-manager-plugin portsession/portsession.go,
+// amazon-ssm-agent agent/session/contracts/model.go.)
+type PortProperties struct {
+	PortNumber          string `json:"portNumber"`
+	Host                string `json:"host,omitempty"` // the node's end dials it; "" is the node itself
+	LocalPortNumber     string `json:"localPortNumber,omitempty"`
+	LocalUnixSocket     string `json:"localUnixSocket,omitempty"`
+	LocalConnectionType string `json:"localConnectionType,omitempty"` // unix, or a port
+	Type                string `json:"type,omitempty"`                // LocalPortForwarding; anything else is one connection over stdin and stdout
+}
+
+// LocalPortForwarding is the [PortProperties.Type] of connections to a local
+// port.
+const LocalPortForwarding = "LocalPortForwarding"
+
+// CommandProperties are the properties of an InteractiveCommands or a
+// NonInteractiveCommands session, by the node's system.
+type CommandProperties struct {
+	Windows PlatformCommand `json:"windows"`
+	Linux   PlatformCommand `json:"linux"`
+	MacOS   PlatformCommand `json:"macos"`
+}
+
+// A PlatformCommand is the command for one system. The last three members are
+// for NonInteractiveCommands.
+type PlatformCommand struct {
+	Commands      string `json:"commands"`
+	RunAsElevated Bool   `json:"runAsElevated"` // as the agent's own user; a stock agent takes only true and false
+
+	SeparateOutputStream  Bool   `json:"separateOutputStream,omitempty"`
+	StdOutSeparatorPrefix string `json:"stdOutSeparatorPrefix,omitempty"`
+	StdErrSeparatorPrefix string `json:"stdErrSeparatorPrefix,omitempty"`
+}
+
 // HandshakeRequest is the node asking what the person's program can do.
 type HandshakeRequest struct {
 	AgentVersion           string
 	RequestedClientActions []RequestedClientAction
+
+	Capabilities []string `json:",omitempty"` // ours: what the node's end offers
 }
 
 // A RequestedClientAction is one thing asked of the person's program.
@@ -239,6 +290,8 @@ type HandshakeResponse struct {
 	ClientVersion          string
 	ProcessedClientActions []ProcessedClientAction
 	Errors                 []string
+
+	Capabilities []string `json:",omitempty"` // ours: what of it the person's end takes
 }
 
 // A ProcessedClientAction answers one action. ActionResult is a
@@ -291,6 +344,13 @@ const (
 	FlagDisconnectToPort   Flag = iota + 1 // to the node: the local connection has closed
 	FlagTerminateSession                   // to the node: end
 	FlagConnectToPortError                 // from the node: nobody listens there
+)
+
+// Ours, between ends that agreed on [CapStdin].
+const (
+	FlagEndOfInput Flag = 0x5A50_0001 + iota // to the node: standard input has ended
+	FlagInterrupt                            // to the node: SIGINT
+	FlagQuit                                 // to the node: SIGQUIT
 )
 
 // Payload returns the flag as a message carries it.
