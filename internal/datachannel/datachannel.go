@@ -57,6 +57,10 @@ const (
 	// maxAcks bounds the acknowledgements waiting for the socket. One that
 	// does not fit is made good when its message is sent again.
 	maxAcks = 4096
+
+	// quiet is how much may be unacknowledged while a socket is sure to take
+	// more at once: less than the least the system keeps for one.
+	quiet = 8 << 10
 )
 
 // ErrClosed is what a closed stream answers.
@@ -107,6 +111,15 @@ type Stream struct {
 	// Run, between the messages it came between, and holds Run up: it must
 	// not wait. The frame's payload is good until it returns. Nil ignores them.
 	Control func(wire.Frame)
+
+	// Direct, if it is not nil, is offered a message before Receive is, when
+	// Receive has returned none that its caller may still be busy with. It is
+	// called from Run, holds Run up, and must not wait: it says how many bytes
+	// of the payload it has taken without waiting. Receive returns the rest, or
+	// the whole message if that is less than 0. It saves a keystroke the way
+	// through another goroutine, which on a machine at rest is a thread to be
+	// woken on another processor.
+	Direct func(Message) (taken int)
 
 	setup sync.Once
 	birth time.Time     // times below are durations since
@@ -260,17 +273,21 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 	}
 	defer func() { <-s.turn }()
 
-	size := wire.Overhead + len(p)
-	seq, err := s.waitForRoom(ctx, size)
+	seq, err := s.waitForRoom(ctx, wire.Overhead+len(p))
 	if err != nil {
 		return err
 	}
+	return s.number(seq, kind, p)
+}
+
+// number makes p message seq, keeps it and writes it. The caller has the turn.
+func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 	f := wire.NewFrame(s.Sends, p, time.Now())
 	f.Seq, f.Kind = seq, kind
 	if seq == 0 && s.Sends == wire.TypeOutputStreamData {
 		f.Flags = wire.SYN // as the stock agent, and not the stock client, does
 	}
-	frame := newBuffer(size)
+	frame := newBuffer(wire.Overhead + len(p))
 	if frame.b, err = f.AppendBinary(frame.b); err != nil {
 		frame.release()
 		return fmt.Errorf("send message: %w", err)
@@ -289,6 +306,35 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 		s.transmit(l, seq)
 	}
 	return nil
+}
+
+// TrySend sends p as one message if that can be done without waiting, neither
+// for room nor for the socket, and reports whether it has: nothing else is being
+// sent, and so little is unacknowledged that the system takes more at once. It
+// is for those who must not wait, and have somebody who may.
+func (s *Stream) TrySend(kind wire.Kind, p []byte) bool {
+	s.init()
+	if len(p) == 0 || len(p) > stockChunk {
+		return false
+	}
+	s.mu.Lock()
+	idle := s.link != nil && !s.paused && !s.sender.busy && !s.sender.unsent() && s.sender.bytes <= quiet && s.sender.end < s.sender.limit
+	s.mu.Unlock()
+	if !idle {
+		return false
+	}
+	select {
+	case s.turn <- struct{}{}:
+	default:
+		return false
+	}
+	defer func() { <-s.turn }()
+	size := wire.Overhead + len(p)
+	s.mu.Lock()
+	room := !s.closed && (s.sender.bytes == 0 || s.sender.bytes+size <= s.SendBuffer)
+	seq := s.sender.next()
+	s.mu.Unlock()
+	return room && s.number(seq, kind, p) == nil
 }
 
 // waitForRoom waits until size bytes may be kept, and says which message they

@@ -222,6 +222,30 @@ func TestWhatComesOutIsWhatWentIn(t *testing.T) {
 	}
 }
 
+// A screen is what has been received, by whichever way.
+type screen struct {
+	mu   sync.Mutex
+	got  []byte
+	left int
+	full chan struct{} // closed when nothing is left to come
+}
+
+func (s *screen) show(p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = append(s.got, p...)
+	before := s.left
+	if s.left -= len(p); before > 0 && s.left <= 0 {
+		close(s.full)
+	}
+}
+
+func (s *screen) text() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got
+}
+
 // carry sends size bytes from each end to the other and checks that they
 // arrive, and that both ends come to know it.
 func carry(t *testing.T, net *network, a, b *datachannel.Stream, seed uint64, size int) {
@@ -229,6 +253,21 @@ func carry(t *testing.T, net *network, a, b *datachannel.Stream, seed uint64, si
 	defer cancel()
 	joined, part := context.WithCancel(ctx)
 	var sockets, ends sync.WaitGroup
+	var shown [2]screen
+	for i, to := range []*datachannel.Stream{b, a} {
+		shown[i] = screen{left: size, full: make(chan struct{})}
+		if seed%2 == 1 { // half of the lives have a receiver that takes what it can at once
+			rng := rand.New(rand.NewPCG(seed, uint64(i)+9))
+			to.Direct = func(m datachannel.Message) int {
+				n := rng.IntN(2*len(m.Payload)) - len(m.Payload)/4
+				if n > 0 {
+					n = min(n, len(m.Payload))
+					shown[i].show(m.Payload[:n])
+				}
+				return n
+			}
+		}
+	}
 	sockets.Go(func() { net.join(joined, runBoth(a, b)) })
 	begun := time.Now()
 	for i, end := range [][2]*datachannel.Stream{{a, b}, {b, a}} {
@@ -238,6 +277,10 @@ func carry(t *testing.T, net *network, a, b *datachannel.Stream, seed uint64, si
 		ends.Go(func() {
 			for rest := want; len(rest) > 0; {
 				k := min(len(rest), 1+rng.IntN(1<<uint(rng.IntN(17))))
+				if rng.IntN(2) == 0 && from.TrySend(wire.KindOutput, rest[:k]) {
+					rest = rest[k:]
+					continue
+				}
 				if err := from.Send(ctx, wire.KindOutput, rest[:k]); err != nil {
 					t.Errorf("send: %v", err)
 					return
@@ -249,9 +292,24 @@ func carry(t *testing.T, net *network, a, b *datachannel.Stream, seed uint64, si
 			}
 		})
 		ends.Go(func() {
-			got, err := collect(ctx, to, len(want))
-			if err != nil || !bytes.Equal(got, want) {
-				t.Errorf("received %d bytes of %d, the same: %v; err %v", len(got), len(want), bytes.HasPrefix(want, got), err)
+			received, stop := context.WithCancel(ctx)
+			defer stop()
+			go func() {
+				select {
+				case <-shown[i].full:
+					stop()
+				case <-received.Done():
+				}
+			}()
+			for {
+				m, err := to.Receive(received)
+				if err != nil {
+					break
+				}
+				shown[i].show(m.Payload)
+			}
+			if got := shown[i].text(); !bytes.Equal(got, want) {
+				t.Errorf("received %d bytes of %d, the same: %v", len(got), len(want), bytes.HasPrefix(want, got))
 			}
 		})
 	}

@@ -62,7 +62,14 @@ func (s *Stream) handleMessage(f wire.Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if s.receiver.take(f, now, s.through, s.ReceiveBuffer) {
+	came := false
+	if taken := s.offer(f); taken > 0 && taken == len(f.Payload) {
+		came = s.receiver.pass(f, now, s.through, s.ReceiveBuffer)
+	} else {
+		f.Payload = f.Payload[max(taken, 0):]
+		came = s.receiver.take(f, now, s.through, s.ReceiveBuffer)
+	}
+	if came {
 		token(s.came)
 	}
 	if s.receiver.pending(now) {
@@ -70,6 +77,18 @@ func (s *Stream) handleMessage(f wire.Frame) {
 	} else {
 		s.wakeBy(s.receiver.reportAt)
 	}
+}
+
+// offer has Direct take what it can of a message that is next, and returns how
+// much that was. The caller holds mu, which is let go meanwhile: this goroutine
+// alone takes messages in, and there are none that Receive could give out.
+func (s *Stream) offer(f wire.Frame) (taken int) {
+	if s.Direct == nil || len(f.Payload) == 0 || !s.receiver.isNext(f.Seq) || s.last != nil || s.closed {
+		return 0
+	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return min(s.Direct(Message{f.Kind, f.Payload}), len(f.Payload))
 }
 
 func (s *Stream) handleAck(a wire.Ack) {

@@ -6,10 +6,12 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
-// Between our own ends an acknowledgement waits for more to acknowledge, but
-// not for longer, nor for more, than this.
+// Between our own ends an acknowledgement of bytes waits for more to
+// acknowledge, but not for longer, nor for more, than this. Somebody who types
+// fast then has few acknowledgements in the way of their echo; what is not
+// bytes, and may be the last that is sent, is acknowledged at once.
 const (
-	reportAfter = 5 * time.Millisecond
+	reportAfter = 25 * time.Millisecond
 	reportEvery = 128 << 10
 )
 
@@ -71,12 +73,7 @@ func (r *receiver) take(f wire.Frame, now time.Duration, own bool, limit int) (c
 		m := r.hold(f, size)
 		r.append(m)
 		r.allow(m, now, own, limit)
-		for r.early[r.expected] != nil {
-			m := r.early[r.expected]
-			delete(r.early, m.seq)
-			r.bytes.early -= m.size
-			r.append(m)
-		}
+		r.follow()
 		return true
 	default:
 		if m := r.early[f.Seq]; m != nil {
@@ -124,11 +121,47 @@ func (r *receiver) allow(m *held, now time.Duration, own bool, limit int) {
 		r.ack(m.seq, m.id)
 		return
 	}
-	r.fresh += m.size
-	if r.fresh >= reportEvery {
+	r.tell(m.kind, m.size, now)
+}
+
+// tell has an acknowledgement of ours stand for a message more, soon.
+func (r *receiver) tell(kind wire.Kind, size int, now time.Duration) {
+	r.fresh += size
+	if r.fresh >= reportEvery || kind != wire.KindOutput && kind != wire.KindStdErr {
 		r.report = true
 	} else if r.reportAt == never {
 		r.reportAt = now + reportAfter
+	}
+}
+
+// isNext reports whether message seq is the one to be received next, with none
+// before it.
+func (r *receiver) isNext(seq int64) bool { return seq == r.expected && r.ready.n == 0 }
+
+// pass takes in a message that is next and has been received already, and
+// reports whether others that came early can be received now.
+func (r *receiver) pass(f wire.Frame, now time.Duration, own bool, limit int) (came bool) {
+	size := wire.Overhead + len(f.Payload)
+	r.expected++
+	r.lastID = f.ID
+	if own {
+		r.tell(f.Kind, size, now)
+	} else {
+		r.ack(f.Seq, f.ID)
+	}
+	r.free(size, own, limit)
+	r.follow()
+	return r.ready.n > 0
+}
+
+// follow appends the messages that came before their turn, and whose turn it is
+// now.
+func (r *receiver) follow() {
+	for r.early[r.expected] != nil {
+		m := r.early[r.expected]
+		delete(r.early, m.seq)
+		r.bytes.early -= m.size
+		r.append(m)
 	}
 }
 
@@ -174,11 +207,16 @@ func (r *receiver) pop(own bool, limit int) *held {
 		}
 		r.unacked.pop()
 	}
-	r.freed += m.size
+	r.free(m.size, own, limit)
+	return m
+}
+
+// free notes that size bytes have been received.
+func (r *receiver) free(size int, own bool, limit int) {
+	r.freed += size
 	if own && r.freed >= limit/4 {
 		r.report = true // the sender may be waiting for credit
 	}
-	return m
 }
 
 func (r *receiver) acknowledged(m *held, own bool) {

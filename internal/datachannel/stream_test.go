@@ -477,7 +477,7 @@ func TestAcknowledgesMany(t *testing.T) {
 		if got := r.frames(); len(got) != 0 {
 			t.Errorf("at once: %+v", got)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(30 * time.Millisecond)
 		want := int64(1<<20 - 100*(wire.Overhead+1))
 		if got := acksOf(r.frames()); len(got) != 1 || !got[0].Through || got[0].Seq != 99 || got[0].Window != want {
 			t.Errorf("soon: %+v", got)
@@ -489,9 +489,15 @@ func TestAcknowledgesMany(t *testing.T) {
 		}
 		r.input(100, "a")
 		r.input(101, "b")
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(30 * time.Millisecond)
 		if got := acksOf(r.frames()); len(got) != 1 || got[0].Seq != 102 {
 			t.Errorf("in order again: %+v", got)
+		}
+		flag := wire.NewFrame(wire.TypeInputStreamData, wire.FlagDisconnectToPort.Payload(), time.Now())
+		flag.Seq, flag.Kind = 103, wire.KindFlag
+		r.send(flag)
+		if got := acksOf(r.frames()); len(got) != 1 || got[0].Seq != 103 {
+			t.Errorf("at once, of what is not bytes: %+v", got)
 		}
 		r.cut()
 	})
