@@ -55,12 +55,14 @@ func (s side) stream() wire.Type {
 // it, save what says otherwise.
 type end struct {
 	side   side
-	conn   Conn // read by the one goroutine of pump, written by that of write
+	conn   Conn // read by the one goroutine of pump, written by whoever has set writing
 	caps   []string
+	ctx    context.Context // the socket's
 	cancel context.CancelCauseFunc
 
 	control [][]byte // acknowledgements and notices, sent before stream data
 	repeats []*held  // held frames whose sender repeated them
+	writing bool     // somebody is writing to conn; one at a time, or frames would change places
 	wake    chan struct{}
 	done    chan struct{} // closed when both goroutines have returned
 }
@@ -97,7 +99,7 @@ func encode(f wire.Frame) []byte {
 func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	e := &end{side: at, conn: conn, caps: caps, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	e := &end{side: at, conn: conn, caps: caps, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	defer close(e.done)
 
 	for { // the socket it replaces must be silent before ours is heard
@@ -240,17 +242,45 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 		return false, errOver
 	}
 	if !inLogOnly {
-		h.frame = buf
+		h.frame, kept = buf, true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.hold(h)
 	s.stirred = time.Now()
-	if to := s.ends[e.side.other()]; to != nil {
+	if to := s.ends[e.side.other()]; to != nil && !s.passOn(to, l, h) {
 		to.stir()
 	}
 	s.regulate(e.side == person)
-	return h.frame != nil, nil
+	return kept, nil
+}
+
+// passOn writes h, which has just joined the lane, at once and from here, if
+// that cannot wait: nothing is to be sent before it, and so little of the lane
+// is unacknowledged that the system takes more. A keystroke and its echo are
+// spared the way through the writer, which is a thread to be woken on another
+// processor. It reports false if it is the writer's. The caller holds mu, which
+// is let go meanwhile.
+func (s *session) passOn(to *end, l *lane, h *held) bool {
+	if to.writing || h.frame == nil || len(to.control) > 0 || len(to.repeats) > 0 || l.bytes > atOnce ||
+		l.cursor != len(l.held)-1 || l.held[l.cursor] != h {
+		return false
+	}
+	to.writing = true
+	l.cursor++
+	h.refs++
+	s.mu.Unlock()
+	err := s.send(to.ctx, to, *h.frame)
+	s.mu.Lock()
+	h.release()
+	to.writing = false
+	if err != nil {
+		to.cancel(err)
+	}
+	if len(to.control) > 0 || len(to.repeats) > 0 || l.cursor < len(l.held) || s.fate != 0 {
+		to.stir() // for what has come meanwhile
+	}
+	return true
 }
 
 // receiveAck passes on that e has what the other end sent.
@@ -296,16 +326,25 @@ func (s *session) write(ctx context.Context, e *end) error {
 	var batch []*held
 	for {
 		s.mu.Lock()
+		if e.writing { // passOn is, and will wake us if it has to
+			s.mu.Unlock()
+			if err := e.sleep(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		l := &s.lanes[e.side.other()]
 		control := e.control
 		e.control = nil
 		batch = append(batch[:0], e.repeats...)
 		e.repeats = e.repeats[:0]
 		batch = l.take(batch, 16)
+		idle := len(control) == 0 && len(batch) == 0
 		var last []byte
-		if len(control) == 0 && len(batch) == 0 {
+		if idle {
 			last = s.lastWord(e)
 		}
+		e.writing = !idle || last != nil
 		s.mu.Unlock()
 
 		if last != nil {
@@ -314,26 +353,33 @@ func (s *session) write(ctx context.Context, e *end) error {
 			}
 			return errOver
 		}
-		err := s.writeAll(ctx, e, control, batch, &scratch)
-		if len(batch) > 0 {
-			s.mu.Lock()
-			for i, h := range batch {
-				h.release()
-				batch[i] = nil
+		if idle {
+			if err := e.sleep(ctx); err != nil {
+				return err
 			}
-			s.mu.Unlock()
+			continue
 		}
+		err := s.writeAll(ctx, e, control, batch, &scratch)
+		s.mu.Lock()
+		e.writing = false
+		for i, h := range batch {
+			h.release()
+			batch[i] = nil
+		}
+		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		if len(control) > 0 || len(batch) > 0 {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-e.wake:
-		}
+	}
+}
+
+// sleep waits until the writer is woken.
+func (e *end) sleep(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-e.wake:
+		return nil
 	}
 }
 

@@ -27,6 +27,10 @@ const (
 	// come again.
 	typedAhead = 4 << 20
 
+	// atOnce is how much of a lane may be unacknowledged while a socket is sure
+	// to take more without waiting: less than the least a system keeps for one.
+	atOnce = 8 << 10
+
 	// maxHeld bounds the frames of a lane, whatever their size. A stock agent
 	// keeps 100,000 itself.
 	maxHeld = 120_000
