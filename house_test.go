@@ -27,8 +27,9 @@ var mayImport = map[string]string{
 	"internal/keyring":   "",
 	"internal/asciicast": "",
 	"internal/route":     "",
-	"internal/pty":       "",
-	"internal/socket":    "wire",
+	"internal/rawio":     "",
+	"internal/pty":       "rawio",
+	"internal/socket":    "rawio wire",
 
 	// What both ends of a session share: the machine's and the person's.
 	"internal/datachannel": "wire",
@@ -38,7 +39,7 @@ var mayImport = map[string]string{
 	// The two ends. They meet the server on the wire alone.
 	"internal/agent":     "wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "agent endpoint",
-	"internal/client":    "wire sigv4 datachannel mux socket asciicast endpoint",
+	"internal/client":    "wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.
@@ -53,7 +54,7 @@ var mayImport = map[string]string{
 	"internal/api/iam":         "api policy store",
 	"internal/api/sts":         "api policy store",
 	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/sts " +
-		"broker gateway keyring record route store",
+		"broker gateway keyring rawio record route store",
 
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
 	"internal/bench":      "client endpoint server socket wire",

@@ -260,6 +260,14 @@ func (h *hole) Write(b []byte) (int, error) {
 	}
 }
 
+// SetReadDeadline is how a read that waits is given up.
+func (h *hole) SetReadDeadline(at time.Time) error {
+	if !at.IsZero() && !at.After(time.Now()) {
+		h.once.Do(func() { close(h.gone) })
+	}
+	return h.Conn.SetReadDeadline(at)
+}
+
 func (h *hole) Close() error {
 	h.once.Do(func() { close(h.gone) })
 	return h.Conn.Close()

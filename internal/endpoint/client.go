@@ -184,11 +184,17 @@ func (c *Client) Socket(ctx context.Context, ref, service string) (*socket.Conn,
 		if err := s(req, sigv4.EmptyBody, c.Now()); err != nil {
 			return nil, fmt.Errorf("open socket: %w", err)
 		}
-		httpClient := *c.HTTP
-		httpClient.Transport = learner{c, c.transport()}
+		by, ok := c.transport().(*http.Transport)
+		if !ok {
+			return nil, fmt.Errorf("open socket: a %T cannot open one", c.transport())
+		}
 		dctx, cancel := context.WithTimeout(ctx, patience)
-		conn, err := socket.Dial(dctx, &httpClient, u.String(), req.Header)
+		asked := time.Now()
+		conn, header, err := socket.Dial(dctx, by, u.String(), req.Header)
 		cancel()
+		if header != nil {
+			c.learn(header, asked)
+		}
 		if err == nil {
 			return conn, nil
 		}
@@ -207,22 +213,6 @@ func (c *Client) transport() http.RoundTripper {
 		return c.HTTP.Transport
 	}
 	return http.DefaultTransport
-}
-
-// A learner lets its Client see the answers the WebSocket library keeps to
-// itself.
-type learner struct {
-	c    *Client
-	next http.RoundTripper
-}
-
-func (l learner) RoundTrip(r *http.Request) (*http.Response, error) {
-	asked := time.Now()
-	resp, err := l.next.RoundTrip(r)
-	if err == nil {
-		l.c.learn(resp.Header, asked)
-	}
-	return resp, err
 }
 
 func (c *Client) resolve(ref string) (*url.URL, error) {

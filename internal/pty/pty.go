@@ -93,6 +93,10 @@ func (t *Terminal) Read(p []byte) (int, error) { return t.read(p) }
 // not typed and the error is os.ErrDeadlineExceeded.
 func (t *Terminal) Write(p []byte) (int, error) { return t.write(p) }
 
+// WriteNow types as much of p as the terminal takes at once, and returns how
+// much that was; on Windows nothing.
+func (t *Terminal) WriteNow(p []byte) int { return t.writeNow(p) }
+
 // Interrupt does what the interrupt character does, without waiting behind what
 // has been typed and not read: a Write that waits is given up, what the program
 // has yet to read is dropped, and what is in front is interrupted. It reports

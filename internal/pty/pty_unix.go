@@ -15,10 +15,17 @@ import (
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"github.com/sallyport/sallyport/internal/rawio"
+)
+
+const (
+	portion = 4 << 10                // what the system gives out at most at a time
+	moment  = 500 * time.Microsecond // how long to wait for another
 )
 
 type terminal struct {
-	master *os.File
+	master *rawio.File
 	leader *exec.Cmd // of the terminal's session, and of a process group: all three have its number
 
 	exited  chan struct{}
@@ -37,7 +44,11 @@ func (t *terminal) start(c Command) error {
 		master.Close()
 		return err
 	}
-	t.master, t.exited = master, make(chan struct{})
+	if t.master, err = rawio.NewFile(master); err != nil {
+		master.Close()
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	t.exited = make(chan struct{})
 	t.leader = &exec.Cmd{
 		Path: c.Path, Args: c.Args, Env: append([]string{}, c.Env...), Dir: c.Dir, // a nil Env would be ours
 		Stdin: slave, Stdout: slave, Stderr: slave,
@@ -169,7 +180,7 @@ func (t *terminal) read(p []byte) (n int, err error) {
 		}
 		switch {
 		case n > 0:
-			return n + t.more(p[n:]), nil
+			return t.gather(p, n), nil
 		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
 			continue // reap's, and it may have come while p was elsewhere
 		case errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
@@ -180,23 +191,39 @@ func (t *terminal) read(p []byte) (n int, err error) {
 	}
 }
 
-// more reads what is there already. The system gives out 4 KiB at a time;
-// whoever reads much is better served with more.
-func (t *terminal) more(p []byte) (n int) {
-	raw, err := t.master.SyscallConn()
-	if err != nil {
-		return 0
+// gather adds to n bytes of p what is there already. The system gives out no
+// more than a portion at a time: where it has, the program has much to say, and
+// whoever has to carry it is better served with more of it at once, for which
+// it is worth waiting a moment.
+func (t *terminal) gather(p []byte, n int) int {
+	n += t.more(p[n:])
+	if n < portion || len(p)-n < portion || t.over() {
+		return n
 	}
-	raw.Read(func(fd uintptr) bool {
-		for n < len(p) {
-			m, err := unix.Read(int(fd), p[n:])
-			if m <= 0 || err != nil {
-				break // whatever it is, the next read meets it again
-			}
-			n += m
+	t.master.SetReadDeadline(time.Now().Add(moment))
+	for len(p)-n >= portion {
+		m, err := t.master.Read(p[n:])
+		if n += m; err != nil {
+			break // the next read meets it again
 		}
-		return true
-	})
+		n += t.more(p[n:])
+	}
+	t.master.SetReadDeadline(time.Time{})
+	if t.over() { // reap's deadline may have been the one undone
+		t.master.SetReadDeadline(time.Now().Add(quiet))
+	}
+	return n
+}
+
+// more reads what is there already.
+func (t *terminal) more(p []byte) (n int) {
+	for n < len(p) {
+		m := t.master.ReadNow(p[n:])
+		if m == 0 {
+			break // whatever it is, the next read meets it again
+		}
+		n += m
+	}
 	return n
 }
 
@@ -205,9 +232,11 @@ func (t *terminal) write(p []byte) (int, error) {
 	return t.master.Write(p)
 }
 
+func (t *terminal) writeNow(p []byte) int { return t.master.WriteNow(p) }
+
 func (t *terminal) interrupt() bool {
 	front, done := 0, false
-	control(t.master, func(fd int) error {
+	control(t.master.File, func(fd int) error {
 		mode, err := unix.IoctlGetTermios(fd, getTermios)
 		if err != nil || mode.Lflag&unix.ISIG == 0 || mode.Cc[unix.VINTR] != 0x03 {
 			return err
@@ -222,13 +251,13 @@ func (t *terminal) interrupt() bool {
 		return false
 	}
 	t.master.SetWriteDeadline(time.Unix(1, 0))
-	control(t.master, dropInput)
+	control(t.master.File, dropInput)
 	unix.Kill(-front, syscall.SIGINT)
 	return true
 }
 
 func (t *terminal) resize(cols, rows uint16) error {
-	if err := resize(t.master, cols, rows); err != nil {
+	if err := resize(t.master.File, cols, rows); err != nil {
 		return fmt.Errorf("resize terminal: %w", err)
 	}
 	return nil
@@ -239,7 +268,7 @@ func (t *terminal) close() {
 	signal := func(sig syscall.Signal) (any bool) { return unix.Kill(-pid, sig) == nil }
 	if !t.over() {
 		front := 0
-		control(t.master, func(fd int) (err error) {
+		control(t.master.File, func(fd int) (err error) {
 			front, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP)
 			return err
 		})

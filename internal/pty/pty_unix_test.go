@@ -193,7 +193,7 @@ func TestInterruptPassesWhatIsStuck(t *testing.T) {
 
 // full reports whether the terminal takes no more.
 func full(term *Terminal) (full bool) {
-	control(term.master, func(fd int) error {
+	control(term.master.File, func(fd int) error {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(p, 50)
 		full = n == 0 && err == nil

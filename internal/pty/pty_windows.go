@@ -154,6 +154,8 @@ func (t *terminal) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+func (t *terminal) writeNow([]byte) int { return 0 }
+
 func (t *terminal) interrupt() bool { return false }
 
 func (t *terminal) resize(cols, rows uint16) error {

@@ -43,6 +43,7 @@ import (
 	"github.com/sallyport/sallyport/internal/broker"
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/rawio"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/store"
@@ -183,7 +184,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		}
 		logger.Info("server started", sallyport.LogAddr, listener.Addr().String(), sallyport.LogVersion, sallyport.Version, sallyport.LogPath, c.State)
 		go ready(running)
-		return serve(gctx, web, tls.NewListener(listener, tlsConfig))
+		return serve(gctx, web, tls.NewListener(rawio.Listen(listener), tlsConfig))
 	})
 	err = g.Wait()
 	logger.Info("server stopped")

@@ -26,7 +26,7 @@ func pair(t *testing.T) (server, client *Conn) {
 		accepted <- c
 	}))
 	t.Cleanup(s.Close)
-	client, err := Dial(t.Context(), s.Client(), s.URL, nil)
+	client, _, err := Dial(t.Context(), new(http.Transport), s.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestRefusal(t *testing.T) {
 		http.Error(w, "<AccessDeniedException>", http.StatusForbidden)
 	}))
 	defer s.Close()
-	_, err := Dial(t.Context(), s.Client(), s.URL, nil)
+	_, _, err := Dial(t.Context(), new(http.Transport), s.URL, nil)
 	refusal, ok := errors.AsType[*HandshakeError](err)
 	if !ok || refusal.Status != 403 || refusal.Body != "<AccessDeniedException>" {
 		t.Errorf("Dial = %v", err)
@@ -105,13 +105,13 @@ func TestKeepAlive(t *testing.T) {
 	}()
 	go server.ReadFrame(t.Context())
 	errs := make(chan error, 1)
-	go func() { errs <- server.KeepAlive(t.Context(), 5*time.Millisecond, 10*time.Second) }()
+	go func() { errs <- server.KeepAlive(t.Context(), 5*time.Millisecond, time.Second) }()
 	select {
 	case err := <-errs:
 		t.Fatalf("given up on a peer that answers: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	cancel() // coder closes a connection whose read was cancelled
+	cancel() // and then nobody does
 	<-reading
 	if err := <-errs; err == nil {
 		t.Error("a peer that is gone was not noticed")
