@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -59,6 +60,9 @@ type session struct {
 	openOnce sync.Once
 
 	sizes chan wire.Size // the first size, for the terminal to start with
+
+	term   atomic.Pointer[pty.Terminal] // once there is one that takes what is typed
+	behind atomic.Int64                 // how many pieces of what was typed are on their way to it
 }
 
 func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, alive context.Context) *session {
@@ -67,7 +71,7 @@ func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, al
 		peer: make(chan struct{}), opened: make(chan struct{}), sizes: make(chan wire.Size, 1),
 	}
 	s.ctx, s.end = context.WithCancelCause(alive)
-	s.stream = &datachannel.Stream{Sends: wire.TypeOutputStreamData, Control: s.hear}
+	s.stream = &datachannel.Stream{Sends: wire.TypeOutputStreamData, Control: s.hear, Direct: s.typeNow}
 	return s
 }
 
@@ -195,7 +199,8 @@ func (s *session) show(term *pty.Terminal) error {
 	}()
 	b := make([]byte, readSize)
 	for {
-		n, err := term.Read(b)
+		chunk := s.stream.Chunk()
+		n, err := term.Read(b[:readSize/chunk*chunk]) // so that messages are full
 		if n > 0 {
 			if err := s.stream.Send(s.ctx, wire.KindOutput, b[:n]); err != nil {
 				return err
@@ -227,7 +232,8 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 		}
 		// What is typed has a goroutine of its own: a program that does not
 		// read must not keep a resize waiting.
-		typing.Go(func() { keyboard(term, typed) })
+		typing.Go(func() { s.keyboard(term, typed) })
+		s.term.Store(t)
 	}
 	for {
 		m, err := s.stream.Receive(s.ctx)
@@ -269,6 +275,7 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 			if len(typed) > 0 && bytes.IndexByte(m.Payload, ctrlC) >= 0 {
 				term.Interrupt() // past what the program does not read
 			}
+			s.behind.Add(1)
 			select {
 			case typed <- append([]byte(nil), m.Payload...):
 			case <-term.Exited():
@@ -278,14 +285,25 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 	}
 }
 
+// typeNow types what the terminal takes at once, if nothing that was typed
+// before is still on its way.
+func (s *session) typeNow(m datachannel.Message) int {
+	term := s.term.Load()
+	if term == nil || m.Kind != wire.KindOutput || s.behind.Load() > 0 {
+		return 0
+	}
+	return term.WriteNow(m.Payload)
+}
+
 // keyboard types on a terminal. Closing the terminal ends a write.
-func keyboard(term *pty.Terminal, typed <-chan []byte) {
+func (s *session) keyboard(term *pty.Terminal, typed <-chan []byte) {
 	for b := range typed {
 		if _, err := term.Write(b); err != nil {
 			for range typed { // drained, so that nobody waits to send
 			}
 			return
 		}
+		s.behind.Add(-1)
 	}
 }
 

@@ -57,7 +57,8 @@ func (r *run) read(ctx context.Context, src io.Reader) {
 			return
 		}
 		chunk, commands := esc.filter(nil, buf[:n])
-		if len(chunk) > 0 {
+		if len(chunk) > 0 && !r.sendNow(chunk) {
+			r.behind.Add(1)
 			select {
 			case r.keys <- chunk:
 			case <-ctx.Done():
@@ -101,7 +102,8 @@ func (r *run) typist(ctx context.Context) {
 	if r.waitReady(ctx) != nil {
 		return
 	}
-	line := true // what was sent last ended a line
+	r.line.Store(true)
+	r.behind.Add(-1)
 	for {
 		select {
 		case key := <-r.urgent:
@@ -120,15 +122,26 @@ func (r *run) typist(ctx context.Context) {
 			}
 		case chunk, more := <-r.keys:
 			if !more {
-				r.endOfInput(ctx, line)
+				r.endOfInput(ctx, r.line.Load())
 				return
 			}
 			if r.stream.Send(ctx, wire.KindOutput, chunk) != nil {
 				return
 			}
-			line = endsLine(chunk[len(chunk)-1])
+			r.line.Store(endsLine(chunk[len(chunk)-1]))
+			r.behind.Add(-1)
 		}
 	}
+}
+
+// sendNow sends what was typed from here, if typist has begun, has nothing to
+// do, and need not wait to do it.
+func (r *run) sendNow(chunk []byte) bool {
+	if r.behind.Load() != 0 || !r.stream.TrySend(wire.KindOutput, chunk) {
+		return false
+	}
+	r.line.Store(endsLine(chunk[len(chunk)-1]))
+	return true
 }
 
 func (r *run) waitReady(ctx context.Context) error {

@@ -95,6 +95,8 @@ const (
 	tellAfter = 2 * time.Second // that the connection is lost
 	lastWords = time.Second     // for output nobody reads, when the person leaves
 	goodbye   = 5 * time.Second // for TerminateSession
+
+	echoSize = 512 // what a key may have shown, at most
 )
 
 // Run joins the session and stays until it has ended, the person leaves, the
@@ -118,6 +120,8 @@ func (s *Session) Run(ctx context.Context) (Ending, error) {
 		resized: make(chan struct{}, 1),
 	}
 	r.stream = &datachannel.Stream{Sends: wire.TypeInputStreamData, Control: r.control}
+	r.stream.Direct = r.showNow
+	r.behind.Store(1)
 	r.started = time.Now()
 	return r.run(ctx)
 }
@@ -138,6 +142,12 @@ type run struct {
 	keys    chan []byte   // what was typed and is to be sent: at most 64 reads
 	urgent  chan byte     // signals, which go first
 	resized chan struct{} // the terminal may have another size: holds one token
+
+	behind atomic.Int64 // how much of keys typist has yet to send, and 1 more until it has begun
+	line   atomic.Bool  // what was sent last ended a line
+
+	display *display    // nil unless Stdout is a terminal that can be written without waiting
+	begun   atomic.Bool // output has shown something, and may be passed by
 
 	shaking atomic.Bool  // there is a handshake, and it is not complete
 	pipes   atomic.Bool  // the node has a command with pipes there, and no terminal
@@ -167,6 +177,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	// Before anything else is sent, so that the agent knows the size before
 	// the first prompt.
 	last := r.sendSize(ctx, wire.Size{})
+	r.display = openDisplay(r.term.out)
 
 	r.start(func() { r.signals(ctx, caught) })
 	r.start(func() { r.resize(ctx, last) })
@@ -187,6 +198,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	case <-output:
 	case <-time.After(lastWords):
 	}
+	r.display.close()
 	r.term.restore()
 
 	cause := context.Cause(ctx)
@@ -353,7 +365,21 @@ func (r *run) output(ctx context.Context) {
 			r.finish(err)
 			return
 		}
+		r.begun.Store(m.Kind == wire.KindOutput)
 	}
+}
+
+// showNow shows what the terminal takes at once. What is long is not a key's
+// echo, and waits better elsewhere.
+func (r *run) showNow(m datachannel.Message) int {
+	if m.Kind != wire.KindOutput || len(m.Payload) > echoSize || r.shaking.Load() || !r.begun.Load() {
+		return 0
+	}
+	n := r.display.writeNow(m.Payload)
+	if n > 0 {
+		r.shown.Store(int64(time.Since(r.started)))
+	}
+	return n
 }
 
 // carry owns the sockets: one after another, until the stream is closed.

@@ -83,7 +83,13 @@ type keyboard struct {
 // done interrupt is nil, and a Read ends when in gives something.
 func newKeyboard(in io.Reader) (r io.Reader, interrupt func()) {
 	f, ok := in.(*os.File)
-	if !ok || f.Fd() >= unix.FD_SETSIZE {
+	if !ok {
+		return in, nil
+	}
+	if r, interrupt, ok := openKeyboard(f); ok {
+		return r, interrupt
+	}
+	if f.Fd() >= unix.FD_SETSIZE {
 		return in, nil
 	}
 	wake, waker, err := os.Pipe()
