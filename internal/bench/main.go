@@ -23,7 +23,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
+	err := run(ctx, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -34,7 +34,24 @@ func main() {
 // A figure is one line of the table.
 type figure struct{ what, ours, beside, ratio, aim string }
 
-func run(ctx context.Context) error {
+// A measurement is one group of figures.
+type measurement struct {
+	name    string
+	measure func(context.Context, *world) ([]figure, error)
+}
+
+// measurements are all there are, in the order they are made.
+var measurements = []measurement{
+	{"online", online}, {"prompt", prompt}, {"echo", echo}, {"bulk", bulk}, {"memory", memory},
+}
+
+// run measures what only names, or everything.
+func run(ctx context.Context, only []string) error {
+	for _, name := range only {
+		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name }) {
+			return fmt.Errorf("there is no measurement %q", name)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "sp-bench-") // short: sockets have room for little
@@ -49,8 +66,11 @@ func run(ctx context.Context) error {
 	defer w.close()
 
 	var table []figure
-	for _, measure := range []func(context.Context, *world) ([]figure, error){online, prompt, echo, bulk, memory} {
-		figures, err := measure(ctx, w)
+	for _, m := range measurements {
+		if len(only) > 0 && !slices.Contains(only, m.name) {
+			continue
+		}
+		figures, err := m.measure(ctx, w)
 		if err != nil {
 			return err
 		}
@@ -107,18 +127,20 @@ func prompt(ctx context.Context, w *world) ([]figure, error) {
 
 // echo measures a keystroke there and back.
 func echo(ctx context.Context, w *world) ([]figure, error) {
-	ours, err := w.keystrokes(ctx, w.connect())
+	ssh, missing := w.ssh(ctx)
+	commands := [][]string{w.connect()}
+	if missing == nil {
+		commands = append(commands, ssh)
+	}
+	took, err := w.keystrokes(ctx, commands...)
 	if err != nil {
 		return nil, fmt.Errorf("keystrokes: %w", err)
 	}
-	ssh, err := w.ssh(ctx)
-	if err != nil {
-		return []figure{{"keystroke to echo, p50 / p99", us(percentile(ours, 50)) + " / " + us(percentile(ours, 99)), err.Error(), "-", "<= 1.2"}}, nil
+	ours := took[0]
+	if missing != nil {
+		return []figure{{"keystroke to echo, p50 / p99", us(percentile(ours, 50)) + " / " + us(percentile(ours, 99)), missing.Error(), "-", "<= 1.2"}}, nil
 	}
-	theirs, err := w.keystrokes(ctx, ssh)
-	if err != nil {
-		return nil, fmt.Errorf("keystrokes through ssh: %w", err)
-	}
+	theirs := took[1]
 	return []figure{
 		{"keystroke to echo, p50", us(percentile(ours, 50)), us(percentile(theirs, 50)) + " (ssh -J)", ratio(percentile(ours, 50), percentile(theirs, 50)), "<= 1.2"},
 		{"keystroke to echo, p99", us(percentile(ours, 99)), us(percentile(theirs, 99)) + " (ssh -J)", ratio(percentile(ours, 99), percentile(theirs, 99)), "<= 1.2"},

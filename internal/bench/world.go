@@ -294,39 +294,63 @@ func until(r io.Reader, text string) error {
 	}
 }
 
-// keystrokes measures single bytes, there and back through cat.
-func (w *world) keystrokes(ctx context.Context, command []string) (took []time.Duration, err error) {
-	err = w.on(ctx, command, func(f *os.File) error {
-		if _, err := io.WriteString(f, "echo CAT-$((6*7)); exec cat\n"); err != nil {
-			return err
+// keystrokes measures single bytes, there and back through cat, by several
+// clients in turn: what disturbs the machine for a moment disturbs them alike.
+func (w *world) keystrokes(ctx context.Context, commands ...[]string) ([][]time.Duration, error) {
+	took := make([][]time.Duration, len(commands))
+	var begin func(opened []*os.File) error
+	begin = func(opened []*os.File) error {
+		if i := len(opened); i < len(commands) {
+			return w.on(ctx, commands[i], func(f *os.File) error {
+				if _, err := io.WriteString(f, "echo CAT-$((6*7)); exec cat\n"); err != nil {
+					return err
+				}
+				if err := until(f, "CAT-42"); err != nil {
+					return err
+				}
+				return begin(append(opened, f))
+			})
 		}
-		if err := until(f, "CAT-42"); err != nil {
-			return err
-		}
-		time.Sleep(300 * time.Millisecond) // what is left of the line
-		b := make([]byte, 4096)
-		for i := range 1100 {
-			began := time.Now()
-			if _, err := f.Write([]byte{'a' + byte(i%26)}); err != nil {
-				return err
-			}
-			for {
-				n, err := f.Read(b)
+		time.Sleep(300 * time.Millisecond) // what is left of the lines
+		for round := range 21 {
+			for i, f := range opened {
+				some, err := typeInto(f, 50)
 				if err != nil {
 					return err
 				}
-				if bytes.IndexByte(b[:n], 'a'+byte(i%26)) >= 0 {
-					break
+				if round > 0 { // warm by then
+					took[i] = append(took[i], some...)
 				}
 			}
-			if i >= 100 { // warm by then
-				took = append(took, time.Since(began))
-			}
-			time.Sleep(time.Millisecond)
 		}
 		return nil
-	})
-	return took, err
+	}
+	return took, begin(nil)
+}
+
+// typeInto types n bytes, one after another's echo, and returns how long each
+// took.
+func typeInto(f *os.File, n int) (took []time.Duration, err error) {
+	b := make([]byte, 4096)
+	for i := range n {
+		key := 'a' + byte(i%26)
+		began := time.Now()
+		if _, err := f.Write([]byte{key}); err != nil {
+			return nil, err
+		}
+		for {
+			n, err := f.Read(b)
+			if err != nil {
+				return nil, err
+			}
+			if bytes.IndexByte(b[:n], key) >= 0 {
+				break
+			}
+		}
+		took = append(took, time.Since(began))
+		time.Sleep(time.Millisecond)
+	}
+	return took, nil
 }
 
 // cat measures the whole file, from the first byte to the last.
