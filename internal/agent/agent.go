@@ -91,7 +91,7 @@ type Agent struct {
 	// mu guards all below.
 	mu       sync.Mutex
 	control  *socket.Conn        // nil while there is none
-	sessions map[string]*session // by ID; kept for a while after their end, so that a repeat is known for one
+	sessions map[string]*session // by ID; nil for a while after their end, so that a repeat is known for one
 	acks     map[wire.ID]chan struct{}
 	running  sync.WaitGroup
 }
@@ -334,7 +334,13 @@ func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
 	a.sessions[task.SessionId] = s
 	a.running.Go(func() {
 		s.run()
-		debug.FreeOSMemory() // a session's buffers are the most an agent ever holds
+		a.mu.Lock()
+		a.sessions[task.SessionId] = nil
+		a.mu.Unlock()
+		// A session's buffers are the most an agent ever holds. What was pooled
+		// outlives one collection.
+		runtime.GC()
+		debug.FreeOSMemory()
 		time.AfterFunc(10*time.Minute, func() {
 			a.mu.Lock()
 			defer a.mu.Unlock()

@@ -135,6 +135,31 @@ func (w *world) startAgent(context.Context) (err error) {
 	return err
 }
 
+// restartAgent has the agent run with the user's home as it is, or an empty one
+// in its place, which takes root and a mount namespace.
+func (w *world) restartAgent(ctx context.Context, emptyHome bool) (err error) {
+	if err := w.stopAgent(); err != nil {
+		return err
+	}
+	if err := w.waitOnline(ctx, false); err != nil {
+		return err
+	}
+	if !emptyHome {
+		err = w.startAgent(ctx)
+	} else {
+		home, herr := os.UserHomeDir()
+		if herr != nil || os.Getuid() != 0 {
+			return errors.New("an empty home takes root")
+		}
+		w.running, err = w.start("agent", "unshare", "--mount", "sh", "-ec", `mount -t tmpfs none "$0"; exec "$@"`, home,
+			w.agent, "run", "--state", filepath.Join(w.dir, "a"))
+	}
+	if err != nil {
+		return err
+	}
+	return w.waitOnline(ctx, true)
+}
+
 func (w *world) stopAgent() error {
 	if w.running == nil {
 		return nil
@@ -254,7 +279,8 @@ func (w *world) on(ctx context.Context, command []string, do func(f *os.File) er
 		return err
 	}
 	defer func() {
-		c.Process.Kill()
+		c.Process.Signal(syscall.SIGTERM) // which ends the session too
+		io.Copy(io.Discard, f)
 		f.Close()
 		c.Wait()
 	}()
