@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -197,7 +198,7 @@ func (s *Server) find(c *Call) (Op, error) {
 // fail answers with an error, in the form the service's clients read.
 func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
 	e := sallyport.Public(err)
-	if errors.Is(err, store.ErrFull) {
+	if errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) { // the database, or a session's log
 		e = sallyport.Errorf(sallyport.InternalServerError, "The server's disk is full, so nothing can be changed. Its operator has to make room.")
 	}
 	if e.Code == sallyport.InternalServerError && c.Request.Context().Err() == nil {

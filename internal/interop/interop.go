@@ -6,7 +6,8 @@
 //	SALLYPORT_STOCK_PLUGIN     a session-manager-plugin of AWS's
 //	SALLYPORT_STOCK_AGENT_DIR  a directory of amazon-ssm-agent's binaries
 //
-// The stock agent lives in a mount namespace of its own, with an /etc, a /home
+// All of it lives in a network namespace with nothing but loopback, and the
+// stock agent in a mount namespace of its own, with an /etc, a /home
 // and a /var/lib/amazon of its own, so that the ssm-user it makes, and the
 // credentials it writes, are nowhere on the machine.
 package interop

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,28 @@ import (
 
 	"github.com/creack/pty"
 )
+
+// TestMain goes where there is no network but this machine's own: AWS's programs
+// are told of no other endpoint than ours, and could reach none.
+func TestMain(m *testing.M) {
+	if os.Getenv("SALLYPORT_INTEROP") != "1" {
+		os.Exit(m.Run())
+	}
+	self, err := os.Executable()
+	if err == nil {
+		c := exec.Command("unshare", append([]string{"--net", "--mount", "--propagation", "private", "sh", "-c", `ip link set lo up && exec "$0" "$@"`, self}, os.Args[1:]...)...)
+		c.Env = append(os.Environ(), "SALLYPORT_INTEROP=alone")
+		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+		err = c.Run()
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "interop: it needs root, for a network namespace:", err)
+		os.Exit(1)
+	}
+}
 
 // TestInterop runs the first session with {our agent, amazon-ssm-agent} and
 // {our client, our drop-in, session-manager-plugin}. Without SALLYPORT_INTEROP
@@ -39,6 +62,9 @@ func TestInterop(t *testing.T) {
 	}
 	t.Logf("session-manager-plugin %s", bytes.TrimSpace(version))
 
+	if out, err := exec.Command("ip", "-brief", "link").Output(); err != nil || strings.Count(string(out), "\n") != 1 {
+		t.Fatalf("there is more network here than loopback: %s%v", out, err)
+	}
 	agents := map[string]string{"our agent": w.ourAgent(), "amazon-ssm-agent": w.stockAgent(agentDir)}
 	stock := filepath.Join(t.TempDir(), "stock")
 	if err := os.Mkdir(stock, 0o700); err != nil {

@@ -47,6 +47,10 @@ type Node struct {
 
 	// Version is what the agent says it is. "" is [sallyport.WireAgentVersion].
 	Version string
+
+	// WantsReady has it ask, as agents 3.2.1478 to 3.3.40 do, to be told that
+	// its channels are ready.
+	WantsReady bool
 }
 
 // Register has a machine register through an activation for role; "" is the
@@ -182,7 +186,7 @@ func (n *Node) Control(c *endpoint.Client) (*socket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), AgentVersion: n.version(), PlatformType: "linux"})
+	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), AgentVersion: n.version(), PlatformType: "linux", RequireAcknowledgement: n.WantsReady})
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +273,7 @@ func (n *Node) Data(c *endpoint.Client, session string) (*socket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), ClientInstanceId: n.ID.String()})
+	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), ClientInstanceId: n.ID.String(), RequireAcknowledgement: n.WantsReady})
 	if err != nil {
 		return nil, err
 	}

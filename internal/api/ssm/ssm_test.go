@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/servertest"
+	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -740,5 +741,61 @@ func TestRestart(t *testing.T) {
 		if err != nil || len(list.Sessions) != 1 || !strings.Contains(*list.Sessions[0].Details, "did not come back") {
 			t.Fatalf("history: %+v, %v", list, err)
 		}
+	})
+}
+
+// Agents 3.2.1478 to 3.3.40 wait two seconds to hear that a channel is ready,
+// and otherwise never come up.
+func TestAgentsThatWaitToHearTheyAreReady(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		node := s.Register("")
+		node.Version, node.WantsReady = "3.2.2172.0", true
+		c := node.Client()
+		if err := node.Ping(c); err != nil {
+			t.Fatal(err)
+		}
+		first := func(conn *socket.Conn, err error) wire.Type {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Drop() })
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			b, err := conn.ReadFrame(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := wire.Decode(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f.Type
+		}
+		if got := first(node.Control(c)); got != wire.TypeControlChannelReady {
+			t.Errorf("the first message of the control channel is %s", got)
+		}
+		time.Sleep(time.Second)
+		out, err := s.SSM(s.Root()).StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := first(node.Data(c, *out.SessionId)); got != wire.TypeDataChannelReady {
+			t.Errorf("the first message of the data channel is %s", got)
+		}
+	})
+}
+
+// There is no State Manager here, and whoever asks is told that nothing is
+// associated.
+func TestListAssociations(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		out, err := s.SSM(s.User("ann", everything)).ListAssociations(t.Context(), &ssm.ListAssociationsInput{})
+		if err != nil || out.Associations == nil || len(out.Associations) != 0 || out.NextToken != nil {
+			t.Errorf("associations: %+v, %v", out, err)
+		}
+		_, err = s.SSM(s.User("bob", "")).ListAssociations(t.Context(), &ssm.ListAssociationsInput{})
+		wantCode(t, err, "AccessDeniedException", "ssm:ListAssociations")
 	})
 }
