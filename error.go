@@ -29,10 +29,20 @@ const (
 
 // The codes of Systems Manager.
 const (
+	DocumentAlreadyExists                 Code = "DocumentAlreadyExists"
+	DocumentLimitExceeded                 Code = "DocumentLimitExceeded"
+	DocumentPermissionLimit               Code = "DocumentPermissionLimit"
+	DocumentVersionLimitExceeded          Code = "DocumentVersionLimitExceeded"
 	DoesNotExistException                 Code = "DoesNotExistException"
+	DuplicateDocumentContent              Code = "DuplicateDocumentContent"
+	DuplicateDocumentVersionName          Code = "DuplicateDocumentVersionName"
 	InvalidActivation                     Code = "InvalidActivation"
 	InvalidActivationID                   Code = "InvalidActivationId"
 	InvalidDocument                       Code = "InvalidDocument"
+	InvalidDocumentContent                Code = "InvalidDocumentContent"
+	InvalidDocumentOperation              Code = "InvalidDocumentOperation"
+	InvalidDocumentSchemaVersion          Code = "InvalidDocumentSchemaVersion"
+	InvalidDocumentVersion                Code = "InvalidDocumentVersion"
 	InvalidFilter                         Code = "InvalidFilter"
 	InvalidFilterKey                      Code = "InvalidFilterKey"
 	InvalidInstanceID                     Code = "InvalidInstanceId"
@@ -43,6 +53,7 @@ const (
 	InvalidResourceID                     Code = "InvalidResourceId"
 	InvalidResourceType                   Code = "InvalidResourceType"
 	MachineFingerprintDoesNotMatch        Code = "MachineFingerprintDoesNotMatch"
+	MaxDocumentSizeExceeded               Code = "MaxDocumentSizeExceeded"
 	TargetNotConnected                    Code = "TargetNotConnected"
 	TooManyTagsError                      Code = "TooManyTagsError"
 	TooManyUpdates                        Code = "TooManyUpdates"

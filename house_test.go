@@ -43,12 +43,13 @@ var mayImport = map[string]string{
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.
+	"internal/document":        "wire",
 	"internal/store":           "keyring",
 	"internal/record":          "wire asciicast",
 	"internal/broker":          "store record keyring route wire",
 	"internal/gateway":         "broker route socket store wire",
 	"internal/api":             "keyring policy sigv4 store",
-	"internal/api/ssm":         "api broker route store wire",
+	"internal/api/ssm":         "api broker document route store wire",
 	"internal/api/ssmmessages": "api broker",
 	"internal/api/ec2messages": "api",
 	"internal/api/iam":         "api policy store",

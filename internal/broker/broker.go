@@ -182,7 +182,10 @@ func (b *Broker) newSession(rec *sallyport.Session) *session {
 
 func (s *session) setTask(task wire.AgentTaskPayload) {
 	s.task = task
-	s.unpausable = task.DocumentContent.SessionType == "NonInteractiveCommands"
+	kind := task.DocumentContent.SessionType
+	s.unpausable = kind == "NonInteractiveCommands"
+	s.unlogged = kind == "Port"
+	s.awaited = kind == "NonInteractiveCommands" || kind == "Port" || task.DocumentContent.Inputs.KmsKeyId != ""
 }
 
 // launch starts a session's life. It reports false if the server is stopping.
@@ -241,9 +244,11 @@ type Invitation struct {
 	Token   sallyport.Secret // empty if the session is over
 }
 
-// Start begins a session and has the node told. By the time it returns, the
-// session is stored. It does not wait for the node to answer: a node that does
-// not is the session's cause to fail.
+// Start begins a session and has the node told: at once, or, if the node would
+// ask the client something first and wait for no more than 15 seconds, when the
+// client is there (amazon-ssm-agent agent/session/datachannel). By the time it
+// returns, the session is stored. It does not wait for the node to answer: a
+// node that does not is the session's cause to fail.
 func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	id := sallyport.NewSessionID(r.Who.Name)
 	rec := sallyport.NewSession(id, r.Who.ARN, r.Who.ID, r.Node, r.Document, time.Now())

@@ -393,6 +393,47 @@ func TestNodeDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// A node that would ask the client something first, and waits for no more than
+// 15 seconds, is told when the client is there.
+func TestNodeIsToldWhenItWillBeAnswered(t *testing.T) {
+	tests := []struct {
+		name    string
+		task    wire.AgentTaskPayload
+		awaited bool
+	}{
+		{"a shell", wire.AgentTaskPayload{DocumentContent: wire.SessionDocument{SessionType: "Standard_Stream"}}, false},
+		{"an interactive command", wire.AgentTaskPayload{DocumentContent: wire.SessionDocument{SessionType: "InteractiveCommands"}}, false},
+		{"a command without a terminal", wire.AgentTaskPayload{DocumentContent: wire.SessionDocument{SessionType: "NonInteractiveCommands"}}, true},
+		{"a port", wire.AgentTaskPayload{DocumentContent: wire.SessionDocument{SessionType: "Port"}}, true},
+		{"a shell that is encrypted", wire.AgentTaskPayload{DocumentContent: wire.SessionDocument{SessionType: "Standard_Stream", Inputs: wire.SessionInputs{KmsKeyId: "alias/x"}}}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				inv, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Document: "x", Parameters: json.RawMessage("{}"), Task: tt.task})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := w.controlFrames(wire.TypeInteractiveShell); (got == 0) != tt.awaited {
+					t.Errorf("the node was told %d times before the client came", got)
+				}
+				time.Sleep(30 * time.Second)
+				if !tt.awaited {
+					w.wantState(inv.Session, sallyport.Failed, "did not answer")
+					return
+				}
+				w.wantState(inv.Session, sallyport.Connecting, "")
+				w.attachPerson(w.far(wire.TypeInputStreamData), inv, "client-1")
+				if got := w.controlFrames(wire.TypeInteractiveShell); got != 1 {
+					t.Errorf("the node was told %d times when the client came", got)
+				}
+				time.Sleep(20 * time.Second)
+				w.wantState(inv.Session, sallyport.Failed, "asked 3 times")
+			})
+		})
+	}
+}
+
 func TestNobodyConnects(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv := w.begin()

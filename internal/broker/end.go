@@ -232,6 +232,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 	// this lane, so nothing has changed when mu is taken again.
 	h := &held{seq: head.Seq, size: len(frame)}
 	switch {
+	case e.side == node && s.unlogged && !inLogOnly:
 	case e.side == node:
 		h.at, err = s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: frame})
 	case head.Kind == wire.KindSize:
@@ -247,6 +248,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.hold(h)
+	s.carried[e.side] += int64(len(frame) - head.Payload)
 	s.stirred = time.Now()
 	if to := s.ends[e.side.other()]; to != nil && !s.passOn(to, l, h) {
 		to.stir()

@@ -35,20 +35,23 @@ type session struct {
 
 	task       wire.AgentTaskPayload // what the node is told to start
 	unpausable bool                  // a NonInteractive command aborts when it is paused
+	unlogged   bool                  // what a port session carries is in the log only while it must wait
+	awaited    bool                  // the node is told when the client is there, because it would wait for an answer
 	idle       time.Duration         // 0: no limit
 
 	kick chan struct{} // run should look again; holds one
 	over chan struct{} // closed when the session is saved as over
 
 	// mu guards all below, and lanes and ends in whole.
-	mu     sync.Mutex
-	rec    *sallyport.Session
-	access store.Access // who may attach; the store has the same
-	lanes  [2]lane      // by the side that sends
-	ends   [2]*end
-	came   [2]bool      // the side has been here
-	gone   [2]time.Time // since when it has not
-	paused bool         // the node was told to
+	mu      sync.Mutex
+	rec     *sallyport.Session
+	access  store.Access // who may attach; the store has the same
+	lanes   [2]lane      // by the side that sends
+	ends    [2]*end
+	came    [2]bool      // the side has been here
+	carried [2]int64     // bytes of stream payload, by the side that sent them
+	gone    [2]time.Time // since when it has not
+	paused  bool         // the node was told to
 
 	stirred    time.Time // when stream data last arrived for the first time
 	dispatched int       // how often the node was told
@@ -98,7 +101,7 @@ func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) 
 	now := time.Now()
 	s.mu.Lock()
 	next := s.judge(now)
-	dispatch := s.fate == 0 && !s.came[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt)
+	dispatch := s.fate == 0 && !s.came[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt) && (s.came[person] || !s.awaited)
 	if dispatch {
 		s.dispatched++
 		s.dispatchAt = now.Add(s.b.dispatchAgain())
@@ -158,7 +161,7 @@ func (s *session) judge(now time.Time) (next time.Time) {
 	id := s.rec.Node.String()
 	switch state := s.rec.State(); state {
 	case sallyport.Connecting:
-		if !s.came[node] && due(s.dispatchAt) && s.dispatched >= dispatchTries {
+		if told := s.came[person] || !s.awaited; told && !s.came[node] && due(s.dispatchAt) && s.dispatched >= dispatchTries {
 			s.beginEnd(sallyport.Failed, id+" did not answer. Its agent was asked "+times(s.dispatched)+" to start the session.")
 		} else if !s.came[person] && due(s.rec.Started.Add(s.b.clientWait())) {
 			s.beginEnd(sallyport.Failed, "No client connected in "+s.b.clientWait().String()+".")
@@ -451,6 +454,9 @@ func (s *session) finish(ctx context.Context) bool {
 		s.mu.Lock()
 		if s.ackTimer != nil {
 			s.ackTimer.Stop()
+		}
+		if s.unlogged {
+			s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]))
 		}
 		s.mu.Unlock()
 		s.log.Close()

@@ -45,6 +45,9 @@ type Node struct {
 	// the shell has ended with that status. Nil echoes until "exit\r".
 	Shell func(ctx context.Context, s *datachannel.Stream) int
 
+	// Told is called with what the node is told to start. Nil is nobody.
+	Told func(wire.AgentTaskPayload)
+
 	// Version is what the agent says it is. "" is [sallyport.WireAgentVersion].
 	Version string
 
@@ -218,6 +221,9 @@ func (n *Node) answer(ctx context.Context, c *endpoint.Client, conn *socket.Conn
 			continue
 		}
 		started[task.SessionId] = true
+		if n.Told != nil {
+			n.Told(task)
+		}
 		all.Go(func() { n.session(ctx, c, conn, task.SessionId) })
 	}
 }

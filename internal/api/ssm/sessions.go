@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/document"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -62,11 +64,9 @@ func (s *Server) startSessionOn(ctx context.Context, c *api.Call, in *ssm.StartS
 
 func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSessionInput) (*ssm.StartSessionOutput, error) {
 	name := documentName(in.DocumentName)
-	if name != shellDocument {
-		return nil, sallyport.Errorf(sallyport.InvalidDocument, "Document with name %s does not exist.", sallyport.Clip(name, 128))
-	}
-	if len(in.Parameters) > 0 {
-		return nil, sallyport.Errorf(sallyport.InvalidParameters, "Document %s takes no parameters.", name)
+	what, err := s.settle(ctx, name, in.Parameters)
+	if err != nil {
+		return nil, err
 	}
 	id, err := sallyport.ParseNodeID(*in.Target)
 	if err != nil {
@@ -75,20 +75,21 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 	if err := s.connected(ctx, c, id); err != nil {
 		return nil, err
 	}
+	if err := s.capable(ctx, id, what); err != nil {
+		return nil, err
+	}
+	user, err := runAs(c.Who, what.Document.Inputs)
+	if err != nil {
+		return nil, err
+	}
 	parameters, err := json.Marshal(in.Parameters)
 	if err != nil {
 		return nil, err
 	}
 	inv, err := s.Broker.Start(ctx, broker.Request{
 		Who: c.Who, Node: id, Document: name, Reason: deref(in.Reason), Parameters: parameters,
-		Task: wire.AgentTaskPayload{
-			Parameters: map[string]any{},
-			DocumentContent: wire.SessionDocument{
-				SchemaVersion: "1.0",
-				SessionType:   "Standard_Stream",
-				Inputs:        wire.SessionInputs{},
-			},
-		},
+		Idle: what.Idle, MaxDuration: what.Max,
+		Task: wire.AgentTaskPayload{Parameters: map[string]any{}, DocumentContent: what.Document, RunAsUser: user},
 	})
 	if err != nil {
 		return nil, err
@@ -99,6 +100,111 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 		StreamUrl:  s.streamURL(inv.Session),
 	}, nil
 }
+
+// settle says what kind of session a document and its parameters ask for. What
+// the document does not say, the account's preferences do; they are read at
+// $LATEST, because AWS's sample policies may update the document and not set its
+// default version.
+func (s *Server) settle(ctx context.Context, name string, parameters map[string][]string) (*document.Session, error) {
+	preferences, err := s.document(ctx, shellDocument, "$LATEST", "")
+	switch {
+	case sallyport.CodeOf(err) == sallyport.InvalidDocument:
+		preferences = &text{parsed: defaults}
+	case err != nil:
+		return nil, err
+	}
+	if name == shellDocument {
+		if preferences.parsed.Type != document.Shell {
+			return nil, sallyport.Errorf(sallyport.InvalidDocument, "Document %s holds the account's preferences, and its sessionType has to be %s.", shellDocument, document.Shell)
+		}
+		return preferences.parsed.Fill(parameters, nil)
+	}
+	t, err := s.document(ctx, name, "", "")
+	if err != nil {
+		return nil, err
+	}
+	return t.parsed.Fill(parameters, preferences.parsed)
+}
+
+// defaults are the preferences of an account that has none.
+var defaults = func() *document.Document {
+	d, err := document.Parse(`{"schemaVersion":"1.0","sessionType":"Standard_Stream"}`, document.JSON)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
+
+// since says which agents can do what. (amazon-ssm-agent's tags; user guide,
+// "Session Manager prerequisites".)
+var since = []struct {
+	what    string
+	version string
+	is      func(d *wire.SessionDocument, p wire.PortProperties) bool
+}{
+	{"sessions encrypted with a KMS key", "2.3.539.0", func(d *wire.SessionDocument, _ wire.PortProperties) bool {
+		return d.Inputs.KmsKeyId != "" && d.SessionType != document.Port
+	}},
+	{"interactive commands", "2.3.668.0", func(d *wire.SessionDocument, _ wire.PortProperties) bool { return d.SessionType == document.Command }},
+	{"Run As", "2.3.672.0", func(d *wire.SessionDocument, _ wire.PortProperties) bool { return bool(d.Inputs.RunAsEnabled) }},
+	{"commands without a terminal", "3.0.1124.0", func(d *wire.SessionDocument, _ wire.PortProperties) bool {
+		return d.SessionType == document.NonInteractive
+	}},
+	{"port sessions", "3.0.222.0", func(d *wire.SessionDocument, _ wire.PortProperties) bool { return d.SessionType == document.Port }},
+	{"ports of other hosts", "3.1.1374.0", func(d *wire.SessionDocument, p wire.PortProperties) bool {
+		return d.SessionType == document.Port && p.Host != "" && p.Host != "localhost"
+	}},
+}
+
+// capable checks that a node's agent can do what is asked of it.
+func (s *Server) capable(ctx context.Context, id sallyport.NodeID, what *document.Session) error {
+	n, err := s.db().Node(ctx, id)
+	if err != nil {
+		return err
+	}
+	var port wire.PortProperties
+	if what.Document.SessionType == document.Port {
+		json.Unmarshal(what.Document.Properties, &port) // ours: document wrote it
+	}
+	for _, f := range since {
+		if v := n.Agent.Version; v != "" && f.is(&what.Document, port) && versionLess(v, f.version) {
+			return sallyport.Errorf(sallyport.TargetNotConnected, "The agent on %s is version %s, and %s need %s or later. Update the agent.", id, sallyport.Clip(v, 32), f.what, f.version)
+		}
+	}
+	return nil
+}
+
+// userName is what a user of a machine may be called here. A stock agent puts
+// the name into a root shell's command line (agent/session/shell/shell_unix.go),
+// so what it may not have in it is a matter of security.
+var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,63}$`)
+
+// runAs says whom the session is to run as: by the tag SSMSessionRunAs of the
+// caller, or else by the preferences; "" if Run As is off. (User guide, "Turn on
+// Run As support".)
+func runAs(who *sallyport.Principal, in wire.SessionInputs) (string, error) {
+	if !in.RunAsEnabled {
+		return "", nil
+	}
+	user, from := who.SessionTags[runAsTag], "session tag "+runAsTag
+	if user == "" {
+		user, from = who.Tags[runAsTag], "tag "+runAsTag
+	}
+	if user == "" {
+		user, from = in.RunAsDefaultUser, "preference runAsDefaultUser"
+	}
+	switch {
+	case user == "":
+		return "", sallyport.Errorf(sallyport.ValidationException, "Run As is on, and nobody says whom %s's sessions run as: neither the tag %s nor the preference runAsDefaultUser.", who.Name, runAsTag)
+	case !userName.MatchString(user):
+		return "", sallyport.Errorf(sallyport.ValidationException, "The %s names the user %q, which is no user's name.", from, sallyport.Clip(user, 64))
+	case user == "root":
+		return "", sallyport.Errorf(sallyport.ValidationException, "The %s names root, and sessions do not run as root.", from)
+	}
+	return user, nil
+}
+
+const runAsTag = "SSMSessionRunAs"
 
 func (s *Server) streamURL(id sallyport.SessionID) *string {
 	return some("wss://" + s.StreamHost + "/v1/data-channel/" + id.String() + "?role=publish_subscribe")

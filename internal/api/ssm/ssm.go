@@ -13,6 +13,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/schemas"
 
 	"github.com/sallyport/sallyport"
@@ -54,6 +55,17 @@ func (s *Server) Service() *api.Service {
 			"CreateActivation":    api.SDK(schemas.CreateActivationRequest, s.createActivationOn, s.createActivation),
 			"DescribeActivations": api.SDK(schemas.DescribeActivationsRequest, api.OnAnything, s.describeActivations),
 			"DeleteActivation":    api.SDK(schemas.DeleteActivationRequest, api.OnAnything, s.deleteActivation),
+
+			"CreateDocument":               api.SDK(schemas.CreateDocumentRequest, s.createDocumentOn, s.createDocument),
+			"GetDocument":                  api.SDK(schemas.GetDocumentRequest, on(s, func(in *ssm.GetDocumentInput) *string { return in.Name }), s.getDocument),
+			"UpdateDocument":               api.SDK(schemas.UpdateDocumentRequest, on(s, func(in *ssm.UpdateDocumentInput) *string { return in.Name }), s.updateDocument),
+			"UpdateDocumentDefaultVersion": api.SDK(schemas.UpdateDocumentDefaultVersionRequest, on(s, func(in *ssm.UpdateDocumentDefaultVersionInput) *string { return in.Name }), s.updateDocumentDefaultVersion),
+			"DescribeDocument":             api.SDK(schemas.DescribeDocumentRequest, on(s, func(in *ssm.DescribeDocumentInput) *string { return in.Name }), s.describeDocumentCall),
+			"DeleteDocument":               api.SDK(schemas.DeleteDocumentRequest, on(s, func(in *ssm.DeleteDocumentInput) *string { return in.Name }), s.deleteDocument),
+			"ListDocuments":                api.SDK(schemas.ListDocumentsRequest, api.OnAnything, s.listDocuments),
+			"ListDocumentVersions":         api.SDK(schemas.ListDocumentVersionsRequest, on(s, func(in *ssm.ListDocumentVersionsInput) *string { return in.Name }), s.listDocumentVersions),
+			"DescribeDocumentPermission":   api.SDK(schemas.DescribeDocumentPermissionRequest, on(s, func(in *ssm.DescribeDocumentPermissionInput) *string { return in.Name }), s.describeDocumentPermission),
+			"ModifyDocumentPermission":     api.SDK(schemas.ModifyDocumentPermissionRequest, on(s, func(in *ssm.ModifyDocumentPermissionInput) *string { return in.Name }), s.modifyDocumentPermission),
 
 			"AddTagsToResource":      api.SDK(schemas.AddTagsToResourceRequest, s.addTagsOn, s.addTags),
 			"RemoveTagsFromResource": api.SDK(schemas.RemoveTagsFromResourceRequest, s.removeTagsOn, s.removeTags),

@@ -46,11 +46,15 @@ func writeTags(tags map[string]string) []types.Tag {
 
 func keysOf(tags map[string]string) []string { return slices.Sorted(maps.Keys(tags)) }
 
-// tagged asks about the resource a tag operation names. Nodes have tags;
-// activations are tagged when they are created, and not after.
+// tagged asks about the resource a tag operation names. Nodes and documents have
+// tags; activations are tagged when they are created, and not after.
 func (s *Server) tagged(ctx context.Context, c *api.Call, kind types.ResourceTypeForTagging, resource string) (api.Question, error) {
-	if kind != types.ResourceTypeForTaggingManagedInstance {
-		return api.Question{}, sallyport.Errorf(sallyport.InvalidResourceType, "Resources of type %s have no tags here. ManagedInstance has.", sallyport.Clip(string(kind), 64))
+	switch kind {
+	case types.ResourceTypeForTaggingManagedInstance:
+	case types.ResourceTypeForTaggingDocument:
+		return s.taggedDocument(ctx, c, resource)
+	default:
+		return api.Question{}, sallyport.Errorf(sallyport.InvalidResourceType, "Resources of type %s have no tags here. ManagedInstance and Document have.", sallyport.Clip(string(kind), 64))
 	}
 	q, err := s.onNode(ctx, c, resource)
 	return q, notFound(err, sallyport.InvalidResourceID)
@@ -67,13 +71,16 @@ func (s *Server) addTagsOn(ctx context.Context, c *api.Call, in *ssm.AddTagsToRe
 }
 
 func (s *Server) addTags(ctx context.Context, _ *api.Call, in *ssm.AddTagsToResourceInput) (*ssm.AddTagsToResourceOutput, error) {
-	id, err := sallyport.ParseNodeID(*in.ResourceId)
-	if err != nil {
-		return nil, notFound(err, sallyport.InvalidResourceID)
-	}
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
+	}
+	if in.ResourceType == types.ResourceTypeForTaggingDocument {
+		return &ssm.AddTagsToResourceOutput{}, noSuchResource(s.db().TagDocument(ctx, documentName(in.ResourceId), tags, maxTags))
+	}
+	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	if err != nil {
+		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
 	return &ssm.AddTagsToResourceOutput{}, notFound(s.db().TagNode(ctx, id, tags), sallyport.InvalidResourceID)
 }
@@ -85,6 +92,9 @@ func (s *Server) removeTagsOn(ctx context.Context, c *api.Call, in *ssm.RemoveTa
 }
 
 func (s *Server) removeTags(ctx context.Context, _ *api.Call, in *ssm.RemoveTagsFromResourceInput) (*ssm.RemoveTagsFromResourceOutput, error) {
+	if in.ResourceType == types.ResourceTypeForTaggingDocument {
+		return &ssm.RemoveTagsFromResourceOutput{}, noSuchResource(s.db().UntagDocument(ctx, documentName(in.ResourceId), in.TagKeys))
+	}
 	id, err := sallyport.ParseNodeID(*in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
@@ -98,6 +108,13 @@ func (s *Server) listTagsOn(ctx context.Context, c *api.Call, in *ssm.ListTagsFo
 }
 
 func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForResourceInput) (*ssm.ListTagsForResourceOutput, error) {
+	if in.ResourceType == types.ResourceTypeForTaggingDocument {
+		d, err := s.db().Document(ctx, documentName(in.ResourceId))
+		if err != nil {
+			return nil, noSuchResource(err)
+		}
+		return &ssm.ListTagsForResourceOutput{TagList: writeTags(d.Tags)}, nil
+	}
 	id, err := sallyport.ParseNodeID(*in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)

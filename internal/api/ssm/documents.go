@@ -1,0 +1,439 @@
+package ssm
+
+import (
+	"context"
+	"crypto/sha1" // AWS still says it beside the other
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/document"
+)
+
+// reserved begin the names of documents that are not the account's. (API
+// reference, CreateDocument.)
+var reserved = []string{"aws", "amazon", "amzn", "sallyport-"}
+
+// maxShared is with how many accounts a document may be shared. (API reference,
+// DocumentPermissionLimit.)
+const maxShared = 1000
+
+// onDocument asks whether the caller may take the call's action on a document.
+func (s *Server) onDocument(ctx context.Context, c *api.Call, name string) ([]api.Question, error) {
+	q := api.Question{
+		Action:    c.Action(),
+		Resources: []string{s.realm().Document(name)},
+		Keys:      map[string]string{"ssm:DocumentType": string(types.DocumentTypeSession)},
+	}
+	d, err := s.db().Document(ctx, name)
+	if sallyport.CodeOf(err) == sallyport.InvalidDocument {
+		return []api.Question{q}, nil
+	}
+	if d != nil {
+		q.Tags = d.Tags
+	}
+	return []api.Question{q}, err
+}
+
+// on makes the question of an operation that names a document.
+func on[In any](s *Server, name func(*In) *string) func(context.Context, *api.Call, *In) ([]api.Question, error) {
+	return func(ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
+		return s.onDocument(ctx, c, documentName(name(in)))
+	}
+}
+
+func (s *Server) createDocumentOn(ctx context.Context, c *api.Call, in *ssm.CreateDocumentInput) ([]api.Question, error) {
+	questions, err := s.onDocument(ctx, c, *in.Name)
+	if err != nil {
+		return nil, err
+	}
+	q := &questions[0]
+	q.RequestTags, err = readTags(in.Tags)
+	q.TagKeys, q.Tags = keysOf(q.RequestTags), nil
+	return questions, err
+}
+
+// parseDocument reads the text of a session document. The format is JSON if it
+// is not said.
+func parseDocument(content string, format types.DocumentFormat) (string, error) {
+	switch format {
+	case "":
+		format = types.DocumentFormatJson
+	case types.DocumentFormatJson, types.DocumentFormatYaml:
+	default:
+		return "", sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", format)
+	}
+	_, err := document.Parse(content, document.Format(format))
+	return string(format), err
+}
+
+func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.CreateDocumentInput) (*ssm.CreateDocumentOutput, error) {
+	for _, prefix := range reserved {
+		if strings.HasPrefix(strings.ToLower(*in.Name), prefix) {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "Names that begin with %s are reserved. Choose another name than %s.", (*in.Name)[:len(prefix)], *in.Name)
+		}
+	}
+	if in.DocumentType != types.DocumentTypeSession {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents are for sessions here: DocumentType has to be Session, and is %q.", string(in.DocumentType))
+	}
+	if len(in.Attachments) > 0 || len(in.Requires) > 0 {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has neither attachments nor requirements.")
+	}
+	format, err := parseDocument(*in.Content, in.DocumentFormat)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	v := sallyport.DocumentVersion{
+		Document: *in.Name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
+		Format: format, Content: *in.Content, Created: c.At,
+	}
+	if err := s.db().CreateDocument(ctx, v, tags); err != nil {
+		return nil, err
+	}
+	description, err := s.describeDocument(ctx, v.Document, "", "")
+	return &ssm.CreateDocumentOutput{DocumentDescription: description}, err
+}
+
+// A text is a document's, wherever it is from.
+type text struct {
+	sallyport.DocumentVersion
+	doc    *sallyport.Document
+	owner  string
+	parsed *document.Document
+}
+
+// document finds one version of a document, built-in or the account's.
+func (s *Server) document(ctx context.Context, name, version, versionName string) (*text, error) {
+	if b := document.FindBuiltin(name); b != nil {
+		if versionName != "" || !slices.Contains([]string{"", "1", "$LATEST", "$DEFAULT"}, version) {
+			return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "Document %s has version 1 alone.", name)
+		}
+		v := sallyport.DocumentVersion{Document: name, Number: 1, Format: string(document.JSON), Content: b.Content, Created: b.Created}
+		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc}, nil
+	}
+	d, v, err := s.db().DocumentVersion(ctx, name, version, versionName)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := document.Parse(v.Content, document.Format(v.Format))
+	if err != nil {
+		return nil, err // it was good when it was created: by an older version of ours
+	}
+	return &text{*v, d, s.realm().Account, parsed}, nil
+}
+
+var platforms = []types.PlatformType{types.PlatformTypeWindows, types.PlatformTypeLinux, types.PlatformTypeMacos}
+
+func (s *Server) describeDocument(ctx context.Context, name, version, versionName string) (*types.DocumentDescription, error) {
+	t, err := s.document(ctx, name, version, versionName)
+	if err != nil {
+		return nil, err
+	}
+	sum, old := sha256.Sum256([]byte(t.Content)), sha1.Sum([]byte(t.Content))
+	d := &types.DocumentDescription{
+		Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, Status: types.DocumentStatusActive,
+		DisplayName: some(t.DisplayName), VersionName: some(t.VersionName), TargetType: some(t.TargetType),
+		DocumentVersion: number(t.Number), LatestVersion: number(t.doc.Latest), DefaultVersion: number(t.doc.Default),
+		Description: some(t.parsed.Description), DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
+		SchemaVersion: some("1.0"), PlatformTypes: platforms, Tags: writeTags(t.doc.Tags),
+		Hash: some(hex.EncodeToString(sum[:])), HashType: types.DocumentHashTypeSha256, Sha1: some(hex.EncodeToString(old[:])),
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.parsed.Parameters)) {
+		p := t.parsed.Parameters[name]
+		out := types.DocumentParameter{Name: some(name), Description: some(p.Description), Type: types.DocumentParameterTypeString}
+		if p.Type == "StringList" {
+			out.Type = types.DocumentParameterTypeStringList
+		}
+		if p.Default != nil {
+			all := strings.Join(p.Default, ",")
+			out.DefaultValue = &all
+		}
+		d.Parameters = append(d.Parameters, out)
+	}
+	return d, nil
+}
+
+func number(n int) *string { return some(strconv.Itoa(n)) }
+
+func (s *Server) describeDocumentCall(ctx context.Context, _ *api.Call, in *ssm.DescribeDocumentInput) (*ssm.DescribeDocumentOutput, error) {
+	d, err := s.describeDocument(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
+	return &ssm.DescribeDocumentOutput{Document: d}, err
+}
+
+func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocumentInput) (*ssm.GetDocumentOutput, error) {
+	t, err := s.document(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
+	if err != nil {
+		return nil, err
+	}
+	content, format := t.Content, types.DocumentFormat(t.Format)
+	switch in.DocumentFormat {
+	case "", format:
+	case types.DocumentFormatJson, types.DocumentFormatYaml:
+		format = in.DocumentFormat
+		if content, err = t.parsed.Write(document.Format(format)); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", in.DocumentFormat)
+	}
+	return &ssm.GetDocumentOutput{
+		Name: some(t.Document), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
+		DocumentVersion: number(t.Number), Status: types.DocumentStatusActive, Content: &content,
+		DocumentType: types.DocumentTypeSession, DocumentFormat: format,
+	}, nil
+}
+
+// ours refuses to change what is built in.
+func ours(name string) error {
+	if document.FindBuiltin(name) != nil {
+		return sallyport.Errorf(sallyport.InvalidDocumentOperation, "Document %s is there from the start, and cannot be changed. Create one of your own.", name)
+	}
+	return nil
+}
+
+func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *ssm.UpdateDocumentInput) (*ssm.UpdateDocumentOutput, error) {
+	name := documentName(in.Name)
+	if err := ours(name); err != nil {
+		return nil, err
+	}
+	if len(in.Attachments) > 0 {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has no attachments.")
+	}
+	if _, err := s.db().Document(ctx, name); err != nil {
+		return nil, err
+	}
+	format, err := parseDocument(*in.Content, in.DocumentFormat)
+	if err != nil {
+		return nil, err
+	}
+	added, err := s.db().UpdateDocument(ctx, sallyport.DocumentVersion{
+		Document: name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
+		Format: format, Content: *in.Content, Created: c.At,
+	}, deref(in.DocumentVersion))
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.describeDocument(ctx, name, strconv.Itoa(added.Number), "")
+	return &ssm.UpdateDocumentOutput{DocumentDescription: d}, err
+}
+
+func (s *Server) updateDocumentDefaultVersion(ctx context.Context, _ *api.Call, in *ssm.UpdateDocumentDefaultVersionInput) (*ssm.UpdateDocumentDefaultVersionOutput, error) {
+	name := documentName(in.Name)
+	if err := ours(name); err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(*in.DocumentVersion)
+	if err != nil {
+		return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "%q is not the number of a version.", sallyport.Clip(*in.DocumentVersion, 32))
+	}
+	v, err := s.db().SetDefaultDocumentVersion(ctx, name, n)
+	if err != nil {
+		return nil, err
+	}
+	return &ssm.UpdateDocumentDefaultVersionOutput{Description: &types.DocumentDefaultVersionDescription{
+		Name: some(name), DefaultVersion: number(v.Number), DefaultVersionName: some(v.VersionName),
+	}}, nil
+}
+
+func (s *Server) deleteDocument(ctx context.Context, _ *api.Call, in *ssm.DeleteDocumentInput) (*ssm.DeleteDocumentOutput, error) {
+	name := documentName(in.Name)
+	if err := ours(name); err != nil {
+		return nil, err
+	}
+	return &ssm.DeleteDocumentOutput{}, s.db().DeleteDocument(ctx, name, deref(in.DocumentVersion), deref(in.VersionName))
+}
+
+func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ssm.ListDocumentVersionsInput) (*ssm.ListDocumentVersionsOutput, error) {
+	name := documentName(in.Name)
+	out := &ssm.ListDocumentVersionsOutput{}
+	info := func(v sallyport.DocumentVersion, isDefault bool) types.DocumentVersionInfo {
+		return types.DocumentVersionInfo{
+			Name: some(name), DocumentVersion: number(v.Number), VersionName: some(v.VersionName), DisplayName: some(v.DisplayName),
+			CreatedDate: &v.Created, IsDefaultVersion: isDefault, DocumentFormat: types.DocumentFormat(v.Format), Status: types.DocumentStatusActive,
+		}
+	}
+	if document.FindBuiltin(name) != nil {
+		t, err := s.document(ctx, name, "", "")
+		if err != nil {
+			return nil, err
+		}
+		out.DocumentVersions = []types.DocumentVersionInfo{info(t.DocumentVersion, true)}
+		return out, nil
+	}
+	d, list, cursor, err := s.db().DocumentVersions(ctx, name, page(in.NextToken, in.MaxResults, 50))
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range list {
+		out.DocumentVersions = append(out.DocumentVersions, info(*v, v.Number == d.Default))
+	}
+	out.NextToken = next(cursor)
+	return out, nil
+}
+
+// A documentFilter is one condition of ListDocuments: any of its values.
+type documentFilter struct {
+	key    string
+	values []string
+}
+
+func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDocumentsInput) (*ssm.ListDocumentsOutput, error) {
+	var filters []documentFilter
+	for _, f := range in.DocumentFilterList {
+		filters = append(filters, documentFilter{string(f.Key), []string{*f.Value}})
+	}
+	for _, f := range in.Filters {
+		filters = append(filters, documentFilter{deref(f.Key), f.Values})
+	}
+	for _, f := range filters {
+		switch {
+		case slices.Contains([]string{"Owner", "DocumentType", "PlatformTypes", "Name", "TargetType", "SearchKeyword"}, f.key), strings.HasPrefix(f.key, "tag:"):
+		default:
+			return nil, unknownFilter(f.key, "Owner", "DocumentType", "PlatformTypes", "Name", "TargetType", "SearchKeyword", "tag:…")
+		}
+		if len(f.values) == 0 {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "The filter %s has no values.", sallyport.Clip(f.key, 64))
+		}
+	}
+	kept, err := s.db().Documents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{}
+	for _, b := range document.Builtins() {
+		names = append(names, b.Name)
+	}
+	for _, d := range kept {
+		names = append(names, d.Name)
+	}
+	slices.Sort(names)
+	limit := 50
+	if in.MaxResults != nil {
+		limit = int(*in.MaxResults)
+	}
+	out := &ssm.ListDocumentsOutput{DocumentIdentifiers: []types.DocumentIdentifier{}}
+	after := deref(in.NextToken)
+	if after != "" && !slices.Contains(names, after) {
+		return nil, sallyport.Errorf(sallyport.InvalidNextToken, "The page token is not one that this list gave. Leave it out to begin at the beginning.")
+	}
+	for _, name := range names {
+		if name <= after {
+			continue
+		}
+		t, err := s.document(ctx, name, "", "")
+		if sallyport.CodeOf(err) == sallyport.InvalidDocument {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(filters, func(f documentFilter) bool { return !s.matches(t, f) }) {
+			if len(out.DocumentIdentifiers) == limit {
+				out.NextToken = out.DocumentIdentifiers[limit-1].Name
+				return out, nil
+			}
+			out.DocumentIdentifiers = append(out.DocumentIdentifiers, types.DocumentIdentifier{
+				Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
+				DocumentVersion: number(t.Number), DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
+				PlatformTypes: platforms, SchemaVersion: some("1.0"), TargetType: some(t.TargetType), Tags: writeTags(t.doc.Tags),
+			})
+		}
+	}
+	return out, nil
+}
+
+func (s *Server) matches(t *text, f documentFilter) bool {
+	return slices.ContainsFunc(f.values, func(want string) bool {
+		switch f.key {
+		case "Owner":
+			builtin := document.FindBuiltin(t.Document) != nil
+			switch want {
+			case "Self", "Private":
+				return !builtin
+			case "Amazon":
+				return t.owner == "Amazon"
+			case "Public":
+				return builtin || slices.Contains(t.doc.Shared, "all")
+			}
+			return false
+		case "DocumentType":
+			return want == string(types.DocumentTypeSession)
+		case "PlatformTypes":
+			return slices.Contains(platforms, types.PlatformType(want))
+		case "Name":
+			return strings.HasPrefix(t.Document, want)
+		case "TargetType":
+			return t.TargetType == want
+		case "SearchKeyword":
+			return strings.Contains(strings.ToLower(t.Document), strings.ToLower(want))
+		}
+		value, ok := t.doc.Tags[strings.TrimPrefix(f.key, "tag:")]
+		return ok && value == want
+	})
+}
+
+func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in *ssm.DescribeDocumentPermissionInput) (*ssm.DescribeDocumentPermissionOutput, error) {
+	name := documentName(in.Name)
+	if err := ours(name); err != nil {
+		return nil, err
+	}
+	d, err := s.db().Document(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	out := &ssm.DescribeDocumentPermissionOutput{AccountIds: []string{}, AccountSharingInfoList: []types.AccountSharingInfo{}}
+	limit := 200
+	if in.MaxResults != nil {
+		limit = int(*in.MaxResults)
+	}
+	for _, account := range d.Shared {
+		if account <= deref(in.NextToken) {
+			continue
+		}
+		if len(out.AccountIds) == limit {
+			out.NextToken = &out.AccountIds[limit-1]
+			break
+		}
+		out.AccountIds = append(out.AccountIds, account)
+		out.AccountSharingInfoList = append(out.AccountSharingInfoList, types.AccountSharingInfo{AccountId: &account, SharedDocumentVersion: some("$DEFAULT")})
+	}
+	return out, nil
+}
+
+func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *ssm.ModifyDocumentPermissionInput) (*ssm.ModifyDocumentPermissionOutput, error) {
+	name := documentName(in.Name)
+	if err := ours(name); err != nil {
+		return nil, err
+	}
+	return &ssm.ModifyDocumentPermissionOutput{}, s.db().ShareDocument(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
+}
+
+// taggedDocument is what tag operations are about, if it is a document.
+func (s *Server) taggedDocument(ctx context.Context, c *api.Call, resource string) (api.Question, error) {
+	questions, err := s.onDocument(ctx, c, documentName(&resource))
+	if err != nil {
+		return api.Question{}, err
+	}
+	return questions[0], nil
+}
+
+// noSuchResource turns the word that a document is not there into what tag
+// operations say.
+func noSuchResource(err error) error {
+	if sallyport.CodeOf(err) == sallyport.InvalidDocument {
+		return sallyport.Errorf(sallyport.InvalidResourceID, "%s", sallyport.Public(err).Message)
+	}
+	return err
+}
