@@ -9,6 +9,16 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
+// The documents that the commands of this package start. All but the
+// last are AWS's; DocumentExec is built into our servers, and runs its parameter command,
+// split as a shell would, with its standard streams apart.
+const (
+	DocumentSSH        = "AWS-StartSSHSession"                        // portNumber
+	DocumentPort       = "AWS-StartPortForwardingSession"             // portNumber, localPortNumber
+	DocumentPortRemote = "AWS-StartPortForwardingSessionToRemoteHost" // and host
+	DocumentExec       = "Sallyport-Exec"                             // command
+)
+
 // A StartSession asks for a session. Only Target is required.
 type StartSession struct {
 	Target       string              // a node's ID

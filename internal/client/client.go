@@ -13,6 +13,11 @@
 // not said that the session is over. However that ends, the terminal is as it
 // was before.
 //
+// Not every session has a terminal at its other end. One that forwards a port
+// takes connections here and has the node make them there, many over one stream;
+// one for ssh is a single connection, whose ends here are Stdin and Stdout; a
+// command with pipes has those for its own. The handshake says which it is.
+//
 // Two programs are made of it: our own connect (package clientcmd), and
 // [PluginMain], the drop-in for AWS's session-manager-plugin, which the aws CLI
 // runs. They differ in what they print and where, and in little else: see

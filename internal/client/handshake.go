@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,17 +21,43 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 	case wire.KindHandshakeRequest:
 		return r.handshake(ctx, m.Payload)
 	case wire.KindHandshakeComplete:
+		if !r.shaking.Load() {
+			return nil
+		}
 		var done wire.HandshakeComplete
 		json.Unmarshal(m.Payload, &done) // nothing in it has to be there
 		if done.CustomerMessage != "" {
 			r.customerMessage(done.CustomerMessage)
 		}
 		r.shaking.Store(false)
-		r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
+		switch r.where() {
+		case farShell:
+			r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
+		case farForward:
+			if err := r.openPort(ctx); err != nil {
+				r.begin()
+				r.leave(ctx, err)
+				return err
+			}
+		}
 		r.begin()
 		return nil
-	case wire.KindEncChallengeRequest, wire.KindFlag:
-		return nil // not for a shell
+	case wire.KindFlag:
+		if f, err := wire.ReadFlag(m.Payload); err == nil && f == wire.FlagConnectToPortError && r.where() == farForward {
+			r.refused()
+		}
+		return nil
+	case wire.KindEncChallengeRequest:
+		return nil // not without a key
+	}
+	if r.Forward != nil && r.where() != farForward {
+		return errNoPort
+	}
+	if r.where() == farForward {
+		if m.Kind == wire.KindOutput && !r.shaking.Load() {
+			r.port.take(ctx, m.Payload)
+		}
+		return nil
 	}
 
 	// A plain shell has no handshake: that it shows something is what says
@@ -80,10 +107,10 @@ func (r *run) customerMessage(text string) {
 	fmt.Fprint(r.Stdout, text+end)
 }
 
-// What a handshake may ask for that this version does not have.
+// What a handshake may ask for that this version does not have, or not there.
 var (
-	errPort = errors.New("this session forwards a port, which comes with a later version of Sallyport")
-	errKMS  = errors.New("this session is to be encrypted with a KMS key, which comes with a later version of Sallyport; an administrator may unset kmsKeyId in SSM-SessionManagerRunShell")
+	errNoPort = errors.New("this session does not forward a port")
+	errKMS    = errors.New("this session is to be encrypted with a KMS key, which comes with a later version of Sallyport; an administrator may unset kmsKeyId in SSM-SessionManagerRunShell")
 )
 
 // handshake answers a HandshakeRequest. An action that is not a success makes
@@ -94,6 +121,10 @@ func (r *run) handshake(ctx context.Context, payload []byte) error {
 	if err := json.Unmarshal(payload, &req); err != nil {
 		return fmt.Errorf("read the node's handshake: %w", err)
 	}
+	if r.shook {
+		return errors.New("the node began a second handshake")
+	}
+	r.shook = true
 	r.shaking.Store(true)
 	resp, failed := r.answer(req)
 	text, err := json.Marshal(resp)
@@ -125,6 +156,19 @@ func (r *run) answer(req wire.HandshakeRequest) (resp wire.HandshakeResponse, fa
 		}
 		resp.ProcessedClientActions = append(resp.ProcessedClientActions, done)
 	}
+	switch r.where() {
+	case farCommand:
+		if slices.Contains(req.Capabilities, wire.CapStdin) {
+			r.stdin.Store(true)
+			resp.Capabilities = []string{wire.CapStdin}
+		}
+	case farForward:
+		r.port.agent = req.AgentVersion
+		if slices.Contains(req.Capabilities, wire.CapMux2) {
+			r.port.own = true
+			resp.Capabilities = []string{wire.CapMux2}
+		}
+	}
 	return resp, failed
 }
 
@@ -135,21 +179,28 @@ func (r *run) act(asked wire.RequestedClientAction) (wire.ActionStatus, error) {
 		if err := json.Unmarshal(asked.ActionParameters, &kind); err != nil {
 			return wire.ActionFailed, fmt.Errorf("the node's handshake does not say what kind of session this is: %w", err)
 		}
+		if r.Forward != nil && kind.SessionType != "Port" {
+			return wire.ActionFailed, errNoPort
+		}
 		switch kind.SessionType {
 		case "Standard_Stream", "InteractiveCommands":
 			return wire.ActionSuccess, nil
 		case "NonInteractiveCommands":
-			// There is no terminal at the other end, so ours keeps its own
-			// line editing and echo, and Ctrl-C arrives as a signal.
-			r.pipes.Store(true)
-			r.term.restore()
+			r.reach(farCommand)
 			return wire.ActionSuccess, nil
 		case "Port":
-			return wire.ActionUnsupported, errPort
+			return r.actPort(kind.Properties)
 		}
 		return wire.ActionFailed, fmt.Errorf("the node wants a session of type %q, which is none", sallyport.Clip(kind.SessionType, 64))
 	case wire.ActionKMSEncryption:
 		return wire.ActionUnsupported, errKMS
 	}
 	return wire.ActionUnsupported, fmt.Errorf("the node asks for %q, which this version does not know", sallyport.Clip(asked.ActionType, 64))
+}
+
+// reach notes what is at the other end. There is no terminal there, so ours
+// keeps its own line editing and echo, and Ctrl-C arrives as a signal.
+func (r *run) reach(f far) {
+	r.far.Store(int32(f))
+	r.term.restore()
 }

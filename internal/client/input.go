@@ -10,20 +10,24 @@ import (
 )
 
 const (
-	// readSize is how much is read at once. With what r.keys holds and what
-	// the stream keeps, it bounds a paste that the node is slow to take: then
-	// the keyboard is not read, and whoever pastes waits.
-	readSize = 4 << 10
+	// readSize is how much is read at once: no more than goes in one message
+	// between ends of ours. With what r.keys holds and what the stream keeps,
+	// it bounds a paste that the node is slow to take: then the keyboard is not
+	// read, and whoever pastes waits.
+	readSize = 32<<10 - wire.Overhead
 
 	// hush is how long the node may say nothing before what is typed is sent
 	// to it regardless.
 	hush = 3 * time.Second
 
-	eot = "\x04"
+	eot  = "\x04"
+	quit = 0x1c
 )
 
 // startReader begins to read Stdin once there is a socket, and the terminal is
-// raw. The function it returns ends that.
+// raw, if what is at the other end is for that. It waits to be told: a program
+// in the background that reads its terminal is stopped. The function it returns
+// ends the reading.
 func (r *run) startReader(ctx context.Context) (stop func()) {
 	src, interrupt := newKeyboard(r.Stdin)
 	done := make(chan struct{})
@@ -31,8 +35,25 @@ func (r *run) startReader(ctx context.Context) (stop func()) {
 		defer close(done)
 		select {
 		case <-r.opened:
-			r.read(ctx, src)
 		case <-ctx.Done():
+			return
+		}
+		hushed := time.NewTimer(hush)
+		defer hushed.Stop()
+		if r.Pipes {
+			hushed.Stop()
+		}
+		select {
+		case <-r.known:
+		case <-hushed.C:
+		case <-ctx.Done():
+			return
+		}
+		switch {
+		case r.takesInput():
+			r.read(ctx, src)
+		case r.where() == farCommand && r.term.in == nil && unread(r.Stdin):
+			r.notice("this node's agent gives a command no standard input; what is piped in is not read")
 		}
 	})
 	return func() {
@@ -49,7 +70,7 @@ func (r *run) startReader(ctx context.Context) (stop func()) {
 // ~. must be heard then above all.
 func (r *run) read(ctx context.Context, src io.Reader) {
 	var esc escape
-	esc.off = r.term.in == nil
+	esc.off = r.term.in == nil || r.Pipes
 	buf := make([]byte, readSize)
 	for {
 		n, err := src.Read(buf)
@@ -77,7 +98,7 @@ func (r *run) read(ctx context.Context, src io.Reader) {
 			}
 		}
 		if err != nil {
-			if r.term.in != nil {
+			if r.term.in != nil && r.where() == farShell {
 				// The terminal is gone. SIGHUP says so too, to those who are
 				// its foreground.
 				r.finish(over{Ending{How: Left}})
@@ -107,7 +128,7 @@ func (r *run) typist(ctx context.Context) {
 	for {
 		select {
 		case key := <-r.urgent:
-			if r.stream.Send(ctx, wire.KindOutput, []byte{key}) != nil {
+			if r.sendKey(ctx, key) != nil {
 				return
 			}
 			continue
@@ -117,7 +138,7 @@ func (r *run) typist(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case key := <-r.urgent:
-			if r.stream.Send(ctx, wire.KindOutput, []byte{key}) != nil {
+			if r.sendKey(ctx, key) != nil {
 				return
 			}
 		case chunk, more := <-r.keys:
@@ -125,7 +146,7 @@ func (r *run) typist(ctx context.Context) {
 				r.endOfInput(ctx, r.line.Load())
 				return
 			}
-			if r.stream.Send(ctx, wire.KindOutput, chunk) != nil {
+			if r.takesInput() && r.stream.Send(ctx, wire.KindOutput, chunk) != nil {
 				return
 			}
 			r.line.Store(endsLine(chunk[len(chunk)-1]))
@@ -134,10 +155,23 @@ func (r *run) typist(ctx context.Context) {
 	}
 }
 
+// sendKey sends a key that a signal stood for, or the signal, where what is
+// typed is a command's input and may hold such bytes.
+func (r *run) sendKey(ctx context.Context, key byte) error {
+	if r.where() != farCommand || !r.stdin.Load() {
+		return r.stream.Send(ctx, wire.KindOutput, []byte{key})
+	}
+	f := wire.FlagInterrupt
+	if key == quit {
+		f = wire.FlagQuit
+	}
+	return r.stream.SendMessage(ctx, wire.KindFlag, f.Payload())
+}
+
 // sendNow sends what was typed from here, if typist has begun, has nothing to
 // do, and need not wait to do it.
 func (r *run) sendNow(chunk []byte) bool {
-	if r.behind.Load() != 0 || !r.stream.TrySend(wire.KindOutput, chunk) {
+	if r.behind.Load() != 0 || !r.takesInput() || !r.stream.TrySend(wire.KindOutput, chunk) {
 		return false
 	}
 	r.line.Store(endsLine(chunk[len(chunk)-1]))
@@ -159,9 +193,32 @@ func (r *run) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-quiet.C:
-			if !r.shaking.Load() {
+			if !r.shaking.Load() && !r.Pipes {
 				return nil
 			}
+		}
+	}
+}
+
+// drain is for when Stdin, the person's end of a connection, has ended. The
+// node cannot be told of that half alone. What it still sends is passed on until
+// it has closed its end, as a server does when it has had its last request, or
+// until it is silent. AWS's plugin ends at once, in the middle of an answer.
+func (r *run) drain(ctx context.Context) {
+	r.stream.Flush(ctx)
+	at := time.Since(r.started)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		quiet := time.Since(r.started) - max(at, time.Duration(r.shown.Load()))
+		if r.Silence > 0 && quiet > r.Silence {
+			r.finish(over{Ending{How: Drained}})
+			return
 		}
 	}
 }
@@ -179,8 +236,26 @@ func (r *run) waitReady(ctx context.Context) error {
 // Those who run the plugin count on its ending by itself after the end of
 // Stdin, Ansible among them. Session.Silence is their limit.
 func (r *run) endOfInput(ctx context.Context, line bool) {
-	if r.pipes.Load() {
-		<-ctx.Done() // no terminal, and no Ctrl-D
+	switch r.where() {
+	case farCommand:
+		if r.stdin.Load() && r.stream.SendMessage(ctx, wire.KindFlag, wire.FlagEndOfInput.Payload()) != nil {
+			return
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case key := <-r.urgent:
+				if r.sendKey(ctx, key) != nil {
+					return
+				}
+			}
+		}
+	case farStream:
+		r.drain(ctx)
+		return
+	case farForward:
+		<-ctx.Done()
 		return
 	}
 	const tries = 8

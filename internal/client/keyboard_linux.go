@@ -74,3 +74,5 @@ func (d *display) close() {
 		d.Close()
 	}
 }
+
+const fionread = unix.TIOCINQ

@@ -17,3 +17,5 @@ type display struct{}
 func openDisplay(*os.File) *display      { return nil }
 func (s *display) writeNow(p []byte) int { return 0 }
 func (s *display) close()                {}
+
+const fionread = 0x4004667f // as in every system that comes from BSD

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/endpoint"
@@ -37,7 +39,7 @@ func TestMain(m *testing.M) {
 	if what := os.Getenv("SALLYPORT_TEST_PROGRAM"); what != "" {
 		os.Exit(program(what))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 const testSession = "alice-0c4f1e9ab27d3355e"

@@ -57,6 +57,7 @@ func PluginMain(args, env []string, stdin io.Reader, stdout, stderr io.Writer) i
 type pluginCall struct {
 	invitation Invitation
 	settings   Settings
+	pipes      bool   // by the document's name, it is Session.Pipes
 	variable   string // held the response
 	err        error  // it cannot be done
 }
@@ -100,8 +101,11 @@ func readPluginCall(args, env []string, stdout io.Writer) (call pluginCall, done
 		fmt.Fprint(stdout, "Invalid Operation")
 		return call, true
 	}
-	// arg 5 is the request. Only encrypted sessions need what is in it, so a
-	// session does not fail because it is not as it should be.
+	// arg 5 is the request. A session does not fail because it is not as it
+	// should be.
+	var asked StartSession
+	json.Unmarshal([]byte(arg(5)), &asked)
+	call.pipes = documentHasPipes(asked.DocumentName)
 	call.settings = Settings{Region: arg(2), Profile: arg(4), Endpoint: arg(6)}
 
 	var in invitation
@@ -114,6 +118,17 @@ func readPluginCall(args, env []string, stdout io.Writer) (call pluginCall, done
 		call.err = fmt.Errorf("the answer to StartSession lacks a SessionId, a StreamUrl or a TokenValue")
 	}
 	return call, false
+}
+
+// documentHasPipes reports whether a document is known to be for sessions
+// without a terminal. AWS's ends know only once the node has said so, and in the
+// meantime lose what is typed.
+func documentHasPipes(name string) bool {
+	_, short, arn := strings.Cut(name, "document/")
+	if arn {
+		name = short
+	}
+	return name == DocumentSSH || strings.HasPrefix(name, DocumentPort) || name == DocumentExec || name == "AWS-StartNonInteractiveCommand"
 }
 
 // run holds the session, and returns the exit status.
@@ -130,7 +145,7 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	s := &Session{
 		Client: c, Invitation: call.invitation,
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
-		Stock: true, Silence: pluginSilence,
+		Stock: true, Silence: pluginSilence, Pipes: call.pipes,
 	}
 	if terminalFile(stdin) == nil {
 		s.Window = pluginWindow
@@ -143,6 +158,7 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	switch {
 	case end.How == Expired:
 		fmt.Fprintf(stdout, "Session: %s timed out.\n", id)
+	case end.How == Drained: // says nothing: stdout is the connection's
 	case end.How == Deserted:
 		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", io.EOF)
 	case end.Output != "":

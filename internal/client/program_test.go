@@ -19,7 +19,7 @@ func program(what string) int {
 	switch what {
 	case "plugin":
 		return PluginMain(append([]string{"session-manager-plugin"}, os.Args[1:]...), os.Environ(), os.Stdin, os.Stdout, os.Stderr)
-	case "connect", "panic":
+	case "connect", "panic", "exec":
 		c, err := Load(context.Background(), Settings{Endpoint: os.Args[1]})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -29,6 +29,7 @@ func program(what string) int {
 			Client:     c,
 			Invitation: Invitation{os.Args[2], os.Args[3], sallyport.NewSecret(os.Args[4])},
 			Stdin:      os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+			Pipes: what == "exec",
 		}
 		if what == "panic" {
 			s.Stdout = bomb{os.Stdout}

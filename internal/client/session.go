@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +22,9 @@ import (
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/wire"
 )
+
+// ignoredFirst are the signals that whoever started the program has it ignore.
+var ignoredFirst = slices.DeleteFunc(signals(), func(s os.Signal) bool { return !signal.Ignored(s) })
 
 // clientID tells this process from others that may hold the same token.
 var clientID = uuid.NewString()
@@ -46,6 +52,38 @@ type Session struct {
 	// Window is how long to try to get a lost connection back. 0 is until the
 	// control plane says that the session is over.
 	Window time.Duration
+
+	// Pipes says that the session is known to have no terminal at its other
+	// end: it forwards a port, or runs a command with pipes. The person's is
+	// then left alone, and nothing is sent before the handshake that such a
+	// session begins with.
+	Pipes bool
+
+	// Forward is where the connections of a port session come from, if the
+	// caller listens for them, who can then say that a port is taken before
+	// there is a session. Run closes them. Such a session leaves Stdin, Stdout
+	// and signals to others, and ends well when Run's context does.
+	Forward []net.Listener
+
+	// Notice is told what the person should know besides what the node says.
+	// Nil writes it to Stderr.
+	Notice func(text string)
+
+	// Quiet leaves out that a connection was lost and is back: another session
+	// says so.
+	Quiet bool
+
+	running atomic.Pointer[run]
+}
+
+// Say shows text to the person as the session itself does, which minds what is
+// on the screen, while it runs.
+func (s *Session) Say(text string) {
+	if r := s.running.Load(); r != nil {
+		r.notice(text)
+		return
+	}
+	fmt.Fprintf(s.Stderr, "sallyport: %s\n", text)
 }
 
 // A How is a way for a session to end.
@@ -54,9 +92,10 @@ type How uint8
 const (
 	Closed   How = iota + 1 // the control plane said that it is over
 	Expired                 // likewise, when it was to be resumed
-	Left                    // the person typed ~.
+	Left                    // the person typed ~., or Ctrl-C to a port session
 	Killed                  // a signal ended the program
 	Deserted                // Stdin ended, and the node had nothing more to say
+	Drained                 // likewise, where Stdin was one end of a connection
 )
 
 // An Ending is how a session ended.
@@ -108,12 +147,14 @@ const (
 // Windows, and a write to a Stdout that nobody reads.
 //
 // While it runs, SIGINT, SIGQUIT and SIGTSTP are keys, and SIGTERM and SIGHUP
-// end the session.
+// end the session. Where there is no terminal at the other end, SIGINT and
+// SIGQUIT are signals to the command there, and end a port session.
 func (s *Session) Run(ctx context.Context) (Ending, error) {
 	r := &run{
 		Session: s,
 		term:    newTerminal(s.Stdin, s.Stdout, s.Stderr),
 		opened:  make(chan struct{}),
+		known:   make(chan struct{}),
 		ready:   make(chan struct{}),
 		keys:    make(chan []byte, 64),
 		urgent:  make(chan byte, 16),
@@ -123,8 +164,23 @@ func (s *Session) Run(ctx context.Context) (Ending, error) {
 	r.stream.Direct = r.showNow
 	r.behind.Store(1)
 	r.started = time.Now()
+	if s.Forward != nil {
+		r.term = newTerminal(nil, nil, nil)
+	}
+	s.running.Store(r)
+	defer s.running.Store(nil)
 	return r.run(ctx)
 }
+
+// A far is what is at the other end of a session.
+type far int32
+
+const (
+	farShell   far = iota // a terminal; also what is not known yet
+	farCommand            // a command with pipes
+	farStream             // one connection, whose other end are Stdin and Stdout
+	farForward            // as many as are made to a listener here
+)
 
 // A run is a Session while it runs.
 type run struct {
@@ -137,6 +193,8 @@ type run struct {
 	others sync.WaitGroup
 
 	opened  chan struct{} // closed when the first socket is open
+	known   chan struct{} // closed when far is more than a guess
+	learnt  sync.Once     // closes known
 	ready   chan struct{} // closed when the node may be sent what is typed
 	once    sync.Once     // closes ready
 	keys    chan []byte   // what was typed and is to be sent: at most 64 reads
@@ -149,9 +207,15 @@ type run struct {
 	display *display    // nil unless Stdout is a terminal that can be written without waiting
 	begun   atomic.Bool // output has shown something, and may be passed by
 
-	shaking atomic.Bool  // there is a handshake, and it is not complete
-	pipes   atomic.Bool  // the node has a command with pipes there, and no terminal
+	shook   bool         // there was a handshake; output owns it
+	shaking atomic.Bool  // there is one, and it is not complete
+	far     atomic.Int32 // a far
+	stdin   atomic.Bool  // the command there has a standard input
 	shown   atomic.Int64 // when output was last shown, since started
+
+	port     *port       // of a port session; set before far is, and filled in before ready is closed
+	parting  sync.Once   // for Ctrl-C, in a port session
+	released atomic.Bool // the node was told that it is over, and heard it
 
 	// Of carry.
 	answered bool // some socket has had a frame from somebody
@@ -166,24 +230,40 @@ type run struct {
 }
 
 func (r *run) run(ctx context.Context) (Ending, error) {
+	asked := ctx
+	if r.Forward != nil {
+		ctx = context.WithoutCancel(ctx) // the node is told first
+		defer func() {
+			for _, l := range r.Forward {
+				l.Close()
+			}
+		}()
+	}
 	ctx, r.finish = context.WithCancelCause(ctx)
 	defer r.finish(nil)
 
-	caught := make(chan os.Signal, 16)
-	signal.Notify(caught, signals()...)
-	defer signal.Stop(caught) // last, when the terminal is as it was
-	defer r.term.restore()
+	reader := func() {}
+	if r.Forward != nil {
+		defer context.AfterFunc(asked, func() { r.leave(ctx, over{Ending{How: Left}}) })()
+	} else {
+		caught := make(chan os.Signal, 16)
+		signal.Notify(caught, signals()...)
+		defer signal.Stop(caught) // last, when the terminal is as it was
+		defer r.term.restore()
 
-	// Before anything else is sent, so that the agent knows the size before
-	// the first prompt.
-	last := r.sendSize(ctx, wire.Size{})
-	r.display = openDisplay(r.term.out)
-
-	r.start(func() { r.signals(ctx, caught) })
-	r.start(func() { r.resize(ctx, last) })
-	r.start(func() { r.typist(ctx) })
+		// Before anything else is sent, so that the agent knows the size before
+		// the first prompt.
+		last := wire.Size{}
+		if !r.Pipes {
+			last = r.sendSize(ctx, last)
+			r.display = openDisplay(r.term.out)
+		}
+		r.start(func() { r.signals(ctx, caught) })
+		r.start(func() { r.resize(ctx, last) })
+		r.start(func() { r.typist(ctx) })
+		reader = r.startReader(ctx)
+	}
 	r.start(func() { r.carry(ctx) })
-	reader := r.startReader(ctx)
 	output := make(chan struct{})
 	go r.guard(func() {
 		defer close(output)
@@ -213,7 +293,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		}
 		return Ending{}, cause
 	}
-	if o.How == Left || o.How == Deserted || o.How == Killed && !r.Stock {
+	if o.How != Closed && o.How != Expired && !(o.How == Killed && r.Stock) && !r.released.Load() {
 		r.terminate(context.WithoutCancel(ctx), true)
 	}
 	return o.Ending, nil
@@ -247,6 +327,10 @@ func (r *run) terminate(ctx context.Context, complain bool) {
 
 // notice says something to the person, beside the session's output.
 func (r *run) notice(text string) {
+	if r.Notice != nil {
+		r.Notice(text)
+		return
+	}
 	r.say.Lock()
 	defer r.say.Unlock()
 	text = "sallyport: " + text + "\n"
@@ -277,17 +361,82 @@ func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
 			r.finish(over{Ending{How: Killed, Signal: s}})
 		}
 		if key, ok := typed(s); ok {
-			select {
-			case <-r.opened:
-				select {
-				case r.urgent <- key:
-				default: // as many wait already; the terminal's own queue drops more too
-				}
-			default: // there is nobody to pass it on to yet
-				r.finish(over{Ending{How: Killed, Signal: s}})
-			}
+			r.press(ctx, s, key)
 		}
 	}
+}
+
+// press acts on a signal that on a terminal would be a key.
+func (r *run) press(ctx context.Context, s os.Signal, key byte) {
+	there := r.opened
+	if r.Pipes {
+		there = r.ready
+	}
+	// sftp has its ssh, and so us, ignore what is meant for itself. The aws CLI
+	// does so too; there it is a plugin with one connection that leaves it so.
+	ignored := slices.Contains(ignoredFirst, s)
+	select {
+	case <-there:
+	default: // there is nobody to pass it on to yet
+		if !ignored || r.Stock {
+			r.finish(over{Ending{How: Killed, Signal: s}})
+		}
+		return
+	}
+	switch at := r.where(); at {
+	case farStream:
+		if !ignored {
+			r.finish(over{Ending{How: Killed, Signal: s}})
+		}
+	case farForward:
+		r.interrupted(ctx)
+	default:
+		if at == farCommand && suspends(s) { // there is no job there to be stopped
+			if !ignored {
+				suspend()
+			}
+			return
+		}
+		select {
+		case r.urgent <- key:
+		default: // as many wait already; the terminal's own queue drops more too
+		}
+	}
+}
+
+func (r *run) where() far { return far(r.far.Load()) }
+
+// takesInput reports whether what is typed is of use there.
+func (r *run) takesInput() bool {
+	switch r.where() {
+	case farForward:
+		return false
+	case farCommand:
+		return r.stdin.Load()
+	}
+	return true
+}
+
+// leave ends a session from here, once the node has heard of it, or cannot be
+// told. AWS's agent ends a port session so since 2.3.722; others know nothing
+// of it, and are left to TerminateSession.
+func (r *run) leave(ctx context.Context, cause error) {
+	select {
+	case <-r.ready:
+		if p := r.port; p != nil && newer(p.agent, "2.3.722.0") {
+			told, cancel := context.WithTimeout(ctx, lastWords)
+			defer cancel()
+			err := r.stream.SendMessage(told, wire.KindFlag, wire.FlagTerminateSession.Payload())
+			if err == nil && r.stream.Flush(told) == nil {
+				r.released.Store(true)
+			}
+		}
+		if _, ok := errors.AsType[over](cause); !ok && !r.released.Load() {
+			r.terminate(ctx, false)
+		}
+	default:
+	}
+	r.finish(cause)
 }
 
 // resize tells the node of every change of the terminal's size.
@@ -332,15 +481,19 @@ func (r *run) control(f wire.Frame) {
 	f.Unmarshal(&msg)
 	r.mu.Lock()
 	r.ending = Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus}
+	ending := r.ending
 	r.mu.Unlock()
 	r.stream.Close() // output goes on until all that had come is shown
+	if r.where() == farForward {
+		time.AfterFunc(lastWords, func() { r.finish(over{ending}) }) // though nobody reads it
+	}
 }
 
 // output owns Stdout.
 func (r *run) output(ctx context.Context) {
 	for first := true; ; first = false {
 		m, err := r.stream.Receive(ctx)
-		if first && err == nil {
+		if first && err == nil && r.where() == farShell && !r.Pipes {
 			// A stock agent takes a size that came before its terminal was
 			// there, and does nothing with it. Now that something was shown
 			// the terminal is there; to one of ours the size is no news.
@@ -362,10 +515,14 @@ func (r *run) output(ctx context.Context) {
 			return
 		}
 		if err := r.message(ctx, m); err != nil {
+			if errors.Is(err, syscall.EPIPE) {
+				err = over{Ending{How: Killed, Signal: syscall.SIGPIPE}} // as any program whose reader has gone
+			}
 			r.finish(err)
 			return
 		}
-		r.begun.Store(m.Kind == wire.KindOutput)
+		r.learnt.Do(func() { close(r.known) })
+		r.begun.Store(m.Kind == wire.KindOutput && r.where() != farForward)
 	}
 }
 
@@ -389,7 +546,7 @@ func (r *run) carry(ctx context.Context) {
 		r.finish(err)
 		return
 	}
-	if r.term.in != nil || r.term.out != nil {
+	if !r.Pipes && (r.term.in != nil || r.term.out != nil) {
 		if err := r.term.raw(); err != nil {
 			r.notice("the terminal cannot be made raw: " + err.Error())
 		}
@@ -614,7 +771,7 @@ type told struct {
 }
 
 func newTold(r *run, lost error) *told {
-	t := &told{r: r, cause: lost}
+	t := &told{r: r, cause: lost, over: r.Quiet}
 	t.timer = time.AfterFunc(tellAfter, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()

@@ -27,7 +27,7 @@ import (
 // A joined session runs, and says how it ended.
 type joined struct {
 	*plane
-	keyboard    *io.PipeWriter
+	keyboard    *io.PipeWriter // unless its session has another Stdin
 	out, errOut *screen
 	done        chan struct{}
 	ending      Ending
@@ -679,8 +679,7 @@ func TestHandshake(t *testing.T) {
 	}{
 		{"a shell", []wire.RequestedClientAction{sessionType("Standard_Stream")}, wire.ActionSuccess, ""},
 		{"a command on a terminal", []wire.RequestedClientAction{sessionType("InteractiveCommands")}, wire.ActionSuccess, ""},
-		{"a command without", []wire.RequestedClientAction{sessionType("NonInteractiveCommands")}, wire.ActionSuccess, ""},
-		{"a port", []wire.RequestedClientAction{sessionType("Port")}, wire.ActionUnsupported, "later version"},
+		{"a port that is none", []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: json.RawMessage(`{"SessionType":"Port","Properties":7}`)}}, wire.ActionFailed, "read the session's port"},
 		{"a kind nobody knows", []wire.RequestedClientAction{sessionType("Telepathy")}, wire.ActionFailed, "Telepathy"},
 		{"no kind", []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: json.RawMessage(`7`)}}, wire.ActionFailed, "kind of session"},
 		{"encryption", []wire.RequestedClientAction{{ActionType: wire.ActionKMSEncryption, ActionParameters: json.RawMessage(`{}`)}}, wire.ActionUnsupported, "KMS"},

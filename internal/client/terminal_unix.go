@@ -55,6 +55,12 @@ func typed(s os.Signal) (key byte, ok bool) {
 	return 0, false
 }
 
+// suspends reports whether s has a program stopped, to be continued later.
+func suspends(s os.Signal) bool { return s == unix.SIGTSTP }
+
+// suspend does what s would have done had nobody listened.
+func suspend() { unix.Kill(unix.Getpid(), unix.SIGSTOP) }
+
 func fatal(s os.Signal) bool     { return s == unix.SIGTERM || s == unix.SIGHUP }
 func continued(s os.Signal) bool { return s == unix.SIGCONT }
 func resized(s os.Signal) bool   { return s == unix.SIGWINCH || s == unix.SIGCONT }
@@ -69,6 +75,21 @@ func exitStatus(s os.Signal) int {
 
 // pollSize is for systems that do not say when a terminal changes its size.
 func pollSize(context.Context, func()) {}
+
+// unread reports whether there is something to read in v, without reading it.
+func unread(v io.Reader) bool {
+	f, ok := v.(*os.File)
+	if !ok {
+		n, _ := v.Read(make([]byte, 1))
+		return n > 0
+	}
+	n, err := unix.IoctlGetInt(int(f.Fd()), fionread)
+	return err == nil && n > 0
+}
+
+// taken and nobodyThere read the error of listening and of connecting.
+func taken(err error) bool       { return errors.Is(err, unix.EADDRINUSE) }
+func nobodyThere(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
 
 // A keyboard reads a file until it is told to stop. Reading and waiting are
 // apart, so that a key that is typed after the session is left to whoever reads

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -59,6 +60,8 @@ func makeRaw(in, out *os.File) (undo func(), err error) {
 func signals() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
 
 func typed(s os.Signal) (key byte, ok bool) { return 0x03, s == os.Interrupt }
+func suspends(os.Signal) bool               { return false }
+func suspend()                              {}
 func fatal(s os.Signal) bool                { return s == syscall.SIGTERM }
 func continued(os.Signal) bool              { return false }
 func resized(os.Signal) bool                { return false }
@@ -85,6 +88,24 @@ func pollSize(ctx context.Context, look func()) {
 		}
 	}
 }
+
+// unread reports whether there is something to read in v, without reading it.
+// Of a pipe Windows does not say so for certain.
+func unread(v io.Reader) bool {
+	f, ok := v.(*os.File)
+	if !ok {
+		n, _ := v.Read(make([]byte, 1))
+		return n > 0
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular() && info.Size() > 0
+}
+
+// taken and nobodyThere read the error of listening and of connecting.
+func taken(err error) bool {
+	return errors.Is(err, windows.WSAEADDRINUSE) || errors.Is(err, windows.WSAEACCES)
+}
+func nobodyThere(err error) bool { return errors.Is(err, windows.WSAECONNREFUSED) }
 
 // newKeyboard reads a console by its own call, because os.File takes Ctrl-Z
 // for the end of the file. A read cannot be interrupted: interrupt is nil.

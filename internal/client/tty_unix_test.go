@@ -4,6 +4,7 @@ package client
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"reflect"
@@ -304,5 +305,119 @@ func TestPluginOnTerminal(t *testing.T) {
 				t.Errorf("shown %q", got)
 			}
 		})
+	}
+}
+
+// Ctrl-C ends a forwarding, and the node with it, in the words of the plugin.
+func TestInterruptEndsForwarding(t *testing.T) {
+	tests := []struct {
+		name string
+		what string
+		agent
+		calls int // of TerminateSession
+	}{
+		{"under the aws CLI", "aws", stockAgent, 0},
+		{"alone", "plugin", ourAgent, 0},
+		{"with an agent that has to be told by the control plane", "aws", oldAgent, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := sit(t, tt.what)
+			d.shake(tt.agent, "Port", toPort)
+			d.screen.wait(t, " opened for sessionId ")
+			d.press("\x03")
+			if tt.calls == 0 {
+				d.flagged(wire.FlagTerminateSession)
+			}
+			d.gone(0)
+			if !strings.Contains(d.screen.String(), "Terminate signal received, exiting.\r\n\r\n\r\nExiting session with sessionId: "+testSession+".\r\n\r\n") {
+				t.Errorf("shown %q", d.screen)
+			}
+			if n := d.called("TerminateSession"); n != tt.calls {
+				t.Errorf("%d calls of TerminateSession", n)
+			}
+		})
+	}
+}
+
+// Whoever has the plugin ignore a signal means a connection to go on.
+func TestInterruptOfStream(t *testing.T) {
+	for what, status := range map[string]int{"aws": 0, "plugin": 128 + int(syscall.SIGINT)} {
+		t.Run(what, func(t *testing.T) {
+			d := sit(t, what)
+			d.shake(stockAgent, "Port", wire.PortProperties{PortNumber: "22"})
+			d.show("SSH-2.0-there\r\n")
+			d.screen.wait(t, "SSH-2.0-there")
+			d.press("\x03")
+			if what == "aws" {
+				d.press("go on\n")
+				d.typed("go on\n")
+				d.end("", nil)
+			}
+			d.gone(status)
+		})
+	}
+}
+
+// A command without a terminal at its end has a person's line, signals, and end
+// of input.
+func TestCommandOnTerminal(t *testing.T) {
+	tests := []struct {
+		agent
+		interrupt, quit, end func(d *desk)
+	}{
+		{ourAgent,
+			func(d *desk) { d.flagged(wire.FlagInterrupt) },
+			func(d *desk) { d.flagged(wire.FlagQuit) },
+			func(d *desk) { d.flagged(wire.FlagEndOfInput) }},
+		{stockAgent,
+			func(d *desk) { d.typed("\x03") },
+			func(d *desk) { d.typed("\x1c") },
+			func(d *desk) {}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := sit(t, "exec")
+			d.shake(tt.agent, "NonInteractiveCommands", nil)
+			d.show("out ")
+			d.tell(wire.KindStdErr, []byte("err "))
+			d.screen.wait(t, "out err ")
+			if !reflect.DeepEqual(d.state(), d.before) {
+				t.Error("the terminal is raw")
+			}
+			if tt.offers != nil {
+				d.press("~.\n") // is no escape
+				d.typed("~.\n")
+			}
+			d.press("\x03")
+			tt.interrupt(d)
+			d.press("\x1c")
+			tt.quit(d)
+			d.press("\x04")
+			tt.end(d)
+			d.tell(wire.KindExitCode, []byte("EXIT_CODE: 3"))
+			d.end("", nil)
+			d.gone(3)
+		})
+	}
+}
+
+// What a stock agent has no use for is left to whoever reads next.
+func TestCommandLeavesInput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w.WriteString("for somebody else")
+	w.Close()
+	p, c := live(t)
+	j := join(p, c, func(s *Session) { s.Pipes, s.Stdin = true, r })
+	p.shake(stockAgent, "NonInteractiveCommands", nil)
+	j.errOut.wait(t, "sallyport: this node's agent gives a command no standard input; what is piped in is not read\n")
+	p.end("", nil)
+	j.want(Closed)
+	if b, _ := io.ReadAll(r); string(b) != "for somebody else" {
+		t.Errorf("%q is left", b)
 	}
 }
