@@ -222,9 +222,10 @@ type run struct {
 	reused   bool // the socket was opened with the token of the last
 	spent    bool // and the control plane would not have it
 
-	mu     sync.Mutex
-	ending Ending // of a stream that channel_closed has closed
-	exit   *int   // from an EXIT_CODE message
+	mu      sync.Mutex
+	ending  Ending // of a stream that channel_closed has closed
+	exit    *int   // from an EXIT_CODE message
+	leaving error  // why leave was called
 
 	say sync.Mutex // one notice at a time
 }
@@ -421,6 +422,9 @@ func (r *run) takesInput() bool {
 // told. AWS's agent ends a port session so since 2.3.722; others know nothing
 // of it, and are left to TerminateSession.
 func (r *run) leave(ctx context.Context, cause error) {
+	r.mu.Lock()
+	r.leaving = cause
+	r.mu.Unlock()
 	select {
 	case <-r.ready:
 		if p := r.port; p != nil && newer(p.agent, "2.3.722.0") {
@@ -435,6 +439,20 @@ func (r *run) leave(ctx context.Context, cause error) {
 			r.terminate(ctx, false)
 		}
 	default:
+	}
+	r.finish(cause)
+}
+
+// closed is for when the control plane has ended the session. If that is how it
+// answers to the node's being told to, it is no news.
+func (r *run) closed(ending Ending) {
+	r.mu.Lock()
+	cause := r.leaving
+	r.mu.Unlock()
+	if cause == nil {
+		cause = over{ending}
+	} else {
+		r.released.Store(true)
 	}
 	r.finish(cause)
 }
@@ -485,7 +503,7 @@ func (r *run) control(f wire.Frame) {
 	r.mu.Unlock()
 	r.stream.Close() // output goes on until all that had come is shown
 	if r.where() == farForward {
-		time.AfterFunc(lastWords, func() { r.finish(over{ending}) }) // though nobody reads it
+		time.AfterFunc(lastWords, func() { r.closed(ending) }) // though nobody reads it
 	}
 }
 
@@ -507,7 +525,7 @@ func (r *run) output(ctx context.Context) {
 			}
 			r.mu.Unlock()
 			if ending.How != 0 {
-				r.finish(over{ending})
+				r.closed(ending)
 			}
 			return
 		}
