@@ -1,9 +1,10 @@
-// Package clientcmd is what a person types: connect, nodes and sessions. Each
-// command is package client with words around it.
+// Package clientcmd is what a person types. Each command is package client with
+// words around it.
 //
-//	sallyport connect web-1       a shell on the node of that name
-//	sallyport nodes               which nodes there are
-//	sallyport sessions            which sessions are on
+//	sallyport connect web-1               a shell on the node of that name
+//	sallyport connect -L 8080:80 web-1    and a port here that leads to one there
+//	sallyport nodes                       which nodes there are
+//	sallyport sessions                    which sessions are on
 //
 // Whom they call, and as whom, they are told as AWS's own tools are: by the
 // environment and the profile, or by flags named as the aws CLI's. Data goes to
@@ -71,6 +72,10 @@ func settingsFlags(flags *pflag.FlagSet) *client.Settings {
 	flags.StringVar(&s.Profile, "profile", "", "which `profile` of ~/.aws (default: AWS_PROFILE)")
 	flags.StringVar(&s.CABundle, "ca-bundle", "", "a `file` of certificates to believe beside the system's (default: AWS_CA_BUNDLE or SSL_CERT_FILE)")
 	return s
+}
+
+func streamHostFlag(c *cobra.Command, s *client.Settings) {
+	c.Flags().StringVar(&s.StreamHost, "stream-host", "", "the `host` streams may be at, if not the control plane's own")
 }
 
 func load(ctx context.Context, s *client.Settings) (*client.Client, error) {

@@ -11,10 +11,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/sallyport/sallyport/internal/client"
 	"github.com/sallyport/sallyport/internal/datachannel"
@@ -22,21 +26,40 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 const session = "alice-0c4f1e9ab27d3355e"
 
 // A plane answers API calls from a table, and shows what its node says.
 type plane struct {
+	url     string
 	answers map[string]string // by operation; an answer with __type is a refusal
-	asked   map[string]string // the last body, by operation
 	shown   string            // by the node
 	closed  wire.ChannelClosed
 	typed   chan string // all of it, once it ends in Ctrl-D
+
+	plays map[string]func(*end) // by document: what the node does instead
+
+	mu    sync.Mutex
+	asked map[string]string // the last body, by operation
+	count map[string]int    // of calls, by operation
+}
+
+// body returns the last body of an operation.
+func (p *plane) body(op string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[op]
 }
 
 func start(t *testing.T) *plane {
-	p := &plane{answers: map[string]string{}, asked: map[string]string{}, typed: make(chan string, 1)}
+	p := &plane{
+		answers: map[string]string{}, asked: map[string]string{}, count: map[string]int{}, typed: make(chan string, 1),
+		plays: map[string]func(*end){},
+	}
 	s := httptest.NewTLSServer(p)
 	t.Cleanup(s.Close)
+	p.url = "wss" + strings.TrimPrefix(s.URL, "https") + "/v1/data-channel/"
 	bundle := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
@@ -52,7 +75,7 @@ func start(t *testing.T) *plane {
 		t.Setenv(k, "")
 		os.Unsetenv(k)
 	}
-	p.answers["StartSession"] = fmt.Sprintf(`{"SessionId":%q,"TokenValue":"t","StreamUrl":%q}`, session, "wss"+strings.TrimPrefix(s.URL, "https")+"/v1/data-channel/x")
+	p.answers["StartSession"] = fmt.Sprintf(`{"SessionId":%q,"TokenValue":"t","StreamUrl":%q}`, session, p.url+"x")
 	return p
 }
 
@@ -63,7 +86,15 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	op := strings.TrimPrefix(r.Header.Get("X-Amz-Target"), "AmazonSSM.")
 	body, _ := io.ReadAll(r.Body)
+	p.mu.Lock()
 	p.asked[op] = string(body)
+	p.count[op]++
+	p.mu.Unlock()
+	var in client.StartSession
+	if json.Unmarshal(body, &in); op == "StartSession" && p.plays[in.DocumentName] != nil {
+		fmt.Fprintf(w, `{"SessionId":%q,"TokenValue":"t","StreamUrl":%q}`, session, p.url+in.DocumentName)
+		return
+	}
 	if strings.Contains(p.answers[op], "__type") {
 		w.WriteHeader(http.StatusBadRequest)
 	}
@@ -85,6 +116,13 @@ func (p *plane) node(w http.ResponseWriter, r *http.Request) {
 	ran := make(chan struct{})
 	go func() { defer close(ran); s.Run(ctx, conn) }()
 	defer func() { cancel(); <-ran }()
+	if play := p.plays[path.Base(r.URL.Path)]; play != nil {
+		e := &end{Stream: s, conn: conn, ctx: ctx}
+		play(e)
+		e.close(wire.ChannelClosed{})
+		<-ran
+		return
+	}
 	s.Send(ctx, wire.KindOutput, []byte(p.shown))
 	var typed []byte
 	for !bytes.HasSuffix(typed, []byte{4}) {
@@ -110,7 +148,7 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, err
 		if c.Name() != args[0] {
 			continue
 		}
-		var out, errOut bytes.Buffer
+		var out, errOut buffer
 		c.SetArgs(args[1:])
 		c.SetIn(strings.NewReader(stdin))
 		c.SetOut(&out)
@@ -120,6 +158,24 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, err
 	}
 	t.Fatalf("there is no command %q", args[0])
 	return "", "", nil
+}
+
+// A buffer is written by several at once, as a terminal is.
+type buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 const nodes = `{"InstanceInformationList":[
@@ -164,7 +220,7 @@ func TestConnect(t *testing.T) {
 				t.Errorf("stderr %q", stderr)
 			}
 			var asked client.StartSession
-			json.Unmarshal([]byte(p.asked["StartSession"]), &asked)
+			json.Unmarshal([]byte(p.body("StartSession")), &asked)
 			if asked.Target != tt.target {
 				t.Errorf("asked for %q, want %q", asked.Target, tt.target)
 			}
@@ -195,7 +251,7 @@ func TestFlags(t *testing.T) {
 		if _, stderr, err := run(t, "", "connect", "mi-0123456789abcdef0", "--reason", "ticket 42", "--document", "Mine"); err != nil {
 			t.Fatal(err, stderr)
 		}
-		if got := p.asked["StartSession"]; got != `{"Target":"mi-0123456789abcdef0","DocumentName":"Mine","Reason":"ticket 42"}` {
+		if got := p.body("StartSession"); got != `{"Target":"mi-0123456789abcdef0","DocumentName":"Mine","Reason":"ticket 42"}` {
 			t.Errorf("asked %s", got)
 		}
 	})
@@ -210,7 +266,7 @@ func TestFlags(t *testing.T) {
 		if _, stderr, err := run(t, "", "connect", "mi-0123456789abcdef0", "--document", "Mine"); err != nil {
 			t.Fatal(err, stderr)
 		}
-		if got := p.asked["StartSession"]; got != `{"Target":"mi-0123456789abcdef0","DocumentName":"Mine","Reason":"ticket 43"}` {
+		if got := p.body("StartSession"); got != `{"Target":"mi-0123456789abcdef0","DocumentName":"Mine","Reason":"ticket 43"}` {
 			t.Errorf("asked %s", got)
 		}
 	})
@@ -271,7 +327,7 @@ func TestSessions(t *testing.T) {
 	if err != nil || stderr != "" || !strings.HasPrefix(stdout, "SESSION ") || !strings.Contains(stdout, session+"  mi-00000000000000001  Connected  arn:aws:iam::1:user/alice  ") || !strings.HasSuffix(stdout, "  ticket 42\n") {
 		t.Errorf("%q, %q, %v", stdout, stderr, err)
 	}
-	if got := p.asked["DescribeSessions"]; got != `{"State":"Active","MaxResults":100,"Filters":[{"key":"Target","value":"mi-00000000000000001"},{"key":"Owner","value":"arn:aws:iam::1:user/alice"}]}` {
+	if got := p.body("DescribeSessions"); got != `{"State":"Active","MaxResults":100,"Filters":[{"key":"Target","value":"mi-00000000000000001"},{"key":"Owner","value":"arn:aws:iam::1:user/alice"}]}` {
 		t.Errorf("asked %s", got)
 	}
 
@@ -280,7 +336,7 @@ func TestSessions(t *testing.T) {
 	if err != nil || stderr != "sallyport: there are more; --limit 0 lists all\n" || !strings.Contains(stdout, "ENDED") {
 		t.Errorf("%q, %q, %v", stdout, stderr, err)
 	}
-	if got := p.asked["DescribeSessions"]; got != `{"State":"History","MaxResults":1}` {
+	if got := p.body("DescribeSessions"); got != `{"State":"History","MaxResults":1}` {
 		t.Errorf("asked %s", got)
 	}
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -36,6 +38,14 @@ it lasts on the server.
 What is piped in is typed for you, and then Ctrl-D. Output follows until the
 shell has ended.
 
+With -L, connections to a port here are made by the node, to itself or to any
+host that it reaches, for as long as the shell is open; with -N there is no shell.
+Only this machine can connect, unless an address to bind to is given.
+
+	sallyport connect -L 8080:80 -L 5432:db.internal:5432 web-1
+	sallyport connect -N -L ./db.sock:db.internal:5432 web-1
+	sallyport connect --document AWS-StartInteractiveCommand --parameter command=top web-1
+
 The exit status is the shell's. Where an agent of AWS's does not say, it is 0,
 with a note on stderr. It is 255 if no session came about, or if the connection
 failed, you left or somebody else ended it; and 128 and the signal's number if a
@@ -43,10 +53,27 @@ signal ended the command, which ends the session too.`,
 		Args: cobra.ExactArgs(1),
 	}
 	settings := settingsFlags(c.Flags())
+	streamHostFlag(c, settings)
+	var (
+		fs         forwards
+		parameters = parameters{}
+	)
 	reason := c.Flags().String("reason", "", "why, for the record: a `text`")
 	document := c.Flags().String("document", "", "the session document's `name` (default: the account's preferences)")
-	c.Flags().StringVar(&settings.StreamHost, "stream-host", "", "the `host` streams may be at, if not the control plane's own")
+	c.Flags().Var(parameters, "parameter", "one of the document's parameters, as `name=value`; may be given again")
+	c.Flags().VarP(&fs, "forward", "L", "take connections here and have the node make them: `[bind:]port:host:hostport`, port:hostport for the node itself, or a socket's path for bind:port; may be given again")
+	noShell := c.Flags().BoolP("no-shell", "N", false, "open no shell, and forward until Ctrl-C")
+	c.Args = func(c *cobra.Command, args []string) error {
+		if *noShell && len(fs) == 0 {
+			return errors.New("-N opens no shell, and without -L there is nothing else to do")
+		}
+		return cobra.ExactArgs(1)(c, args)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := fs.open(); err != nil { // before there is a session
+			return lost(c, err)
+		}
+		defer fs.close()
 		cl, err := load(c.Context(), settings)
 		if err != nil {
 			return lost(c, err)
@@ -55,14 +82,64 @@ signal ended the command, which ends the session too.`,
 		if err != nil {
 			return lost(c, err)
 		}
-		inv, err := cl.StartSession(c.Context(), client.StartSession{Target: node, DocumentName: *document, Reason: *reason})
+		if *noShell {
+			return onlyForward(c, cl, fs, node, *reason)
+		}
+		inv, err := cl.StartSession(c.Context(), client.StartSession{Target: node, DocumentName: *document, Reason: *reason, Parameters: parameters})
 		if err != nil {
 			return lost(c, err)
 		}
 		note(c.ErrOrStderr(), "session %s on %s", inv.SessionID, node)
-		return join(c, cl, inv)
+		for _, f := range fs {
+			note(c.ErrOrStderr(), "%v", f)
+		}
+		shell := newSession(c, cl, inv)
+		ctx, stop := context.WithCancel(context.WithoutCancel(c.Context()))
+		wait := fs.start(ctx, node, *reason, shell.Say, func() *client.Session {
+			return &client.Session{Client: cl, Stderr: c.ErrOrStderr(), Window: shell.Window, Quiet: true}
+		})
+		defer wait()
+		defer stop()
+		return join(c, shell)
 	}
 	return c
+}
+
+// onlyForward forwards, with no shell beside, until the person has had enough.
+func onlyForward(c *cobra.Command, cl *client.Client, fs forwards, node, reason string) error {
+	ctx := c.Context()
+	if !signal.Ignored(syscall.SIGHUP) {
+		var stop func()
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the window is closed
+		defer stop()
+	}
+	for _, f := range fs {
+		note(c.ErrOrStderr(), "%v", f)
+	}
+	window := newSession(c, cl, client.Invitation{}).Window
+	say := func(text string) { note(c.ErrOrStderr(), "%s", text) }
+	wait := fs.start(ctx, node, reason, say, func() *client.Session {
+		return &client.Session{Client: cl, Stderr: c.ErrOrStderr(), Window: window}
+	})
+	if wait() > 0 {
+		return Exit(exitLost)
+	}
+	return nil
+}
+
+// parameters are a document's, from flags: it is a flag's value.
+type parameters map[string][]string
+
+func (p parameters) String() string { return "" }
+func (p parameters) Type() string   { return "name=value" }
+
+func (p parameters) Set(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("%q is not a name, = and a value", text)
+	}
+	p[name] = append(p[name], value)
+	return nil
 }
 
 // lost says why there is no session.
@@ -71,8 +148,8 @@ func lost(c *cobra.Command, err error) error {
 	return Exit(exitLost)
 }
 
-// join holds the session, and says how it ended.
-func join(c *cobra.Command, cl *client.Client, inv client.Invitation) error {
+// newSession returns a session between the person and inv, to be run.
+func newSession(c *cobra.Command, cl *client.Client, inv client.Invitation) *client.Session {
 	s := &client.Session{
 		Client: cl, Invitation: inv,
 		Stdin: c.InOrStdin(), Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(),
@@ -80,13 +157,18 @@ func join(c *cobra.Command, cl *client.Client, inv client.Invitation) error {
 	if f, ok := s.Stdin.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		s.Window = patience
 	}
+	return s
+}
+
+// join holds the session, and says how it ended.
+func join(c *cobra.Command, s *client.Session) error {
 	// The program's context ends with the first signal. In a session Ctrl-C is
 	// a key, and what the other signals do is the session's affair.
 	end, err := s.Run(context.WithoutCancel(c.Context()))
 	if err != nil {
 		return lost(c, err)
 	}
-	return conclude(c, inv.SessionID, end)
+	return conclude(c, s.Invitation.SessionID, end)
 }
 
 func conclude(c *cobra.Command, id string, end client.Ending) error {
