@@ -5,7 +5,7 @@
 // start-session.
 //
 // Exit statuses are 0 for success, 1 for failure and 2 for a command line that
-// could not be read; connect and exec have their own, which their
+// could not be read; connect, exec and ssh-proxy have their own, which their
 // help lists.
 package main
 

@@ -1,0 +1,93 @@
+package clientcmd
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+func TestSSHProxy(t *testing.T) {
+	tests := []struct {
+		name   string
+		args   []string
+		port   string
+		closed wire.ChannelClosed
+		err    error
+		stderr string
+	}{
+		{"to sshd", []string{"mi-0123456789abcdef0"}, "22", wire.ChannelClosed{}, nil, ""},
+		{"to another port, of a node by its name", []string{"web", "2222"}, "2222", wire.ChannelClosed{}, nil, ""},
+		{"ended by somebody else", []string{"mi-0123456789abcdef0"}, "22", wire.ChannelClosed{Output: "Terminated by bob."}, Exit(255), "sallyport: session " + session + " ended: Terminated by bob.\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := start(t)
+			p.answers["DescribeInstanceInformation"] = nodes
+			said := make(chan string, 1)
+			p.plays[client.DocumentSSH] = func(e *end) {
+				e.shake("Port", wire.PortProperties{PortNumber: tt.port}, ours)
+				e.tell(wire.KindOutput, []byte("SSH-2.0-there\n"))
+				said <- string(e.next().Payload)
+				e.tell(wire.KindOutput, []byte("\x00bye"))
+				e.close(tt.closed)
+			}
+			stdout, stderr, err := run(t, "\n\x03~.", append([]string{"ssh-proxy"}, tt.args...)...)
+			if err != tt.err || stdout != "SSH-2.0-there\n\x00bye" || stderr != tt.stderr {
+				t.Errorf("err %v, stdout %q, stderr %q", err, stdout, stderr)
+			}
+			if got := <-said; got != "\n\x03~." {
+				t.Errorf("the node has %q", got)
+			}
+			var asked client.StartSession
+			json.Unmarshal([]byte(p.body("StartSession")), &asked)
+			if asked.Parameters["portNumber"][0] != tt.port {
+				t.Errorf("asked for %+v", asked)
+			}
+		})
+	}
+	for _, port := range []string{"0", "ssh", "65536"} {
+		if _, stderr, err := run(t, "", "ssh-proxy", "mi-0123456789abcdef0", port); err != Exit(255) || !strings.HasSuffix(stderr, "is no port\n") {
+			t.Errorf("port %s: err %v, stderr %q", port, err, stderr)
+		}
+	}
+}
+
+func TestSSHConfig(t *testing.T) {
+	start(t) // with keys in the environment
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, err := run(t, "", "ssh-config")
+	if want := "# Nodes of Sallyport, by ID.\nHost mi-* i-*\n\tProxyCommand " + program + " ssh-proxy %h %p\n"; err != nil || stderr != "" || stdout != want {
+		t.Errorf("%q, %q, %v", stdout, stderr, err)
+	}
+	t.Setenv("SALLYPORT_REGION", "home-1")
+	stdout, _, err = run(t, "", "ssh-config", "--profile", "at work", "--endpoint-url", "https://x.example/a%b")
+	if want := "ssh-proxy --endpoint-url https://x.example/a%%b --profile 'at work' --region home-1 %h %p\n"; err != nil || !strings.HasSuffix(stdout, want) {
+		t.Errorf("%q, %v", stdout, err)
+	}
+}
+
+func TestProxyCommand(t *testing.T) {
+	tests := []struct {
+		system string
+		args   []string
+		want   string
+	}{
+		{"linux", []string{"/usr/bin/sallyport", "ssh-proxy"}, "/usr/bin/sallyport ssh-proxy"},
+		{"darwin", []string{"/Users/it's me/bin/sallyport"}, `'/Users/it'\''s me/bin/sallyport'`},
+		{"linux", []string{"/opt/100%/sallyport"}, "/opt/100%%/sallyport"},
+		{"windows", []string{`C:\Program Files\Sallyport\sallyport.exe`, "ssh-proxy"}, `"C:\Program Files\Sallyport\sallyport.exe" ssh-proxy`},
+		{"windows", []string{`C:\bin\sallyport.exe`}, `C:\bin\sallyport.exe`},
+	}
+	for _, tt := range tests {
+		if got := proxyCommand(tt.args, tt.system); got != tt.want {
+			t.Errorf("on %s: %s, want %s", tt.system, got, tt.want)
+		}
+	}
+}
