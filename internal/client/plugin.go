@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -133,6 +135,12 @@ func documentHasPipes(name string) bool {
 
 // run holds the session, and returns the exit status.
 func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) int {
+	// ssh does not wait for the last words, and the CLI tells of a plugin that
+	// they killed. Somebody who listens for the signal is not.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	defer signal.Stop(broken)
+
 	id := call.invitation.SessionID
 	// First of all: Ansible waits for it.
 	fmt.Fprintf(stdout, "\nStarting session with SessionId: %s\n", id)

@@ -95,7 +95,7 @@ const (
 	Left                    // the person typed ~., or Ctrl-C to a port session
 	Killed                  // a signal ended the program
 	Deserted                // Stdin ended, and the node had nothing more to say
-	Drained                 // likewise, where Stdin was one end of a connection
+	Drained                 // likewise, where that is one end of a connection; or nobody reads Stdout there
 )
 
 // An Ending is how a session ended.
@@ -533,8 +533,12 @@ func (r *run) output(ctx context.Context) {
 			return
 		}
 		if err := r.message(ctx, m); err != nil {
-			if errors.Is(err, syscall.EPIPE) {
-				err = over{Ending{How: Killed, Signal: syscall.SIGPIPE}} // as any program whose reader has gone
+			switch {
+			case !errors.Is(err, syscall.EPIPE):
+			case r.where() == farStream: // ssh has gone
+				err = over{Ending{How: Drained}}
+			default: // as any program whose reader has gone
+				err = over{Ending{How: Killed, Signal: syscall.SIGPIPE}}
 			}
 			r.finish(err)
 			return

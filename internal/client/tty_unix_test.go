@@ -421,3 +421,53 @@ func TestCommandLeavesInput(t *testing.T) {
 		t.Errorf("%q is left", b)
 	}
 }
+
+// ssh goes without a word, and the aws CLI makes a noise about a plugin that a
+// signal ended.
+func TestPluginOutlivesItsReader(t *testing.T) {
+	tests := []struct {
+		name string
+		then func(p *plane)
+		over int // calls of TerminateSession
+	}{
+		{"in the middle", func(p *plane) { p.show("more"); p.wait("the end", func() bool { return p.over }) }, 1},
+		{"at the end", func(p *plane) { p.end("", nil) }, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPlane(t)
+			address, bundle := p.serveTLS()
+			inv := p.invitation()
+			response, _ := json.Marshal(map[string]string{"SessionId": inv.SessionID, "StreamUrl": inv.StreamURL, "TokenValue": inv.Token.Reveal()})
+			cmd := exec.Command(os.Args[0], string(response), "home-1", "StartSession", "", `{"Target":"mi-0123456789abcdef0","DocumentName":"AWS-StartSSHSession"}`, address)
+			cmd.Env = []string{"SALLYPORT_TEST_PROGRAM=plugin", "HOME=" + t.TempDir()}
+			for k, v := range awsEnvironment(bundle) {
+				if v != "" {
+					cmd.Env = append(cmd.Env, k+"="+v)
+				}
+			}
+			keyboard, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			p.shake(stockAgent, "Port", wire.PortProperties{PortNumber: "22"})
+			p.show("SSH-2.0-there\r\n")
+			if _, err := io.ReadFull(stdout, make([]byte, len(starting)+15)); err != nil {
+				t.Fatal(err)
+			}
+			stdout.Close()
+			keyboard.Close()
+			tt.then(p)
+			if err := cmd.Wait(); err != nil || p.called("TerminateSession") != tt.over {
+				t.Errorf("%v, %d calls of TerminateSession", err, p.called("TerminateSession"))
+			}
+		})
+	}
+}
