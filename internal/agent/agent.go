@@ -17,8 +17,9 @@
 // the shell says waits, and what it said is sent again. Only the control
 // plane's word, or the shell's end, ends a session.
 //
-// Sessions run as the user the agent runs as, with an environment made from a
-// list.
+// Sessions are shells, commands and ports. They run as the user the agent runs
+// as, as ssm-user, or as whom the control plane names (Run As), with an
+// environment made from a list.
 //
 // The package knows nothing of the server's rooms.
 package agent
@@ -33,6 +34,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -73,6 +75,16 @@ type Agent struct {
 	// HTTP is used instead of a client that believes what the registration
 	// says, if it is not nil.
 	HTTP *http.Client
+
+	// SSMUser has sessions run as ssm-user, who is made when first needed, unless
+	// they say another. It needs root; false, sessions are the agent's own
+	// user's. NoSudo keeps ssm-user from becoming root.
+	SSMUser, NoSudo bool
+
+	// ForwardAllow and ForwardDeny are where port sessions may and may not go.
+	// The longest prefix decides. Where neither says anything they may go
+	// anywhere but to link-local addresses and clouds' metadata.
+	ForwardAllow, ForwardDeny []netip.Prefix
 
 	// Connected is called each time a control channel has been opened. Nil is
 	// nobody.

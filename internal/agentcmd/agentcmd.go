@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -128,11 +129,22 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 
 func runCommand() *cobra.Command {
 	var state string
-	var verbose, asJSON bool
+	var verbose, asJSON, asSelf, noSudo bool
+	var allow, deny []string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Offer this machine for sessions, until stopped",
-		Args:  cobra.NoArgs,
+		Long: `Offer this machine for sessions, until stopped.
+
+An agent that runs as root has sessions run as ssm-user, who is made when first
+needed and may use sudo, unless the preferences say another (Run As). Another
+agent's run as its own user.
+
+Ports may be forwarded to any address but link-local ones and those where clouds
+keep a machine's credentials. --forward-allow and --forward-deny add to that: of
+the prefixes an address is in the longest decides. To allow one network alone,
+deny 0.0.0.0/0 and ::/0, and allow it.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options := &slog.HandlerOptions{}
 			if verbose {
@@ -142,12 +154,39 @@ func runCommand() *cobra.Command {
 			if asJSON {
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
 			}
-			return (&agent.Agent{State: state, Log: slog.New(handler)}).Run(cmd.Context())
+			a := &agent.Agent{State: state, Log: slog.New(handler), SSMUser: os.Geteuid() == 0 && !asSelf, NoSudo: noSudo}
+			var err error
+			if a.ForwardAllow, err = prefixes("--forward-allow", allow); err != nil {
+				return err
+			}
+			if a.ForwardDeny, err = prefixes("--forward-deny", deny); err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&state, "state", StateDir(), "the state `directory`")
 	f.BoolVar(&verbose, "verbose", false, "log more")
 	f.BoolVar(&asJSON, "log-json", false, "log as JSON")
+	f.BoolVar(&asSelf, "as-self", false, "sessions run as the agent's own user, even if that is root")
+	f.BoolVar(&noSudo, "no-sudo", false, "the ssm-user that is made may not use sudo")
+	f.StringArrayVar(&allow, "forward-allow", nil, "ports may be forwarded into this `CIDR`; may be repeated")
+	f.StringArrayVar(&deny, "forward-deny", nil, "ports may not be forwarded into this `CIDR`; may be repeated")
 	return cmd
+}
+
+// prefixes reads CIDRs. A lone address is a prefix of its whole length.
+func prefixes(flag string, list []string) (all []netip.Prefix, err error) {
+	for _, text := range list {
+		p, err := netip.ParsePrefix(text)
+		if addr, aerr := netip.ParseAddr(text); err != nil && aerr == nil && addr.Zone() == "" {
+			p, err = addr.Unmap().Prefix(addr.Unmap().BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %q is no CIDR, like 10.0.0.0/8", flag, text)
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
 }

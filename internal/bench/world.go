@@ -131,7 +131,7 @@ func (w *world) start(name, path string, args ...string) (*exec.Cmd, error) {
 }
 
 func (w *world) startAgent(context.Context) (err error) {
-	w.running, err = w.start("agent", w.agent, "run", "--state", filepath.Join(w.dir, "a"))
+	w.running, err = w.start("agent", w.agent, "run", "--as-self", "--state", filepath.Join(w.dir, "a"))
 	return err
 }
 
@@ -152,7 +152,7 @@ func (w *world) restartAgent(ctx context.Context, emptyHome bool) (err error) {
 			return errors.New("an empty home takes root")
 		}
 		w.running, err = w.start("agent", "unshare", "--mount", "sh", "-ec", `mount -t tmpfs none "$0"; exec "$@"`, home,
-			w.agent, "run", "--state", filepath.Join(w.dir, "a"))
+			w.agent, "run", "--as-self", "--state", filepath.Join(w.dir, "a"))
 	}
 	if err != nil {
 		return err

@@ -200,7 +200,7 @@ func (w *world) ourAgent() (node string) {
 		"--id", a["--id"], "--code", a["--code"], "--ca-pin", a["--ca-pin"]).CombinedOutput(); err != nil {
 		w.t.Fatalf("%s: %v", out, err)
 	}
-	w.start("agent", w.command(w.bin, "sallyport-agent", "run", "--state", state))
+	w.start("agent", w.command(w.bin, "sallyport-agent", "run", "--as-self", "--state", state))
 	return w.online("ours")
 }
 

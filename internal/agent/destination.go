@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	resolveWithin = 10 * time.Second
+	dialWithin    = 10 * time.Second
+)
+
+// neverForward are the addresses nobody forwards to unless the operator says
+// so: those that are the machine's own link, and where clouds keep the
+// machine's credentials. (Stock: Mgs.DeniedPortForwardingRemoteIPs, which lists
+// single addresses.)
+var neverForward = []netip.Prefix{
+	netip.MustParsePrefix("169.254.0.0/16"),     // link-local: metadata of AWS, Azure, Google, Oracle, DigitalOcean
+	netip.MustParsePrefix("fe80::/10"),          // link-local
+	netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),   // Google
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
+}
+
+// nat64 is where an IPv4 address is written as an IPv6 one. (RFC 6052.)
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// mayForward reports whether sessions may forward to an address. Of all the
+// prefixes it is in, the longest decides, and of two as long the one that
+// denies.
+func (a *Agent) mayForward(addr netip.Addr) bool {
+	addr = addr.WithZone("").Unmap()
+	if nat64.Contains(addr) {
+		b := addr.As16()
+		addr = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	denied, allowed := -1, -1
+	for _, list := range [][]netip.Prefix{neverForward, a.ForwardDeny} {
+		for _, p := range list {
+			if p.Contains(addr) {
+				denied = max(denied, p.Bits())
+			}
+		}
+	}
+	for _, p := range a.ForwardAllow {
+		if p.Contains(addr) {
+			allowed = max(allowed, p.Bits())
+		}
+	}
+	return denied < 0 || allowed > denied
+}
+
+// destinations resolves where a session forwards to, once, and checks every
+// address. What is checked is what is dialled: a name may mean something else
+// the next time.
+func (s *session) destinations(host, port string) (all []netip.AddrPort, err error) {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || number == 0 {
+		return nil, fmt.Errorf("%.20q is no port", port)
+	}
+	var addrs []netip.Addr
+	switch addr, ok := parseAddr(host); {
+	case host == "" || strings.EqualFold(host, "localhost"):
+		addrs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	case ok:
+		addrs = []netip.Addr{addr}
+	default:
+		ctx, cancel := context.WithTimeout(s.ctx, resolveWithin)
+		defer cancel()
+		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+			return nil, err
+		}
+	}
+	for _, addr := range addrs {
+		if !s.agent.mayForward(addr) {
+			//lint:ignore ST1005 AWS's words, which people search for
+			return nil, fmt.Errorf("Forwarding to IP address %s is forbidden.", host)
+		}
+		all = append(all, netip.AddrPortFrom(addr.Unmap(), uint16(number)))
+	}
+	return all, nil
+}
+
+// dial connects to the first of the addresses that answers.
+func dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
+	var all []error
+	for _, addr := range addrs {
+		d := net.Dialer{Timeout: dialWithin}
+		conn, err := d.DialContext(ctx, "tcp", addr.String())
+		if err == nil {
+			return conn, nil
+		}
+		all = append(all, err)
+	}
+	return nil, errors.Join(all...)
+}
+
+// parseAddr reads an address in every spelling that C's inet_aton reads, which
+// other programs on this machine would: 2852039166, 0xa9.254.0251.254.
+func parseAddr(host string) (netip.Addr, bool) {
+	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return addr, true
+	}
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return netip.Addr{}, false
+	}
+	var value uint64
+	for i, part := range parts {
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 8 * (5 - len(parts))
+		}
+		if part == "" || strings.ContainsAny(part, "_+-") {
+			return netip.Addr{}, false
+		}
+		base := 10
+		switch digits := strings.ToLower(part); {
+		case strings.HasPrefix(digits, "0x"):
+			part, base = part[2:], 16
+		case len(part) > 1 && part[0] == '0':
+			part, base = part[1:], 8
+		}
+		n, err := strconv.ParseUint(part, base, bits)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		value = value<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(value >> 24), byte(value >> 16), byte(value >> 8), byte(value)}), true
+}

@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+const (
+	// answerWithin is how long a client may take to answer a handshake. (Stock:
+	// agent/session/datachannel/datachannel.go.)
+	answerWithin = 15 * time.Second
+
+	// maxAhead bounds what is kept of what comes before the handshake is over.
+	// Stock agents throw it away; our client sends none.
+	maxAhead = 1 << 20
+)
+
+// A client is who answered a handshake.
+type client struct {
+	version string
+	takes   []string // of what was offered
+}
+
+// errNoAnswer begins with the words people search for.
+var errNoAnswer = errors.New("Encountered error while initiating handshake. The client did not answer in 15 seconds") //lint:ignore ST1005 AWS's words
+
+// shake shakes hands: it says what kind of session this is, offers what an end
+// of ours can do, and begins the session proper. The sessions of stock agents
+// that have a handshake are ports, commands without a terminal, and whatever is
+// encrypted.
+func (s *session) shake(properties json.RawMessage, offers ...string) (c client, err error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(s.ctx, answerWithin, errNoAnswer)
+	defer cancel()
+	kind := s.task.DocumentContent.SessionType
+	if kind != portSession {
+		properties = json.RawMessage("null") // as stock agents
+	}
+	action, err := json.Marshal(wire.SessionTypeRequest{SessionType: kind, Properties: properties})
+	if err != nil {
+		return c, err
+	}
+	err = s.tell(ctx, wire.KindHandshakeRequest, wire.HandshakeRequest{
+		AgentVersion:           sallyport.WireAgentVersion,
+		RequestedClientActions: []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: action}},
+		Capabilities:           offers,
+	})
+	if err != nil {
+		return c, err
+	}
+	answer, err := s.answer(ctx)
+	if err != nil {
+		return c, err
+	}
+	shaken := false
+	for _, done := range answer.ProcessedClientActions {
+		if done.ActionType != wire.ActionSessionType {
+			continue
+		}
+		if shaken = true; done.ActionStatus != wire.ActionSuccess {
+			return c, fmt.Errorf("%s failed on client with status %d error: %s", done.ActionType, done.ActionStatus, sallyport.Clip(done.Error, 500))
+		}
+	}
+	if !shaken {
+		return c, errors.New("the client's handshake does not say that it can do this kind of session")
+	}
+	c = client{answer.ClientVersion, answer.Capabilities}
+	complete := wire.HandshakeComplete{HandshakeTimeToComplete: time.Since(began)}
+	if kind == commandSession && !versionOver(c.version, "1.2.295.0") {
+		complete.CustomerMessage = "This client shows errors among the output, and the exit status as text; session-manager-plugin 1.2.312.0 and later know them apart.\r\n"
+	}
+	return c, s.tell(s.ctx, wire.KindHandshakeComplete, complete)
+}
+
+func (s *session) tell(ctx context.Context, kind wire.Kind, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.stream.SendMessage(ctx, kind, b)
+}
+
+// answer waits for the client's answer, and keeps what comes before it.
+func (s *session) answer(ctx context.Context) (answer wire.HandshakeResponse, err error) {
+	for kept := 0; ; {
+		m, err := s.stream.Receive(ctx)
+		if err != nil {
+			return answer, err
+		}
+		if m.Kind == wire.KindHandshakeResponse {
+			if err := json.Unmarshal(m.Payload, &answer); err != nil {
+				return answer, fmt.Errorf("the client's handshake cannot be read: %w", err)
+			}
+			return answer, nil
+		}
+		if kept += len(m.Payload); kept <= maxAhead {
+			s.ahead = append(s.ahead, datachannel.Message{Kind: m.Kind, Payload: bytes.Clone(m.Payload)})
+		}
+	}
+}
+
+// next returns the next message, those that came during the handshake first.
+func (s *session) next(ctx context.Context) (datachannel.Message, error) {
+	if len(s.ahead) > 0 {
+		m := s.ahead[0]
+		s.ahead = s.ahead[1:]
+		return m, nil
+	}
+	return s.stream.Receive(ctx)
+}
+
+// versionOver reports whether version a is later than b: dotted numbers, part
+// by part, fewer parts being less. What is no number counts as 0. (Stock:
+// agent/versionutil/versionutil.go.)
+func versionOver(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		x, _ := strconv.Atoi(as[i])
+		y, _ := strconv.Atoi(bs[i])
+		if x != y {
+			return x > y
+		}
+	}
+	return len(as) > len(bs)
+}

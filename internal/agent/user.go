@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sallyport/sallyport/internal/pty"
+)
+
+// SSMUser is whom sessions run as where nobody says another. (User guide, "Turn
+// on or turn off ssm-user account administrative permissions".)
+const SSMUser = "ssm-user"
+
+// user says whom the session runs as: elevated, as the agent; with Run As, as
+// whom the task names, and never as anybody else; otherwise as ssm-user where
+// the agent was told so. as is nil for the agent's own.
+func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error) {
+	in := s.task.DocumentContent.Inputs
+	name := ""
+	switch {
+	case elevated:
+	case bool(in.RunAsEnabled):
+		if name = s.task.RunAsUser; name == "" {
+			name = in.RunAsDefaultUser
+		}
+		if name == "" {
+			return u, nil, errors.New("please set the RunAs default user")
+		}
+		if !pty.CanSwitch() {
+			return u, nil, errors.New("the agent must run as root to use RunAs")
+		}
+	case s.agent.SSMUser && pty.CanSwitch():
+		name = SSMUser
+		if err := pty.EnsureUser(s.ctx, name, !s.agent.NoSudo); err != nil {
+			return u, nil, err
+		}
+	}
+	if name == "" {
+		u, err = pty.CurrentUser(s.ctx)
+		return u, nil, err
+	}
+	u, err = pty.LookupUser(s.ctx, name)
+	switch {
+	case errors.Is(err, pty.ErrNoUser):
+		return u, nil, fmt.Errorf("failed to start pty since RunAs user %s does not exist.", name) //lint:ignore ST1005 AWS's words, full stop and all
+	case err != nil:
+		return u, nil, err
+	case u.UID == 0 || u.GID == 0:
+		return u, nil, fmt.Errorf("invalid uid and gid: sessions do not run as root, and %s is %d:%d", name, u.UID, u.GID)
+	}
+	as, err = pty.CredentialOf(s.ctx, u)
+	return u, as, err
+}
