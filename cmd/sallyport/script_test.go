@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"regexp"
@@ -57,6 +59,9 @@ func TestScript(t *testing.T) {
 			"wait-for-file": waitForFile,
 			"counts":        counts,
 			"here":          here,
+			"serve":         serve,
+			"forward":       forward,
+			"fetch":         fetch,
 		},
 	})
 }
@@ -175,4 +180,76 @@ func keep(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s does not match %s: %s", args[1], args[2], ts.ReadFile(args[1]))
 	}
 	ts.Setenv(args[0], m[1])
+}
+
+// serve has whoever connects to a port told what is in a file, until the script
+// is over: serve file VARIABLE
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: serve file VARIABLE")
+	}
+	text := ts.ReadFile(args[0])
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, text)
+			conn.Close()
+		}
+	}()
+	ts.Setenv(args[1], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+}
+
+// forward runs sallyport connect -N for a port, or a host and a port, until the
+// script is over, and sets a variable to the local port:
+// forward VARIABLE node [host:]port
+func forward(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: forward VARIABLE node [host:]port")
+	}
+	path, err := exec.LookPath("sallyport")
+	ts.Check(err)
+	c := exec.Command(path, "connect", "-N", "-L", "0:"+args[2], args[1])
+	for _, name := range []string{"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "HOME", "PATH"} {
+		c.Env = append(c.Env, name+"="+ts.Getenv(name))
+	}
+	said, err := c.StderrPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	ts.Defer(func() {
+		c.Process.Signal(os.Interrupt)
+		time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+		c.Wait()
+	})
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		if m := regexp.MustCompile(`127\.0\.0\.1:(\d+) to `).FindStringSubmatch(lines.Text()); m != nil {
+			ts.Setenv(args[0], m[1])
+			go io.Copy(io.Discard, said)
+			return
+		}
+		ts.Logf("%s", lines.Text())
+	}
+	ts.Fatalf("nothing was forwarded")
+}
+
+// fetch checks that a local port says what is in a file: fetch port file
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fetch port file")
+	}
+	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+args[0], patience)
+	ts.Check(err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	got, err := io.ReadAll(conn)
+	ts.Check(err)
+	if string(got) != ts.ReadFile(args[1]) {
+		ts.Fatalf("the port says %q", got)
+	}
 }

@@ -34,6 +34,7 @@ type machine struct {
 	node   sallyport.NodeID
 	client *ssm.Client
 	creds  aws.CredentialsProvider
+	agent  func(*agent.Agent) // changes the agent before it runs; nil leaves it
 }
 
 func start(t *testing.T) *machine {
@@ -53,6 +54,9 @@ func (m *machine) run() (stop func()) {
 	connected := make(chan struct{}, 16)
 	ended := make(chan error, 1)
 	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)), Connected: func() { connected <- struct{}{} }}
+	if m.agent != nil {
+		m.agent(a)
+	}
 	go func() { ended <- a.Run(ctx) }()
 	select {
 	case <-connected:

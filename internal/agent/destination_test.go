@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func prefixes(list ...string) (all []netip.Prefix) {
+	for _, p := range list {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+func TestMayForward(t *testing.T) {
+	tests := []struct {
+		name        string
+		allow, deny []netip.Prefix
+		addr        string
+		want        bool
+	}{
+		{"anywhere, if nobody says anything", nil, nil, "192.0.2.1", true},
+		{"the node itself", nil, nil, "127.0.0.1", true},
+		{"never where clouds keep credentials", nil, nil, "169.254.169.254", false},
+		{"however it is written", nil, nil, "::ffff:169.254.169.254", false},
+		{"nor through a translator", nil, nil, "64:ff9b::169.254.169.254", false},
+		{"nor on the link", nil, nil, "fe80::1%eth0", false},
+		{"unless the operator allows it", prefixes("169.254.169.254/32"), nil, "169.254.169.254", true},
+		{"but a wider prefix does not", prefixes("0.0.0.0/0"), nil, "169.254.169.254", false},
+		{"not where the operator denies it", nil, prefixes("10.0.0.0/8"), "10.1.2.3", false},
+		{"save in a part of it", prefixes("10.1.0.0/16"), prefixes("10.0.0.0/8"), "10.1.2.3", true},
+		{"of two as long, the one that denies", prefixes("10.1.0.0/16"), prefixes("10.1.0.0/16"), "10.1.2.3", false},
+		{"one network alone", prefixes("10.1.0.0/16"), prefixes("0.0.0.0/0", "::/0"), "127.0.0.1", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := &Agent{ForwardAllow: tt.allow, ForwardDeny: tt.deny}
+			if got := a.mayForward(netip.MustParseAddr(tt.addr)); got != tt.want {
+				t.Errorf("mayForward(%s) = %v", tt.addr, got)
+			}
+		})
+	}
+}
+
+func TestParseAddr(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1": "127.0.0.1", "2852039166": "169.254.169.254", "0x7f.1": "127.0.0.1", "0251.0376.0251.0376": "169.254.169.254",
+		"10.1": "10.0.0.1", "10.1.258": "10.1.1.2", "0": "0.0.0.0", "[::1]": "::1", "::ffff:1.2.3.4": "::ffff:1.2.3.4",
+		"": "", "db": "", "1.2.3.4.5": "", "256.1.1.1": "", "1..2": "", "4294967296": "", "0x": "", "1_0": "", "+1": "", "08.1.1.1": "",
+	} {
+		got, ok := parseAddr(text)
+		if ok != (want != "") || ok && got.String() != want {
+			t.Errorf("parseAddr(%q) = %v, %v, want %q", text, got, ok, want)
+		}
+	}
+}
+
+// What is an address in any spelling never reaches a resolver, and never panics.
+func FuzzParseAddr(f *testing.F) {
+	f.Add("0251.0376.0251.0376")
+	f.Add("[::1%lo]")
+	f.Fuzz(func(t *testing.T, text string) {
+		if addr, ok := parseAddr(text); ok && !addr.IsValid() {
+			t.Errorf("parseAddr(%q) is no address", text)
+		}
+	})
+}
+
+func TestVersionOver(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"1.2.332.0", "1.2.331.0", true}, {"1.2.331.0", "1.2.331.0", false}, {"1.1.70", "1.1.69.0", true}, {"1.1.70", "1.1.70.0", false},
+		{"1.1.70.0", "1.1.70", true}, {"", "1.1", false}, {"1.10", "1.9", true}, {"x", "1", false},
+	} {
+		if got := versionOver(tt.a, tt.b); got != tt.want {
+			t.Errorf("versionOver(%q, %q) = %v", tt.a, tt.b, got)
+		}
+	}
+}
