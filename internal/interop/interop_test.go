@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,16 +75,278 @@ func TestInterop(t *testing.T) {
 	if err := os.Symlink(plugin, filepath.Join(stock, "session-manager-plugin")); err != nil {
 		t.Fatal(err)
 	}
-	clients := map[string]func(node string) *exec.Cmd{
-		"our client":             func(node string) *exec.Cmd { return w.command(w.bin, "sallyport", "connect", node) },
-		"our drop-in":            func(node string) *exec.Cmd { return w.aws(w.bin, node) },
-		"session-manager-plugin": func(node string) *exec.Cmd { return w.aws(stock, node) },
+	clients := map[string]client{
+		"our client":             ours{w},
+		"our drop-in":            cli{w, w.bin},
+		"session-manager-plugin": cli{w, stock},
 	}
 	for agent, node := range agents {
-		for client, command := range clients {
-			t.Run(agent+" with "+client, func(t *testing.T) { firstSession(t, command(node)) })
+		for name, c := range clients {
+			for _, kind := range kinds {
+				t.Run(agent+" with "+name+"/"+kind.name, func(t *testing.T) { kind.try(t, c, node) })
+			}
 		}
 	}
+}
+
+// A client is a person's program.
+type client interface {
+	// shell is a shell on a terminal.
+	shell(node string) *exec.Cmd
+
+	// command is a command, on a terminal or without one.
+	command(node, command string, terminal bool) *exec.Cmd
+
+	// ssh is one connection to a port over standard input and output.
+	ssh(node, port string) *exec.Cmd
+
+	// forward forwards a local port, and prints which, as the group of a pattern.
+	forward(node, host, port string) (c *exec.Cmd, says string)
+}
+
+type ours struct{ w *world }
+
+func (o ours) sallyport(args ...string) *exec.Cmd { return o.w.command(o.w.bin, "sallyport", args...) }
+
+func (o ours) shell(node string) *exec.Cmd { return o.sallyport("connect", node) }
+
+func (o ours) command(node, command string, terminal bool) *exec.Cmd {
+	if terminal {
+		return o.sallyport("connect", "--document", "AWS-StartInteractiveCommand", "--parameter", "command="+command, node)
+	}
+	return o.sallyport("exec", node, "--", "sh", "-c", command)
+}
+
+func (o ours) ssh(node, port string) *exec.Cmd { return o.sallyport("ssh-proxy", node, port) }
+
+func (o ours) forward(node, host, port string) (*exec.Cmd, string) {
+	if host != "" {
+		port = host + ":" + port
+	}
+	return o.sallyport("connect", "-N", "-L", "0:"+port, node), `127\.0\.0\.1:(\d+) to `
+}
+
+// A cli is the aws CLI with a plugin of its own first in its PATH. It is told
+// the endpoint, so that any version does.
+type cli struct {
+	w         *world
+	pluginDir string
+}
+
+func (c cli) start(node string, args ...string) *exec.Cmd {
+	aws, err := exec.LookPath("aws")
+	if err != nil {
+		c.w.t.Fatal(err)
+	}
+	cmd := exec.Command(aws, append([]string{"ssm", "start-session", "--target", node, "--endpoint-url", c.w.endpoint}, args...)...)
+	cmd.Env = append(c.w.env, "PATH="+c.pluginDir+":"+os.Getenv("PATH"))
+	return cmd
+}
+
+func (c cli) document(node, document string, parameters map[string]string) *exec.Cmd {
+	lists := map[string][]string{}
+	for name, value := range parameters {
+		lists[name] = []string{value}
+	}
+	b, err := json.Marshal(lists)
+	if err != nil {
+		c.w.t.Fatal(err)
+	}
+	return c.start(node, "--document-name", document, "--parameters", string(b))
+}
+
+func (c cli) shell(node string) *exec.Cmd { return c.start(node) }
+
+func (c cli) command(node, command string, terminal bool) *exec.Cmd {
+	if terminal {
+		return c.document(node, "AWS-StartInteractiveCommand", map[string]string{"command": command})
+	}
+	return c.document(node, "Sallyport-Exec", map[string]string{"command": "sh -c '" + command + "'"})
+}
+
+func (c cli) ssh(node, port string) *exec.Cmd {
+	return c.document(node, "AWS-StartSSHSession", map[string]string{"portNumber": port})
+}
+
+func (c cli) forward(node, host, port string) (*exec.Cmd, string) {
+	const says = `Port (\d+) opened for sessionId`
+	if host == "" {
+		return c.document(node, "AWS-StartPortForwardingSession", map[string]string{"portNumber": port, "localPortNumber": "0"}), says
+	}
+	return c.document(node, "AWS-StartPortForwardingSessionToRemoteHost", map[string]string{"host": host, "portNumber": port, "localPortNumber": "0"}), says
+}
+
+// kinds are what a session can be.
+var kinds = []struct {
+	name string
+	try  func(t *testing.T, c client, node string)
+}{
+	{"shell", func(t *testing.T, c client, node string) { firstSession(t, c.shell(node)) }},
+	{"command on a terminal", func(t *testing.T, c client, node string) {
+		f, err := pty.Start(c.command(node, "tty; echo wo-$((1+1))-rd", true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		shown := &screen{more: make(chan []byte, 64)}
+		go shown.read(f)
+		if err := shown.expect(`/dev/pts/\d+(?s:.*)wo-2-rd`); err != nil {
+			t.Error(err)
+		}
+	}},
+	{"command without one", func(t *testing.T, c client, node string) {
+		cmd := c.command(node, "echo out; echo err >&2; exit 7", false)
+		in, err := cmd.StdinPipe() // a plugin whose input ends goes at once
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		text, err := cmd.CombinedOutput()
+		if !strings.Contains(string(text), "out\n") || !strings.Contains(string(text), "err\n") {
+			t.Errorf("%s, %v", text, err)
+		}
+		if _, ok := c.(ours); ok && cmd.ProcessState.ExitCode() != 7 {
+			t.Errorf("exit status %d", cmd.ProcessState.ExitCode())
+		}
+	}},
+	{"ssh", func(t *testing.T, c client, node string) {
+		port := listen(t, func(conn net.Conn) {
+			io.WriteString(conn, "SSH-2.0-test\r\n")
+			io.Copy(conn, conn)
+		})
+		cmd := c.ssh(node, port)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { cmd.Process.Kill(); cmd.Wait() }()
+		shown := &screen{more: make(chan []byte, 64)}
+		go shown.read(out)
+		if err := shown.expect(`SSH-2\.0-test\r\n`); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.Repeat("0123456789abcdef", 4096)
+		go io.WriteString(in, want+".")
+		if err := shown.expect(want + `\.`); err != nil {
+			t.Error(short(err))
+		}
+	}},
+	{"port", func(t *testing.T, c client, node string) { forwarded(t, c, node, "", 1) }},
+	{"port, eight at once", func(t *testing.T, c client, node string) { forwarded(t, c, node, "", 8) }},
+	{"port of another host", func(t *testing.T, c client, node string) { forwarded(t, c, node, "127.0.0.1", 1) }},
+	{"terminate", func(t *testing.T, c client, node string) {
+		f, err := pty.Start(c.shell(node))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		shown := &screen{more: make(chan []byte, 64)}
+		go shown.read(f)
+		if err := shown.expect(`[$#] $`); err != nil {
+			t.Fatal(err)
+		}
+		w := worldOf(c)
+		id := regexp.MustCompile(`root-[0-9a-f]{17}`)
+		list, err := w.command(w.bin, "sallyport", "sessions").Output()
+		if err != nil || id.Find(list) == nil {
+			t.Fatalf("%s, %v", list, err)
+		}
+		for _, id := range id.FindAllString(string(list), -1) {
+			cmd := cli{w, w.bin}.start(node)
+			cmd.Args = []string{cmd.Args[0], "ssm", "terminate-session", "--session-id", id, "--endpoint-url", w.endpoint}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s, %v", out, err)
+			}
+		}
+		if err := shown.expect(`Terminated by arn:aws:iam::\d+:root`); err != nil {
+			t.Error(err)
+		}
+	}},
+}
+
+func worldOf(c client) *world {
+	if o, ok := c.(ours); ok {
+		return o.w
+	}
+	return c.(cli).w
+}
+
+func short(err error) string {
+	text := err.Error()
+	return text[:min(len(text), 300)]
+}
+
+// listen has every connection handled by f, and returns the port.
+func listen(t *testing.T, f func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				f(conn)
+			}()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// forwarded has n connections at once carry their own bytes there and back.
+func forwarded(t *testing.T, c client, node, host string, n int) {
+	port := listen(t, func(conn net.Conn) { io.Copy(conn, conn) })
+	cmd, says := c.forward(node, host, port)
+	f, err := pty.Start(cmd) // a plugin whose input ends goes at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := &screen{more: make(chan []byte, 64)}
+	go shown.read(f)
+	defer func() {
+		cmd.Process.Signal(os.Interrupt)
+		time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
+		f.Write([]byte{3})
+		cmd.Wait()
+		f.Close()
+	}()
+	local, err := shown.find(says)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			conn, err := net.Dial("tcp", "127.0.0.1:"+local)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			want := bytes.Repeat([]byte{byte('a' + i)}, 100_000)
+			go conn.Write(want)
+			got := make([]byte, len(want))
+			if n, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("connection %d: %d bytes, %v", i, n, err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // A world is a server, and the environment its clients use.
@@ -160,18 +424,6 @@ func (w *world) eventually(what string, ok func() bool) {
 func (w *world) command(dir, name string, args ...string) *exec.Cmd {
 	c := exec.Command(filepath.Join(dir, name), args...)
 	c.Env = append(w.env, "PATH="+dir+":"+os.Getenv("PATH"))
-	return c
-}
-
-// aws is the CLI with a plugin of its own first in its PATH. It is told the
-// endpoint, so that any version does.
-func (w *world) aws(pluginDir, node string) *exec.Cmd {
-	aws, err := exec.LookPath("aws")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	c := exec.Command(aws, "ssm", "start-session", "--target", node, "--endpoint-url", w.endpoint)
-	c.Env = append(w.env, "PATH="+pluginDir+":"+os.Getenv("PATH"))
 	return c
 }
 
@@ -329,22 +581,31 @@ func (s *screen) read(r io.Reader) {
 }
 
 func (s *screen) expect(pattern string) error {
+	_, err := s.find(pattern)
+	return err
+}
+
+// find waits for a pattern, and returns what its group matches.
+func (s *screen) find(pattern string) (group string, err error) {
 	re := regexp.MustCompile(pattern)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	for {
-		if at := re.FindIndex(s.text); at != nil {
+		if at := re.FindSubmatchIndex(s.text); at != nil {
+			if len(at) > 2 {
+				group = string(s.text[at[2]:at[3]])
+			}
 			s.text = s.text[at[1]:]
-			return nil
+			return group, nil
 		}
 		select {
 		case b, ok := <-s.more:
 			if !ok {
-				return fmt.Errorf("the terminal closed before %q; shown: %q", pattern, s.text)
+				return "", fmt.Errorf("the terminal closed before %q; shown: %q", pattern, s.text)
 			}
 			s.text = append(s.text, b...)
 		case <-ctx.Done():
-			return fmt.Errorf("waited in vain for %q; shown: %q", pattern, s.text[max(0, len(s.text)-2000):])
+			return "", fmt.Errorf("waited in vain for %q; shown: %q", pattern, s.text[max(0, len(s.text)-2000):])
 		}
 	}
 }
