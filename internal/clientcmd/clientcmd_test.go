@@ -114,7 +114,7 @@ func (p *plane) node(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &datachannel.Stream{Sends: wire.TypeOutputStreamData}
 	ran := make(chan struct{})
-	go func() { defer close(ran); s.Run(ctx, conn) }()
+	go func() { defer close(ran); defer cancel(); s.Run(ctx, conn) }()
 	defer func() { cancel(); <-ran }()
 	if play := p.plays[path.Base(r.URL.Path)]; play != nil {
 		e := &end{Stream: s, conn: conn, ctx: ctx}
