@@ -161,6 +161,11 @@ func (r *run) answer(req wire.HandshakeRequest) (resp wire.HandshakeResponse, fa
 		if slices.Contains(req.Capabilities, wire.CapStdin) {
 			r.stdin.Store(true)
 			resp.Capabilities = []string{wire.CapStdin}
+		} else if r.Input && failed == nil {
+			failed = errNoInput
+			for i := range resp.ProcessedClientActions { // so that the command does not start
+				resp.ProcessedClientActions[i].ActionStatus, resp.ProcessedClientActions[i].Error = wire.ActionFailed, failed.Error()
+			}
 		}
 	case farForward:
 		r.port.agent = req.AgentVersion

@@ -61,9 +61,17 @@ type Session struct {
 
 	// Forward is where the connections of a port session come from, if the
 	// caller listens for them, who can then say that a port is taken before
-	// there is a session. Run closes them. Such a session leaves Stdin, Stdout
-	// and signals to others, and ends well when Run's context does.
+	// there is a session. Run closes them. Such a session needs neither Stdin
+	// nor Stdout, and is Apart.
 	Forward []net.Listener
+
+	// Apart leaves signals and the terminal to others. The session ends well
+	// when Run's context does.
+	Apart bool
+
+	// Input says that a command without standard input is of no use, and fails
+	// the session.
+	Input bool
 
 	// Notice is told what the person should know besides what the node says.
 	// Nil writes it to Stderr.
@@ -164,7 +172,7 @@ func (s *Session) Run(ctx context.Context) (Ending, error) {
 	r.stream.Direct = r.showNow
 	r.behind.Store(1)
 	r.started = time.Now()
-	if s.Forward != nil {
+	if r.apart() {
 		r.term = newTerminal(nil, nil, nil)
 	}
 	s.running.Store(r)
@@ -232,19 +240,19 @@ type run struct {
 
 func (r *run) run(ctx context.Context) (Ending, error) {
 	asked := ctx
-	if r.Forward != nil {
+	if r.apart() {
 		ctx = context.WithoutCancel(ctx) // the node is told first
-		defer func() {
-			for _, l := range r.Forward {
-				l.Close()
-			}
-		}()
 	}
 	ctx, r.finish = context.WithCancelCause(ctx)
 	defer r.finish(nil)
+	defer func() {
+		for _, l := range r.Forward {
+			l.Close()
+		}
+	}()
 
 	reader := func() {}
-	if r.Forward != nil {
+	if r.apart() {
 		defer context.AfterFunc(asked, func() { r.leave(ctx, over{Ending{How: Left}}) })()
 	} else {
 		caught := make(chan os.Signal, 16)
@@ -261,6 +269,8 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		}
 		r.start(func() { r.signals(ctx, caught) })
 		r.start(func() { r.resize(ctx, last) })
+	}
+	if r.Forward == nil {
 		r.start(func() { r.typist(ctx) })
 		reader = r.startReader(ctx)
 	}
@@ -404,6 +414,8 @@ func (r *run) press(ctx context.Context, s os.Signal, key byte) {
 		}
 	}
 }
+
+func (s *Session) apart() bool { return s.Apart || s.Forward != nil }
 
 func (r *run) where() far { return far(r.far.Load()) }
 

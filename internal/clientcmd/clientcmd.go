@@ -4,6 +4,7 @@
 //	sallyport connect web-1               a shell on the node of that name
 //	sallyport connect -L 8080:80 web-1    and a port here that leads to one there
 //	sallyport exec web-1 -- uptime        one command, and its exit status
+//	sallyport cp web-1:/etc/hosts .       files, either way
 //	sallyport ssh-proxy, ssh-config       ssh, scp and rsync to a node
 //	sallyport nodes                       which nodes there are
 //	sallyport sessions                    which sessions are on
@@ -42,7 +43,7 @@ func (e Exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 //
 // A command whose RunE returns an [Exit] has said all there is to say.
 func Commands() []*cobra.Command {
-	all := []*cobra.Command{connectCommand(), execCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand()}
+	all := []*cobra.Command{connectCommand(), execCommand(), cpCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand()}
 	for _, c := range all {
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.PreRunE = func(c *cobra.Command, _ []string) error { return fromEnvironment(c.Flags()) }

@@ -52,7 +52,7 @@ Agents of AWS's give a command no standard input.`,
 			Target: node, DocumentName: *document, Reason: *reason, Parameters: map[string][]string{"command": {command}},
 		})
 		if sallyport.CodeOf(err) == sallyport.InvalidDocument && *document == client.DocumentExec {
-			err = fmt.Errorf("%s; with AWS itself, use --document AWS-StartNonInteractiveCommand", client.Explain(err))
+			err = fmt.Errorf("%s With AWS itself, use --document AWS-StartNonInteractiveCommand", client.Explain(err))
 		}
 		if err != nil {
 			return lost(c, err)

@@ -178,7 +178,7 @@ func TestExec(t *testing.T) {
 		p := start(t)
 		p.answers["StartSession"] = `{"__type":"InvalidDocument","Message":"Document with name Sallyport-Exec does not exist."}`
 		_, stderr, err := run(t, "", "exec", "mi-0123456789abcdef0", "--", "true")
-		if err != Exit(255) || stderr != "sallyport: Document with name Sallyport-Exec does not exist.; with AWS itself, use --document AWS-StartNonInteractiveCommand\n" {
+		if err != Exit(255) || stderr != "sallyport: Document with name Sallyport-Exec does not exist. With AWS itself, use --document AWS-StartNonInteractiveCommand\n" {
 			t.Errorf("err %v, stderr %q", err, stderr)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -89,8 +90,14 @@ func (e *end) Read(b []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if f, err := wire.ReadFlag(m.Payload); m.Kind == wire.KindFlag && err == nil && f == wire.FlagTerminateSession {
-			return 0, net.ErrClosed
+		if f, err := wire.ReadFlag(m.Payload); m.Kind == wire.KindFlag && err == nil {
+			switch f {
+			case wire.FlagTerminateSession:
+				return 0, net.ErrClosed
+			case wire.FlagEndOfInput:
+				return 0, io.EOF
+			}
+			continue
 		}
 		e.rest = bytes.Clone(m.Payload)
 	}

@@ -1,0 +1,108 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pkg/sftp"
+)
+
+// FileServer is the command that an agent of ours takes for its own SFTP
+// server, which it runs as the session's user. It is no file on the node, so
+// that one whose disk is full, and has no SSH, can be copied from.
+const FileServer = "sallyport-sftp-server"
+
+// Files are a node's, through a session with its [FileServer].
+type Files struct {
+	*sftp.Client
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the session is over
+	err    error         // why it ended, if not because we closed it; after done
+}
+
+var errNoInput = errors.New("this node's agent gives a command no standard input, and files go that way; AWS's agents do not, and scp with sallyport ssh-config does without")
+
+// Files joins a session that runs [FileServer], and returns once that has
+// answered. What it and the session say beside goes to stderr and notice. The
+// session ends with Close, or with ctx.
+func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, notice func(string)) (*Files, error) {
+	in, up := io.Pipe()
+	down, out := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	f := &Files{cancel: cancel, done: make(chan struct{})}
+	s := &Session{
+		Client: c, Invitation: inv, Stdin: in, Stdout: out, Stderr: stderr, Notice: notice,
+		Pipes: true, Apart: true, Input: true,
+	}
+	go func() {
+		defer close(f.done)
+		end, err := s.Run(ctx)
+		f.err = filesEnded(ctx, end, err)
+		in.CloseWithError(io.ErrClosedPipe)
+		out.CloseWithError(io.EOF)
+	}()
+	var err error
+	f.Client, err = sftp.NewClientPipe(down, up, sftp.UseConcurrentWrites(true))
+	if err != nil {
+		up.Close()
+		down.Close()
+		cancel()
+		<-f.done
+		return nil, f.Explain(err)
+	}
+	return f, nil
+}
+
+// filesEnded is why a session with a FileServer ended, or nil if it only came
+// to its end.
+func filesEnded(ctx context.Context, end Ending, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case end.How == Left:
+		return context.Cause(ctx)
+	case end.How == Expired:
+		return errors.New("the session was over before the connection came back")
+	case end.Output != "":
+		return fmt.Errorf("the session ended: %s", end.Output)
+	case end.ExitStatus != nil && *end.ExitStatus != 0:
+		return fmt.Errorf("the node's file server ended with status %d", *end.ExitStatus)
+	}
+	return nil
+}
+
+// Explain is why an operation failed with err: what ended the session, if it
+// has ended.
+func (f *Files) Explain(err error) error {
+	select {
+	case <-f.done:
+		if f.err != nil {
+			return f.err
+		}
+	default:
+	}
+	return err
+}
+
+// Close has the server end, and the session with it.
+func (f *Files) Close() error {
+	defer f.cancel()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		f.Client.Close() // it waits for the server to hang up
+	}()
+	hurry := time.AfterFunc(goodbye, f.cancel)
+	defer hurry.Stop()
+	<-f.done
+	<-closed
+	return f.err
+}
+
+// RequestFiles asks for a session that [Client.Files] can join.
+func RequestFiles(node, reason string) StartSession {
+	return StartSession{Target: node, DocumentName: DocumentExec, Reason: reason, Parameters: map[string][]string{"command": {FileServer}}}
+}

@@ -1,0 +1,336 @@
+package clientcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+)
+
+// atOnce is how many files are copied at once: small ones are a few round trips
+// each, and nothing else.
+const atOnce = 8
+
+// A copying is one run of cp.
+type copying struct {
+	src, dst  side
+	recursive bool
+	times     bool
+	errOut    io.Writer
+	terminal  *os.File // shows progress; nil shows none
+
+	failed atomic.Bool // something was not copied, and was named
+
+	files       []job // in the order they were found
+	directories []job // likewise: whatever is in one comes after it
+
+	done, total atomic.Int64 // bytes
+	mu          sync.Mutex
+	name        string // what is being copied
+	shown       bool   // a line of progress is on the terminal
+}
+
+// A job is one file, or directory, to be copied.
+type job struct {
+	from, to string
+	info     fs.FileInfo
+}
+
+// run copies. An error is for what stops all of it; what is wrong with one file
+// is said, and noted in failed.
+func (c *copying) run(ctx context.Context, from []place, to place) error {
+	into, err := c.dst.stat(to.path)
+	isDir := err == nil && into.IsDir()
+	if !isDir && (len(from) > 1 || strings.HasSuffix(to.path, "/")) {
+		return fmt.Errorf("%s is no directory", to.path)
+	}
+	for _, p := range from {
+		info, err := c.src.stat(p.path)
+		if err != nil {
+			if broken(err) {
+				return err
+			}
+			c.fail(ctx, p.path, err)
+			continue
+		}
+		target := to.path
+		if isDir {
+			switch base := c.src.base(p.path); base {
+			case ".", "..", "/": // all that is in it
+			default:
+				target = c.dst.join(to.path, base)
+			}
+		}
+		if err := c.find(ctx, job{p.path, target, info}); err != nil {
+			return err
+		}
+	}
+	stop := c.progress(ctx)
+	err = c.copyAll(ctx)
+	stop()
+	if ctx.Err() != nil {
+		return errors.New("interrupted; what was being copied is there in part")
+	}
+	return err
+}
+
+// find lists what there is to copy, from j down, and makes its directories.
+func (c *copying) find(ctx context.Context, j job) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case j.info.Mode().IsRegular():
+		c.files = append(c.files, j)
+		c.total.Add(j.info.Size())
+		return nil
+	case !j.info.IsDir():
+		what := "neither a file nor a directory"
+		if j.info.Mode()&fs.ModeSymlink != 0 {
+			what = "a symbolic link"
+		}
+		c.fail(ctx, j.from, errors.New("it is "+what))
+		return nil
+	case !c.recursive:
+		c.fail(ctx, j.from, errors.New("it is a directory; copy it with -r"))
+		return nil
+	}
+	// One that may not be written to could not be filled: its mode comes last.
+	if err := c.dst.mkdir(j.to, 0o700); broken(err) {
+		return err
+	} else if err != nil {
+		c.fail(ctx, j.to, err)
+		return nil
+	}
+	c.directories = append(c.directories, j)
+	infos, err := c.src.list(j.from)
+	if broken(err) {
+		return err
+	}
+	if err != nil {
+		c.fail(ctx, j.from, err)
+	}
+	for _, info := range infos {
+		name := info.Name()
+		if !filepath.IsLocal(name) || name == "." || strings.ContainsAny(name, "/\x00") {
+			c.fail(ctx, j.from, fmt.Errorf("it lists %q, which would be elsewhere", name))
+			continue
+		}
+		if err := c.find(ctx, job{c.src.join(j.from, name), c.dst.join(j.to, name), info}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *copying) copyAll(ctx context.Context) error {
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, j := range c.files {
+		if each.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			err := c.copyFile(each, j)
+			if broken(err) {
+				return err
+			}
+			if err != nil {
+				c.fail(each, j.from, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := len(c.directories) - 1; i >= 0; i-- { // a directory's times change with what is in it
+		j := c.directories[i]
+		if err := c.finish(j); broken(err) {
+			return err
+		} else if err != nil {
+			c.fail(ctx, j.to, err)
+		}
+	}
+	return nil
+}
+
+func (c *copying) copyFile(ctx context.Context, j job) (err error) {
+	c.mu.Lock()
+	c.name = j.from
+	c.mu.Unlock()
+	src, err := c.src.open(j.from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := c.dst.create(j.to)
+	if err != nil {
+		return fmt.Errorf("to %s: %w", j.to, err)
+	}
+	// The node's end, whichever that is, has many requests on their way at once.
+	if far, ok := src.(io.WriterTo); ok && c.dst == (here{}) {
+		_, err = far.WriteTo(&writing{c, ctx, dst})
+	} else if far, ok := dst.(io.ReaderFrom); ok {
+		_, err = far.ReadFrom(&reading{c, ctx, src, j.info.Size()})
+	}
+	if cerr := dst.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("to %s: %w", j.to, err)
+	}
+	return c.finish(j)
+}
+
+// finish gives a copy what is left: its mode, and its times.
+func (c *copying) finish(j job) error {
+	if err := c.dst.chmod(j.to, j.info.Mode().Perm()); err != nil {
+		return fmt.Errorf("to %s: %w", j.to, err)
+	}
+	if c.times {
+		if err := c.dst.chtimes(j.to, j.info.ModTime()); err != nil {
+			return fmt.Errorf("to %s: %w", j.to, err)
+		}
+	}
+	return nil
+}
+
+// broken reports whether err is the session's, and not a file's.
+func broken(err error) bool {
+	return errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, context.Canceled)
+}
+
+// A reading is a file that is read, and counted.
+type reading struct {
+	c    *copying
+	ctx  context.Context
+	src  io.Reader
+	size int64
+}
+
+// Size tells how much is to be expected.
+func (r *reading) Size() int64 { return r.size }
+
+func (r *reading) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.src.Read(b)
+	r.c.done.Add(int64(n))
+	return n, err
+}
+
+// A writing is a file that is written, and counted.
+type writing struct {
+	c   *copying
+	ctx context.Context
+	dst io.Writer
+}
+
+func (w *writing) Write(b []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := w.dst.Write(b)
+	w.c.done.Add(int64(n))
+	return n, err
+}
+
+// fail says that something is not copied.
+func (c *copying) fail(ctx context.Context, name string, err error) {
+	if ctx.Err() != nil {
+		return // which is the reason, and is said once
+	}
+	c.failed.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clear()
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	note(c.errOut, "%s is not copied: %s", cell(name), cell(err.Error()))
+}
+
+// clear takes the line of progress away. The caller holds mu.
+func (c *copying) clear() {
+	if c.shown {
+		fmt.Fprint(c.terminal, "\r\x1b[K")
+		c.shown = false
+	}
+}
+
+// progress shows how far it has come, on a terminal, until the function it
+// returns is called. What is over before one would look is not shown.
+func (c *copying) progress(ctx context.Context) (stop func()) {
+	if c.terminal == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	start := time.Now()
+	all.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.clear()
+				return
+			case <-tick.C:
+			}
+			width := 80
+			if w, _, err := term.GetSize(int(c.terminal.Fd())); err == nil && w > 0 {
+				width = w
+			}
+			c.mu.Lock()
+			fmt.Fprint(c.terminal, "\r\x1b[K"+progressLine(cell(c.name), c.done.Load(), c.total.Load(), time.Since(start), width-1))
+			c.shown = true
+			c.mu.Unlock()
+		}
+	})
+	return func() { cancel(); all.Wait() }
+}
+
+// progressLine is one line of no more than width characters.
+func progressLine(name string, done, total int64, took time.Duration, width int) string {
+	rate := float64(done) / max(took.Seconds(), 0.001)
+	line := fmt.Sprintf("%3d%%  %s of %s  %s/s", 100*done/max(total, 1), size(float64(done)), size(float64(total)), size(rate))
+	if left := float64(total - done); rate > 0 && left > 0 {
+		line += "  " + time.Duration(left/rate*float64(time.Second)).Round(time.Second).String() + " left"
+	}
+	if room := width - len(line) - 2; room > 8 {
+		if runes := []rune(name); len(runes) > room {
+			name = "…" + string(runes[len(runes)-room+1:])
+		}
+		line += "  " + name
+	}
+	return line
+}
+
+// size is n bytes, as people say it.
+func size(n float64) string {
+	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
+		if n < 1024 {
+			if unit == "B" {
+				return fmt.Sprintf("%.0f %s", n, unit)
+			}
+			return fmt.Sprintf("%.1f %s", n, unit)
+		}
+		n /= 1024
+	}
+	return fmt.Sprintf("%.1f TiB", n)
+}
