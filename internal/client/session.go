@@ -445,6 +445,7 @@ func (r *run) leave(ctx context.Context, cause error) {
 			err := r.stream.SendMessage(told, wire.KindFlag, wire.FlagTerminateSession.Payload())
 			if err == nil && r.stream.Flush(told) == nil {
 				r.released.Store(true)
+				<-told.Done() // the node has last words too, and waits for us to have heard them
 			}
 		}
 		if _, ok := errors.AsType[over](cause); !ok && !r.released.Load() {

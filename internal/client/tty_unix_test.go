@@ -328,6 +328,7 @@ func TestInterruptEndsForwarding(t *testing.T) {
 			d.press("\x03")
 			if tt.calls == 0 {
 				d.flagged(wire.FlagTerminateSession)
+				d.end("", nil)
 			}
 			d.gone(0)
 			if !strings.Contains(d.screen.String(), "Terminate signal received, exiting.\r\n\r\n\r\nExiting session with sessionId: "+testSession+".\r\n\r\n") {
