@@ -369,7 +369,14 @@ func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
 			token(r.resized)
 		}
 		if fatal(s) {
-			r.finish(over{Ending{How: Killed, Signal: s}})
+			// ssh ends its ProxyCommand so, whenever it is done. For the record
+			// that is the end of a session, and not somebody's ending it.
+			killed := over{Ending{How: Killed, Signal: s}}
+			if at := r.where(); !r.Stock && (at == farStream || at == farForward) {
+				r.parting.Do(func() { r.start(func() { r.leave(ctx, killed) }) })
+			} else {
+				r.finish(killed)
+			}
 		}
 		if key, ok := typed(s); ok {
 			r.press(ctx, s, key)

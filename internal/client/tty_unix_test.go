@@ -472,3 +472,18 @@ func TestPluginOutlivesItsReader(t *testing.T) {
 		})
 	}
 }
+
+// ssh ends its ProxyCommand with SIGHUP.
+func TestStreamIsKilled(t *testing.T) {
+	d := sit(t, "exec")
+	d.shake(stockAgent, "Port", wire.PortProperties{PortNumber: "22"})
+	d.show("SSH-2.0-there\r\n")
+	d.screen.wait(t, "SSH-2.0-there")
+	d.cmd.Process.Signal(syscall.SIGHUP)
+	d.flagged(wire.FlagTerminateSession)
+	d.end("", nil)
+	d.gone(128 + int(syscall.SIGHUP))
+	if d.called("TerminateSession") != 0 {
+		t.Error("it is ended twice")
+	}
+}
