@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -66,6 +67,8 @@ func filesEnded(ctx context.Context, end Ending, err error) error {
 		return context.Cause(ctx)
 	case end.How == Expired:
 		return errors.New("the session was over before the connection came back")
+	case strings.Contains(end.Output, FileServer): // there is no such program
+		return errors.New("this node's agent has no file server; update it, or use scp with sallyport ssh-config")
 	case end.Output != "":
 		return fmt.Errorf("the session ended: %s", end.Output)
 	case end.ExitStatus != nil && *end.ExitStatus != 0:

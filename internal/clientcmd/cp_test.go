@@ -238,7 +238,19 @@ func TestCpGoesWrong(t *testing.T) {
 			t.Errorf("err %v, stderr %q", err, stderr)
 		}
 	})
-	t.Run("an agent without a file server", func(t *testing.T) {
+	t.Run("an agent of ours that is older", func(t *testing.T) {
+		p := start(t)
+		t.Chdir(t.TempDir())
+		p.plays[client.DocumentExec] = func(e *end) {
+			e.shake("NonInteractiveCommands", nil, ours)
+			e.close(wire.ChannelClosed{Output: `Unable to start command: there is no program "sallyport-sftp-server"`})
+		}
+		_, stderr, err := run(t, "", "cp", node+":a", ".")
+		if err != Exit(255) || !strings.HasPrefix(stderr, "sallyport: this node's agent has no file server; update it") {
+			t.Errorf("err %v, stderr %q", err, stderr)
+		}
+	})
+	t.Run("a file server that fails", func(t *testing.T) {
 		p := start(t)
 		t.Chdir(t.TempDir())
 		p.plays[client.DocumentExec] = func(e *end) {
