@@ -66,12 +66,15 @@ func (r *run) openPort(ctx context.Context) error {
 			return err
 		}
 	}
-	r.start(func() {
-		<-ctx.Done()
+	closeAll := func() {
 		for _, l := range listeners {
 			l.Close()
 		}
-	})
+	}
+	if !r.start(func() { <-ctx.Done(); closeAll() }) {
+		closeAll()
+		return context.Cause(ctx)
+	}
 	if newer(p.agent, "3.0.196.0") {
 		return r.openMux(ctx, listeners, said)
 	}
@@ -171,10 +174,10 @@ func (r *run) openMux(ctx context.Context, listeners []net.Listener, said string
 		return fmt.Errorf("forward: %w", err)
 	}
 	p.mux = far
-	r.start(func() {
-		<-ctx.Done()
+	if !r.start(func() { <-ctx.Done(); session.Close() }) {
 		session.Close()
-	})
+		return context.Cause(ctx)
+	}
 	r.start(func() {
 		for { // the node opens none: this is to hear that the session is over
 			stream, err := session.AcceptStream()
@@ -197,7 +200,9 @@ func (r *run) openMux(ctx context.Context, listeners []net.Listener, said string
 						fmt.Fprintf(r.Stdout, "\nConnection accepted for session [%s]\n", r.Invitation.SessionID)
 					}
 				})
-				r.start(func() { r.carryConn(ctx, session, conn, o) })
+				if !r.start(func() { r.carryConn(ctx, session, conn, o) }) {
+					conn.Close()
+				}
 			})
 		})
 	}

@@ -234,6 +234,7 @@ type run struct {
 	ending  Ending // of a stream that channel_closed has closed
 	exit    *int   // from an EXIT_CODE message
 	leaving error  // why leave was called
+	ended   bool   // nothing more is started
 
 	say sync.Mutex // one notice at a time
 }
@@ -284,6 +285,9 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	<-ctx.Done()
 	r.stream.Close()
 	reader()
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
 	r.others.Wait()
 	select {
 	case <-output:
@@ -310,8 +314,16 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 	return o.Ending, nil
 }
 
-// start runs f until Run returns.
-func (r *run) start(f func()) { r.others.Go(func() { r.guard(f) }) }
+// start runs f, which ends with ctx, and which Run waits for. It reports false,
+// and does not, if Run waits already.
+func (r *run) start(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ended {
+		r.others.Go(func() { r.guard(f) })
+	}
+	return !r.ended
+}
 
 // guard has a panic in f find the terminal as it was, so that it can be read
 // and the shell it returns to can be used.
