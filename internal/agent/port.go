@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/mux"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -119,11 +120,12 @@ func (s *session) multiplex(ctx context.Context, end context.CancelCauseFunc, to
 		all.Go(func() {
 			conn, err := dial(ctx, to)
 			if err != nil {
-				s.log.Debug("port not reached", "err", err)
+				s.log.Debug("port not reached", sallyport.LogErr, err)
 				s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
 				mux.Refuse(stream, o)
 				return
 			}
+			s.log.Debug("port connected", sallyport.LogAddr, conn.RemoteAddr().String())
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			defer stop()
 			mux.Join(stream, conn, o)
