@@ -42,7 +42,8 @@ func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error
 	u, err = pty.LookupUser(s.ctx, name)
 	switch {
 	case errors.Is(err, pty.ErrNoUser):
-		return u, nil, fmt.Errorf("failed to start pty since RunAs user %s does not exist.", name) //lint:ignore ST1005 AWS's words, full stop and all
+		//lint:ignore ST1005 AWS's words, full stop and all
+		return u, nil, fmt.Errorf("failed to start pty since RunAs user %s does not exist.", name)
 	case err != nil:
 		return u, nil, err
 	case u.UID == 0 || u.GID == 0:

@@ -78,6 +78,9 @@ func testUsers(t *testing.T) {
 		t.Errorf("rule for sudo: %v, %v", rule, err)
 	}
 	left, err := os.ReadDir("/etc/sudoers.d")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, e := range left {
 		if strings.HasPrefix(e.Name(), ".ssm") {
 			t.Errorf("%s is left behind", e.Name())
