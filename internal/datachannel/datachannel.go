@@ -132,6 +132,7 @@ type Stream struct {
 	alarm    time.Duration
 	closed   bool
 	paused   bool // by pause_publication
+	acking   bool // the pump is writing acknowledgements
 	through  bool // the peer batches acknowledgements and gives credit
 	big      bool // the peer takes big frames
 	sender   sender
@@ -301,6 +302,13 @@ func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 	}
 	s.sender.push(frame)
 	l := s.link
+	if l != nil && !s.through && (s.acking || len(s.receiver.acks) > 0) {
+		// What we answer is acknowledged first, as stock agents do: a stock
+		// client's port session dies of whatever comes right after the
+		// handshake's last message.
+		token(s.wake)
+		l = nil
+	}
 	s.mu.Unlock()
 	if l != nil {
 		s.transmit(l, seq)

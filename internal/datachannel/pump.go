@@ -165,6 +165,7 @@ func (s *Stream) pump(l *link) {
 			lost = s.sender.lost(lost, now, s.through)
 		}
 		last := s.sender.next() - 1
+		s.acking = len(acks) > 0
 		s.mu.Unlock()
 
 		var err error
@@ -184,13 +185,12 @@ func (s *Stream) pump(l *link) {
 				err = l.conn.WriteFrame(l.ctx, frame.b)
 			}
 		}
-		if len(lost) > 0 {
-			s.mu.Lock()
-			for _, frame := range lost {
-				frame.release()
-			}
-			s.mu.Unlock()
+		s.mu.Lock()
+		s.acking = false
+		for _, frame := range lost {
+			frame.release()
 		}
+		s.mu.Unlock()
 		if err != nil {
 			l.fail(fmt.Errorf("write frame: %w", err))
 			return

@@ -187,6 +187,33 @@ func TestAsStockPeersSeeIt(t *testing.T) {
 	})
 }
 
+// A stock client's port session dies of an acknowledgement that comes after
+// the answer to what it acknowledges.
+func TestAcknowledgesBeforeItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := node()
+		r := attach(t, s)
+		go func() {
+			for {
+				m, err := s.Receive(t.Context())
+				if err != nil || s.SendMessage(t.Context(), m.Kind, m.Payload) != nil {
+					return
+				}
+			}
+		}()
+		for i := range int64(500) {
+			r.input(i, "ls\r")
+			frames := r.frames()
+			if len(frames) != 2 || frames[0].Type != wire.TypeAcknowledge || frames[1].Type != wire.TypeOutputStreamData {
+				t.Fatalf("message %d has %+v in return, want its acknowledgement and then the answer", i, frames)
+			}
+			r.ack(wire.Ack{Type: wire.TypeOutputStreamData, ID: frames[1].ID, Seq: i})
+		}
+		r.cut()
+		s.Close()
+	})
+}
+
 func TestReceivesInOrderAndOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := node()
