@@ -18,6 +18,7 @@ import (
 )
 
 func main() {
+	agentcmd.ServeFiles()
 	// An agent is a guest on its machine: memory is worth more than the time
 	// of a collection.
 	if os.Getenv("GOGC") == "" {

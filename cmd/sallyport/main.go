@@ -29,6 +29,7 @@ import (
 )
 
 func main() {
+	agentcmd.ServeFiles()
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "session-manager-plugin" {
 		plugin()
 	}

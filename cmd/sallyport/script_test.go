@@ -16,11 +16,16 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/agentcmd"
 	"github.com/sallyport/sallyport/internal/server"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sallyport": main, "session-manager-plugin": plugin})
+	testscript.Main(m, map[string]func(){
+		"sallyport": main, "session-manager-plugin": plugin,
+		agent.FileServer: agentcmd.ServeFiles, // the agent runs itself under this name
+	})
 }
 
 // Every promise we make at the command line is a script in testdata/script. Run

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -21,6 +22,12 @@ import (
 
 // ctrlBackslash is what SIGQUIT is typed as.
 const ctrlBackslash = 0x1c
+
+// FileServer is a command of ours, and no program on the machine: the agent's own
+// binary runs under this name, as the session's user, and is an SFTP server on
+// its standard input and output. So files can be had from a machine whose disk
+// is full and that has no SSH. See agentcmd.ServeFiles.
+const FileServer = wire.FileServer
 
 // command is what a session with a command runs on this system.
 func (s *session) command() (what wire.PlatformCommand, err error) {
@@ -117,6 +124,11 @@ func (s *session) pipesCommand(what wire.PlatformCommand) (pty.Command, error) {
 	}
 	cmd := loginShell(user, s.id)
 	cmd.As = as
+	if strings.TrimSpace(what.Commands) == FileServer {
+		cmd.Args = []string{FileServer}
+		cmd.Path, err = os.Executable()
+		return cmd, err
+	}
 	if runtime.GOOS == "windows" {
 		cmd.Args = append(cmd.Args, "-NonInteractive", "-Command", what.Commands)
 		return cmd, nil

@@ -9,14 +9,11 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+
+	"github.com/sallyport/sallyport/internal/wire"
 )
 
-// FileServer is the command that an agent of ours takes for its own SFTP
-// server, which it runs as the session's user. It is no file on the node, so
-// that one whose disk is full, and has no SSH, can be copied from.
-const FileServer = "sallyport-sftp-server"
-
-// Files are a node's, through a session with its [FileServer].
+// Files are a node's, through a session with its [wire.FileServer].
 type Files struct {
 	*sftp.Client
 	cancel context.CancelFunc
@@ -26,7 +23,7 @@ type Files struct {
 
 var errNoInput = errors.New("this node's agent gives a command no standard input, and files go that way; AWS's agents do not, and scp with sallyport ssh-config does without")
 
-// Files joins a session that runs [FileServer], and returns once that has
+// Files joins a session that runs [wire.FileServer], and returns once that has
 // answered. What it and the session say beside goes to stderr and notice. The
 // session ends with Close, or with ctx.
 func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, notice func(string)) (*Files, error) {
@@ -57,7 +54,7 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 	return f, nil
 }
 
-// filesEnded is why a session with a FileServer ended, or nil if it only came
+// filesEnded is why a session with a file server ended, or nil if it only came
 // to its end.
 func filesEnded(ctx context.Context, end Ending, err error) error {
 	switch {
@@ -67,7 +64,7 @@ func filesEnded(ctx context.Context, end Ending, err error) error {
 		return context.Cause(ctx)
 	case end.How == Expired:
 		return errors.New("the session was over before the connection came back")
-	case strings.Contains(end.Output, FileServer): // there is no such program
+	case strings.Contains(end.Output, wire.FileServer): // there is no such program
 		return errors.New("this node's agent has no file server; update it, or use scp with sallyport ssh-config")
 	case end.Output != "":
 		return fmt.Errorf("the session ended: %s", end.Output)
@@ -107,5 +104,5 @@ func (f *Files) Close() error {
 
 // RequestFiles asks for a session that [Client.Files] can join.
 func RequestFiles(node, reason string) StartSession {
-	return StartSession{Target: node, DocumentName: DocumentExec, Reason: reason, Parameters: map[string][]string{"command": {FileServer}}}
+	return StartSession{Target: node, DocumentName: DocumentExec, Reason: reason, Parameters: map[string][]string{"command": {wire.FileServer}}}
 }

@@ -100,6 +100,11 @@ const (
 	CapStdin = "stdin"
 )
 
+// FileServer is a command that an agent of ours takes for its own SFTP server,
+// which it runs as the session's user. It is no file on the node, so that one
+// whose disk is full, and that has no SSH, can be copied from.
+const FileServer = "sallyport-sftp-server"
+
 // Frame makes the message.
 func (p SallyportPeer) Frame(now time.Time) Frame {
 	return alone(TypeSallyportPeer, p, now)
