@@ -8,7 +8,8 @@
 //	what had happened  a restarted server resumes from it
 //
 // So an entry is written before its frame is passed on, and synced to disk
-// within [SyncEvery]. A log holds
+// within [SyncEvery], or [SyncLate] where many sessions say much at once. A log
+// holds
 //
 //	header   "SALLYLOG" version session-ID
 //	entry    length u32 · CRC-32C u32 · time i64 (ns) · what u8 · body
@@ -39,8 +40,12 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-// SyncEvery is how much of a session a power cut may take.
-const SyncEvery = 25 * time.Millisecond
+// SyncEvery is how much of a session a power cut may take, and SyncLate how
+// much of each when syncing them all takes long.
+const (
+	SyncEvery = 25 * time.Millisecond
+	SyncLate  = 250 * time.Millisecond
+)
 
 const (
 	magic     = "SALLYLOG\x01"
@@ -71,6 +76,11 @@ type Entry struct {
 // Shelf is a directory of logs and recordings.
 type Shelf struct {
 	dir string
+
+	// mu guards the logs that are to be synced; passing, while there are any.
+	mu      sync.Mutex
+	due     []*Log
+	passing bool
 }
 
 // OpenShelf makes the directory if it is not there. It is for its owner alone.
@@ -78,7 +88,7 @@ func OpenShelf(dir string) (*Shelf, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory for session logs: %w", err)
 	}
-	return &Shelf{dir}, nil
+	return &Shelf{dir: dir}, nil
 }
 
 func (s *Shelf) logPath(id sallyport.SessionID) string {
@@ -92,16 +102,16 @@ func (s *Shelf) CastPath(id sallyport.SessionID) string {
 
 // A Log is one session's. Its methods may be called from many goroutines.
 type Log struct {
-	id   sallyport.SessionID
-	file *os.File
-	buf  []byte // scratch for one entry, under mu
+	id    sallyport.SessionID
+	shelf *Shelf
+	file  *os.File
 
 	// mu guards all below.
 	mu    sync.Mutex
-	size  int64 // of what is whole
-	dirty bool  // something was written and a sync is due
-	err   error // the first failure; the log takes nothing after it
-	timer *time.Timer
+	buf   []byte // scratch for one entry
+	size  int64  // of what is whole
+	dirty bool   // something was written and a sync is due
+	err   error  // the first failure; the log takes nothing after it
 }
 
 // Create begins the log of a session that has none.
@@ -117,7 +127,7 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 		os.Remove(f.Name())
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
-	return &Log{id: id, file: f, size: int64(len(head))}, nil
+	return &Log{id: id, shelf: s, file: f, size: int64(len(head))}, nil
 }
 
 // Open goes on with the log of a session that was live when the server
@@ -140,7 +150,7 @@ func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*L
 		f.Close()
 		return nil, fmt.Errorf("open session log: %w", err)
 	}
-	return &Log{id: id, file: f, size: size}, nil
+	return &Log{id: id, shelf: s, file: f, size: size}, nil
 }
 
 // read calls each with every whole entry of f and returns where they end.
@@ -228,16 +238,44 @@ func (l *Log) Append(e Entry) (at int64, err error) {
 	l.size += int64(len(b))
 	if !l.dirty {
 		l.dirty = true
-		if l.timer == nil {
-			l.timer = time.AfterFunc(SyncEvery, l.syncDue)
-		} else {
-			l.timer.Reset(SyncEvery)
-		}
+		l.shelf.syncSoon(l)
 	}
 	return at, nil
 }
 
-func (l *Log) syncDue() {
+// syncSoon has l synced with whatever else is due by then.
+func (s *Shelf) syncSoon(l *Log) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.due = append(s.due, l)
+	if !s.passing {
+		s.passing = true
+		time.AfterFunc(SyncEvery, s.pass)
+	}
+}
+
+// pass syncs what is due. No more than a fifth of the time goes into it: a
+// crowd's syncs would delay everybody's keystrokes, which are written to the
+// same disk.
+func (s *Shelf) pass() {
+	s.mu.Lock()
+	logs := s.due
+	s.due = nil
+	s.mu.Unlock()
+	began := time.Now()
+	for _, l := range logs {
+		l.sync()
+	}
+	took := time.Since(began)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.passing = len(s.due) > 0; s.passing {
+		time.AfterFunc(min(max(SyncEvery, 4*took), SyncLate), s.pass)
+	}
+}
+
+func (l *Log) sync() {
 	l.mu.Lock()
 	l.dirty = false
 	failed := l.err
@@ -286,9 +324,6 @@ func (l *Log) Size() int64 {
 // again, or sealed.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	if l.timer != nil {
-		l.timer.Stop()
-	}
 	failed := l.err
 	if l.err == nil {
 		l.err = os.ErrClosed
