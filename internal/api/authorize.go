@@ -39,6 +39,11 @@ type Question struct {
 	// Keys are conditions that only this action has.
 	Keys map[string]string
 
+	// Policy is the resource's own, of a resource that has one: a KMS key. It
+	// has to allow the action, by itself where it names the caller and with the
+	// caller's own policies where it names their account.
+	Policy policy.Named
+
 	// Unnamed leaves out aws:username and aws:userid, so that a pattern made
 	// of the caller's own name matches nothing. It is for what is not theirs
 	// but has a name that begins like it: ann-marie's session, asked by ann.
@@ -104,17 +109,46 @@ func layer(d policy.Decision) string {
 }
 
 // Trusts asks a role's trust policy whether it lets the caller do what q asks
-// about. See [policy.DecideTrust] for what the answer leaves to the caller's
-// own policies.
-func (c *Call) Trusts(q Question, trust policy.Named) policy.Decision {
+// about, and whether the caller's own policies have nothing against it, or are
+// for it where they must be.
+func (c *Call) Trusts(ctx context.Context, q Question, trust policy.Named) (bool, error) {
 	req := policy.Request{Action: q.Action, Resources: q.Resources}
 	c.Server.describe(&req.Context, c.Who, c.Request, q)
-	caller := policy.Caller{Account: c.Server.Realm.Account, Names: []string{c.Who.ARN, c.Who.ID}}
-	if c.Who.Role != "" {
-		roleID, _, _ := strings.Cut(c.Who.ID, ":")
-		caller.Names = append(caller.Names, c.Server.Realm.Role(c.Who.Path, c.Who.Role), roleID)
+	t := policy.DecideTrust(&req, c.Server.caller(c.Who), trust)
+	if !t.Allowed {
+		return false, nil
 	}
-	return policy.DecideTrust(&req, &caller, trust)
+	own, err := c.Decide(ctx, q)
+	return weigh(c.Who, own, t).Allowed, err
+}
+
+// caller is who, by what a resource's policy may call them.
+func (s *Server) caller(who *sallyport.Principal) *policy.Caller {
+	c := &policy.Caller{Account: s.Realm.Account, Names: []string{who.ARN, who.ID}}
+	if who.Role != "" {
+		roleID, _, _ := strings.Cut(who.ID, ":")
+		c.Names = append(c.Names, s.Realm.Role(who.Path, who.Role), roleID)
+	}
+	return c
+}
+
+// weigh says what a caller's own policies and a resource's amount to. (IAM User
+// Guide, "Identity-based policies and resource-based policies".)
+func weigh(who *sallyport.Principal, own, resource policy.Decision) policy.Decision {
+	switch {
+	case own.Explicit:
+		return own
+	case !resource.Allowed:
+		return resource
+	case own.Allowed, resource.Delegated:
+		return own
+	case who.Role != "" && own.Layer != policy.Identity:
+		// The role that the caller is in was named. That gives what its own
+		// policies need not, but its boundary and session policies still limit
+		// it; they do not limit a user who was named.
+		return own
+	}
+	return resource
 }
 
 // Decide asks policy whether who may do what q asks about. No policy binds the
@@ -132,7 +166,11 @@ func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.R
 	}
 	req := policy.Request{Action: q.Action, Resources: q.Resources}
 	s.describe(&req.Context, who, r, q)
-	return policy.Decide(&req, p), nil
+	own := policy.Decide(&req, p)
+	if q.Policy.Document == nil {
+		return own, nil
+	}
+	return weigh(who, own, policy.DecideResource(&req, s.caller(who), q.Policy)), nil
 }
 
 // describe sets every condition key that is known of a request. (IAM User

@@ -50,6 +50,15 @@ func ParseManaged(doc string) (*Document, error) { return parse(doc, managed) }
 // Principal, none has a Resource, and all are about assuming the role.
 func ParseTrust(doc string) (*Document, error) { return parse(doc, trust) }
 
+// ParseKey reads the policy of a KMS key: every statement has a Principal, and
+// its actions are KMS's. The Resource is "*", which means the key, or its ARN.
+// It may have KeyQuota bytes. (KMS Developer Guide, "Key policies".)
+func ParseKey(doc string) (*Document, error) { return parse(doc, key) }
+
+// KeyQuota is how long the policy of a KMS key may be, in bytes. (KMS Developer
+// Guide, "Resource quotas".)
+const KeyQuota = 32 << 10
+
 // kind is what a document is to be, which decides what it may say.
 type kind uint8
 
@@ -57,7 +66,12 @@ const (
 	inline kind = iota
 	managed
 	trust
+	key
 )
+
+// ofResource reports whether documents of the kind hang on a resource, and so
+// say whom they are about.
+func (k kind) ofResource() bool { return k == trust || k == key }
 
 // AWS's sentences that we answer in more than one place. Trust policies have
 // their own. We have them second-hand, from moto
@@ -92,7 +106,10 @@ func parse(doc string, k kind) (*Document, error) {
 	if len(doc) > maxDocument {
 		return nil, sallyport.Errorf(sallyport.LimitExceeded, "The policy document is %d bytes long, and %d is the most; write a shorter one.", len(doc), maxDocument)
 	}
-	if n := Size(doc); n > RoleQuota {
+	if k == key && len(doc) > KeyQuota {
+		return nil, sallyport.Errorf(sallyport.LimitExceeded, "The key policy is %d bytes long, and %d is the most; write a shorter one.", len(doc), KeyQuota)
+	}
+	if n := Size(doc); k != key && n > RoleQuota {
 		return nil, sallyport.Errorf(sallyport.LimitExceeded, "The policy document has %d characters besides white space, and no policy may have more than %d; write several policies.", n, RoleQuota)
 	}
 	r := &reader{kind: k, doc: doc, dec: json.NewDecoder(strings.NewReader(doc))}
@@ -497,7 +514,7 @@ func (k kind) statement(y syntax, raw *rawStatement, number int) (s statement, e
 		return s, refuse(awsSyntax, "has the effect %q; write Allow or Deny", sallyport.Clip(raw.effect, 32))
 	}
 
-	if k == trust {
+	if k.ofResource() {
 		if s.principals, err = trusted(raw, refuse); err != nil {
 			return s, err
 		}
@@ -508,7 +525,7 @@ func (k kind) statement(y syntax, raw *rawStatement, number int) (s statement, e
 	if s.conditions, err = k.conditions(y, raw.conditions, refuse); err != nil {
 		return s, err
 	}
-	if strings.ContainsFunc(raw.sid, func(c rune) bool {
+	if k != key && strings.ContainsFunc(raw.sid, func(c rune) bool { // a key's may have spaces
 		return !('0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z')
 	}) {
 		return s, refuse("Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*", "has the Sid %q; keep to letters and digits", sallyport.Clip(raw.sid, 64))
@@ -541,6 +558,8 @@ func (k kind) actions(s *statement, raw *rawStatement, refuse refusal) error {
 		switch {
 		case k == trust && !equalFold(vendor, "sts"):
 			return refuse("AssumeRole policy may only specify STS AssumeRole actions.", "has the %s %q; write sts:AssumeRole", element, quoted)
+		case k == key && action != "*" && !equalFold(vendor, "kms"):
+			return refuse(awsSyntax, "has the %s %q; a key's policy is about KMS alone: write kms:Decrypt or the like", element, quoted)
 		case action == "*":
 		case !colon:
 			return refuse(awsVendor, "has the %s %q; write the service before it, as in ssm:StartSession", element, quoted)

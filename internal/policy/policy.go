@@ -18,8 +18,8 @@
 // # The language
 //
 // Versions 2008-10-17 and 2012-10-17; Id, Sid, Effect, Action and NotAction,
-// Resource and NotResource, Condition, and in the trust policy of a role,
-// Principal. Wildcards, every condition operator with IfExists, ForAllValues
+// Resource and NotResource, Condition, and in the trust policy of a role or the
+// policy of a KMS key, Principal. Wildcards, every condition operator with IfExists, ForAllValues
 // and ForAnyValue, and in version 2012-10-17 policy variables with defaults:
 //
 //	arn:aws:ssm:*:*:session/${aws:username}-*
@@ -66,7 +66,7 @@ type statement struct {
 	notResource bool
 
 	conditions []condition // all of which must hold
-	principals *principals // of a trust policy; else nil
+	principals *principals // of a resource's policy; else nil
 }
 
 // Named is a Document and what to call it when it is the reason: the ARN of a
@@ -113,6 +113,7 @@ const (
 	Boundary                  // a permissions boundary
 	Session                   // given with a session
 	Trust                     // says who may assume a role
+	Resource                  // on what it is to be done to
 )
 
 // String is what AWS calls policies of the layer when it denies access.
@@ -126,6 +127,8 @@ func (l Layer) String() string {
 		return "session policy"
 	case Trust:
 		return "role trust policy"
+	case Resource:
+		return "resource-based policy"
 	}
 	return "Layer(" + strconv.Itoa(int(l)) + ")"
 }
@@ -143,7 +146,7 @@ type Decision struct {
 	Statement int    // 1 for the policy's first; 0 where no statement decided
 	Sid       string // of the statement, if it has one
 
-	// Delegated is set when a trust policy allows because it trusts the
+	// Delegated is set when a resource's policy allows because it names the
 	// caller's whole account, or everyone, rather than the caller by name.
 	// Then the caller's own policies must allow it as well.
 	Delegated bool
@@ -160,6 +163,8 @@ func (d Decision) String() string {
 		policy = "session policy"
 	case Trust:
 		policy = "trust policy"
+	case Resource:
+		policy = "key policy"
 	}
 	switch {
 	case d.Statement != 0:
@@ -245,7 +250,7 @@ type query struct {
 	resources []string
 	bounds    [4]int // of the first resources: see [bound]
 	context   *Context
-	caller    *Caller // for a trust policy; else nil
+	caller    *Caller // for a resource's policy; else nil
 }
 
 var anything = []string{"*"}
@@ -313,8 +318,11 @@ func (q *query) meetsAction(s *statement) bool {
 }
 
 func (q *query) meetsResource(s *statement) bool {
-	if s.principals != nil {
-		return q.caller != nil // a trust policy is about the role it is on, and about nothing else
+	if s.principals != nil && q.caller == nil {
+		return false // a resource's policy, put where an identity's belongs
+	}
+	if s.principals != nil && len(s.resources) == 0 {
+		return true // a trust policy is about the role it is on, and about nothing else
 	}
 	for i := range s.resources {
 		p := &s.resources[i]

@@ -117,6 +117,8 @@ func (s *script) run() {
 				s.answer(line, s.ask(rest))
 			case "assume":
 				s.answer(line, s.assume(rest))
+			case "use":
+				s.answer(line, s.use(rest))
 			default:
 				s.answer(line, s.holds(line))
 			}
@@ -127,6 +129,8 @@ func (s *script) run() {
 				s.define(rest, policy.Parse)
 			case "trust":
 				s.define(rest, policy.ParseTrust)
+			case "key":
+				s.define(rest, policy.ParseKey)
 			case "refuse":
 				s.refuse(rest)
 			case "person":
@@ -166,7 +170,7 @@ func (s *script) define(name string, parse func(string) (*policy.Document, error
 
 func (s *script) refuse(kind string) {
 	parse := map[string]func(string) (*policy.Document, error){
-		"": policy.Parse, "managed": policy.ParseManaged, "trust": policy.ParseTrust,
+		"": policy.Parse, "managed": policy.ParseManaged, "trust": policy.ParseTrust, "key": policy.ParseKey,
 	}[kind]
 	if parse == nil {
 		s.fatalf("no such kind of policy: %s", kind)
@@ -328,7 +332,27 @@ func (s *script) assume(line string) string {
 	req := &policy.Request{Action: action}
 	s.fill(&req.Context, p.context)
 	s.fill(&req.Context, context)
-	d := policy.DecideTrust(req, &p.caller, s.named(trust))
+	return weighed(policy.DecideTrust(req, &p.caller, s.named(trust)))
+}
+
+// use runs: who[key policy] action key=value…
+func (s *script) use(line string) string {
+	line, _, _ = strings.Cut(line, arrow)
+	who, rest, _ := strings.Cut(line, "]")
+	who, on, ok := strings.Cut(who, "[")
+	action, context, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	p := s.people[who]
+	if !ok || p == nil {
+		s.fatalf("use who[key] action")
+	}
+	req := &policy.Request{Action: action, Resources: []string{"arn:aws:kms:" + realm.Region + ":" + realm.Account + ":key/" + on}}
+	s.fill(&req.Context, p.context)
+	s.fill(&req.Context, context)
+	return weighed(policy.DecideResource(req, &p.caller, s.named(on)))
+}
+
+// weighed is the verdict of a resource's policy.
+func weighed(d policy.Decision) string {
 	if d.Delegated {
 		return verdict(d) + ", as far as it goes"
 	}

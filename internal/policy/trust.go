@@ -8,7 +8,7 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-// A Caller is whoever asks to assume a role, by what a Principal may call them.
+// A Caller is whoever asks a resource's policy, by what a Principal may call them.
 type Caller struct {
 	// Account is the caller's account: 12 digits. Empty for services and
 	// federated identities, who are in none.
@@ -26,23 +26,33 @@ type Caller struct {
 // req.Action says: "sts:AssumeRole" and the like. If the decision is
 // Delegated, c's own policies must allow it too; else they must not deny it.
 func DecideTrust(req *Request, c *Caller, trust Named) Decision {
+	return decideResource(req, c, Trust, trust)
+}
+
+// DecideResource says likewise whether the policy of a resource, such as a KMS
+// key, allows c what req asks.
+func DecideResource(req *Request, c *Caller, on Named) Decision {
+	return decideResource(req, c, Resource, on)
+}
+
+func decideResource(req *Request, c *Caller, layer Layer, on Named) Decision {
 	var q query
 	q.init(req)
 	q.caller = c
 
-	for i, denies := 0, trust.denies(); i < len(denies); i++ {
+	for i, denies := 0, on.denies(); i < len(denies); i++ {
 		if s := &denies[i]; s.principals.trust(c) != stranger && q.meets(s) {
-			return s.decision(Trust, trust.Name)
+			return s.decision(layer, on.Name)
 		}
 	}
-	d := Decision{Layer: Trust, Policy: trust.Name}
-	for i, allows := 0, trust.allows(); i < len(allows); i++ {
+	d := Decision{Layer: layer, Policy: on.Name}
+	for i, allows := 0, on.allows(); i < len(allows); i++ {
 		s := &allows[i]
 		how := s.principals.trust(c)
 		if how == stranger || d.Allowed && how == byAccount || !q.meets(s) {
 			continue
 		}
-		d = s.decision(Trust, trust.Name)
+		d = s.decision(layer, on.Name)
 		if how == byName {
 			return d
 		}
@@ -51,7 +61,7 @@ func DecideTrust(req *Request, c *Caller, trust Named) Decision {
 	return d
 }
 
-// principals is whom a statement of a trust policy is about.
+// principals is whom a statement of a resource's policy is about.
 type principals struct {
 	everyone  bool     // {"AWS": "*"}
 	accounts  []string // 12 digits each

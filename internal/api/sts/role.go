@@ -57,7 +57,7 @@ func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Qu
 	for _, action := range actions {
 		q := question(c, in, r, tags)
 		q.Action = action
-		may, err := mayAssume(ctx, c, q, policy.Named{Name: r.Name, Document: trust})
+		may, err := c.Trusts(ctx, q, policy.Named{Name: r.Name, Document: trust})
 		if err != nil {
 			return nil, err
 		}
@@ -66,25 +66,6 @@ func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Qu
 		}
 	}
 	return nil, nil
-}
-
-// mayAssume weighs a role's trust against the caller's own policies.
-func mayAssume(ctx context.Context, c *api.Call, q api.Question, trust policy.Named) (bool, error) {
-	t := c.Trusts(q, trust)
-	if !t.Allowed {
-		return false, nil
-	}
-	own, err := c.Decide(ctx, q)
-	switch {
-	case err != nil || own.Allowed || own.Explicit || t.Delegated:
-		return own.Allowed, err
-	case c.Who.Kind == sallyport.AssumedRole:
-		// The role the caller is in was named. That gives what its own
-		// policies need not, but its boundary and session policies still limit
-		// it; they do not limit a user who was named.
-		return own.Layer == policy.Identity, nil
-	}
-	return true, nil
 }
 
 // question is about the role, as AWS's condition keys for STS describe the
