@@ -66,6 +66,10 @@ func (r Realm) Document(name string) string {
 	return r.arn("ssm", "document/"+name)
 }
 
+// Key and Alias name a KMS key and another name of one: "alias/…".
+func (r Realm) Key(id string) string     { return r.arn("kms", "key/"+id) }
+func (r Realm) Alias(name string) string { return r.arn("kms", name) }
+
 // Root is the account itself: the administrator no policy binds.
 func (r Realm) Root() string { return r.iam("root") }
 

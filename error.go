@@ -70,6 +70,25 @@ const (
 	PackedPolicyTooLarge    Code = "PackedPolicyTooLarge"
 )
 
+// The codes of KMS. It says NotFoundException where IAM says NoSuchEntity.
+const (
+	AlreadyExistsException           Code = "AlreadyExistsException"
+	CustomKeyStoreNotFoundException  Code = "CustomKeyStoreNotFoundException"
+	DisabledException                Code = "DisabledException"
+	IncorrectKeyException            Code = "IncorrectKeyException"
+	InvalidAliasNameException        Code = "InvalidAliasNameException"
+	InvalidArnException              Code = "InvalidArnException"
+	InvalidCiphertextException       Code = "InvalidCiphertextException"
+	InvalidMarkerException           Code = "InvalidMarkerException"
+	KMSInternalException             Code = "KMSInternalException"
+	KMSInvalidStateException         Code = "KMSInvalidStateException"
+	LimitExceededException           Code = "LimitExceededException"
+	MalformedPolicyDocumentException Code = "MalformedPolicyDocumentException"
+	NotFoundException                Code = "NotFoundException"
+	TagException                     Code = "TagException"
+	UnsupportedOperationException    Code = "UnsupportedOperationException"
+)
+
 // An Error is a failure its caller is meant to see. Message is read by a
 // person: it says what went wrong and, when we know, what to do about it.
 //

@@ -54,7 +54,8 @@ var mayImport = map[string]string{
 	"internal/api/ec2messages": "api",
 	"internal/api/iam":         "api policy store",
 	"internal/api/sts":         "api policy store",
-	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/sts " +
+	"internal/api/kms":         "api keyring policy store",
+	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
 		"broker gateway keyring rawio record route store",
 
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",

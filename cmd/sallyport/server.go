@@ -59,6 +59,7 @@ the state directory, for the user who runs the server alone.`,
 	f.StringVar(&c.ACMECA, "acme-ca", "", "another ACME CA's directory `URL`")
 	f.DurationVar(&c.Idle, "idle", 0, "end sessions in which nothing passes for that long (default 20m; negative is never)")
 	f.BoolVar(&c.RequireSigned, "require-signed", false, "refuse clients too old to sign their sockets")
+	f.StringSliceVar(&c.KeyStores, "key-store", nil, "an outside KMS that keys may be in, as vault=vault:https://vault.example:8200/transit or aws=aws:eu-central-1")
 	f.DurationVar(&c.KeepHistory, "keep-history", 0, "forget ended sessions after that long (default never)")
 	f.BoolVar(&verbose, "verbose", false, "log more")
 	f.BoolVar(&asJSON, "log-json", false, "log as JSON")

@@ -39,6 +39,10 @@ type Question struct {
 	// Keys are conditions that only this action has.
 	Keys map[string]string
 
+	// ContextKeys are the keys of a request's encryption context, asked about
+	// as kms:EncryptionContextKeys.
+	ContextKeys []string
+
 	// Policy is the resource's own, of a resource that has one: a KMS key. It
 	// has to allow the action, by itself where it names the caller and with the
 	// caller's own policies where it names their account.
@@ -221,6 +225,9 @@ func (s *Server) describe(c *policy.Context, who *sallyport.Principal, r *http.R
 	c.SetTags("aws:RequestTag/", q.RequestTags)
 	if len(q.TagKeys) > 0 {
 		c.SetAll("aws:TagKeys", q.TagKeys)
+	}
+	if len(q.ContextKeys) > 0 {
+		c.SetAll("kms:EncryptionContextKeys", q.ContextKeys)
 	}
 	for key, value := range q.Keys {
 		c.Set(key, value)

@@ -16,8 +16,10 @@ var builtin = func() map[string]sallyport.Policy {
 		"AmazonSSMManagedInstanceCore": {"What the agent on a managed node needs to be managed.", allow(nodeActions...)},
 		"AmazonSSMReadOnlyAccess":      {"Seeing nodes and sessions, and changing nothing.", allow("ssm:Describe*", "ssm:Get*", "ssm:List*")},
 		"AmazonSSMFullAccess":          {"Everything in Systems Manager.", allow("ssm:*", "ssmmessages:*", "ec2messages:*")},
-		"IAMFullAccess":                {"Everything in IAM.", allow("iam:*")},
-		"IAMReadOnlyAccess":            {"Seeing users, groups, roles and policies, and changing nothing.", allow("iam:Get*", "iam:List*", "iam:SimulatePrincipalPolicy")},
+		"AWSKeyManagementServicePowerUser": {"Making KMS keys and aliases, and seeing what there is.", allow("kms:CreateAlias", "kms:CreateKey", "kms:DeleteAlias",
+			"kms:Describe*", "kms:Get*", "kms:List*", "kms:TagResource", "kms:UntagResource", "iam:ListGroups", "iam:ListRoles", "iam:ListUsers")},
+		"IAMFullAccess":     {"Everything in IAM.", allow("iam:*")},
+		"IAMReadOnlyAccess": {"Seeing users, groups, roles and policies, and changing nothing.", allow("iam:Get*", "iam:List*", "iam:SimulatePrincipalPolicy")},
 	} {
 		arn := "arn:" + sallyport.Partition + ":iam::aws:policy/" + name
 		all[arn] = sallyport.Policy{

@@ -4,7 +4,7 @@
 // requests we answer. Its arguments are service-2.json files, as botocore ships
 // them, gunzipped:
 //
-//	go run gen.go ssm/2014-11-06/service-2.json iam/2010-05-08/service-2.json sts/2011-06-15/service-2.json
+//	go run gen.go {ssm/2014-11-06,iam/2010-05-08,sts/2011-06-15,kms/2014-11-01}/service-2.json
 //
 // Only facts are taken (names, lengths, patterns), and only for operations that
 // gen.txt lists.

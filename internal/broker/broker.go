@@ -236,6 +236,10 @@ type Request struct {
 	Idle        time.Duration         // 0: the broker's
 	Parameters  json.RawMessage       // as StartSession had them
 	Task        wire.AgentTaskPayload // what the node is to start; its ids are filled in here
+
+	// Admit is asked once the session has an ID, before anything is kept or
+	// anybody is told. An error is Start's. Nil admits.
+	Admit func(id sallyport.SessionID) error
 }
 
 // An Invitation lets a person's end into a session.
@@ -251,6 +255,11 @@ type Invitation struct {
 // node that does not is the session's cause to fail.
 func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	id := sallyport.NewSessionID(r.Who.Name)
+	if r.Admit != nil {
+		if err := r.Admit(id); err != nil {
+			return Invitation{}, err
+		}
+	}
 	rec := sallyport.NewSession(id, r.Who.ARN, r.Who.ID, r.Node, r.Document, time.Now())
 	rec.Reason, rec.MaxDuration = r.Reason, r.MaxDuration
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,7 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) error {
 	cast := asciicast.NewWriter(w, head)
 	early := map[int64][]byte{} // output that came before what it follows
 	next, cols, rows := int64(0), head.Width, head.Height
+	encrypted := false
 	_, err := read(f, id, func(_ int64, e Entry) {
 		at := e.At.Sub(start)
 		switch e.What {
@@ -138,11 +140,15 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) error {
 			if err != nil || h.Seq < next {
 				return
 			}
+			if !encrypted && h.Kind == wire.KindHandshakeRequest && asksForKey(e.Body) {
+				encrypted = true
+				cast.Marker(at, "encrypted with a KMS key: what was shown is not here")
+			}
 			early[h.Seq] = shown(h, e.Body)
 			for b, ok := early[next]; ok; b, ok = early[next] {
 				delete(early, next)
 				next++
-				if len(b) > 0 {
+				if len(b) > 0 && !encrypted {
 					cast.Output(at, b)
 				}
 			}
@@ -169,6 +175,16 @@ func shown(h wire.Head, frame []byte) []byte {
 		return append([]byte(nil), frame[h.Payload:]...)
 	}
 	return nil
+}
+
+// asksForKey reports whether a node's handshake asks for a data key. What comes
+// after it is encrypted from one end to the other.
+func asksForKey(frame []byte) bool {
+	f, err := wire.Decode(frame)
+	var req wire.HandshakeRequest
+	return err == nil && f.Unmarshal(&req) == nil && slices.ContainsFunc(req.RequestedClientActions, func(a wire.RequestedClientAction) bool {
+		return a.ActionType == wire.ActionKMSEncryption
+	})
 }
 
 func sizeOf(e Entry) (size wire.Size, ok bool) {

@@ -76,6 +76,10 @@ type Config struct {
 	// RequireSigned refuses the sockets of clients too old to sign them.
 	RequireSigned bool
 
+	// KeyStores are outside KMSes that keys may be in, as
+	// [keyring.ParseStores] reads them: vault=vault:https://….
+	KeyStores []string
+
 	// KeepHistory is how long ended sessions and their recordings are kept. 0
 	// is for ever.
 	KeepHistory time.Duration

@@ -37,6 +37,7 @@ import (
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/api/ec2messages"
 	"github.com/sallyport/sallyport/internal/api/iam"
+	"github.com/sallyport/sallyport/internal/api/kms"
 	"github.com/sallyport/sallyport/internal/api/ssm"
 	"github.com/sallyport/sallyport/internal/api/ssmmessages"
 	"github.com/sallyport/sallyport/internal/api/sts"
@@ -76,6 +77,10 @@ type Running struct {
 // to do.
 func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Running)) error {
 	c, err := config.settle()
+	if err != nil {
+		return err
+	}
+	stores, err := keyring.ParseStores(ctx, c.KeyStores)
 	if err != nil {
 		return err
 	}
@@ -151,6 +156,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		(&ec2messages.Server{API: doors, Stopping: ctx.Done()}).Service(),
 		iam.Service(),
 		sts.Service(),
+		(&kms.Server{API: doors, Stores: stores}).Service(),
 	}
 	sockets := &gateway.Gateway{
 		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
@@ -275,8 +281,9 @@ func (s *settled) openKeys(ctx context.Context, db *store.DB) (*keyring.Keyring,
 	return keys, db.Unlock(ctx, keys)
 }
 
-// tidy makes recordings that could not be made when their sessions ended, and
-// forgets history that is old enough.
+// tidy makes recordings that could not be made when their sessions ended,
+// deletes the KMS keys whose time has come, and forgets history that is old
+// enough.
 func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) error {
 	timer := time.NewTimer(time.Minute) // when sessions have been taken up
 	defer timer.Stop()
@@ -289,6 +296,11 @@ func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.S
 		}
 		if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
 			logger.Error("recordings not sealed", sallyport.LogErr, err)
+		}
+		if gone, err := db.DeleteKMSKeys(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			logger.Error("KMS keys not deleted", sallyport.LogErr, err)
+		} else if len(gone) > 0 {
+			logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
 		}
 		if keep == 0 {
 			continue

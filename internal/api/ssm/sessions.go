@@ -82,6 +82,10 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 	if err != nil {
 		return nil, err
 	}
+	encrypts, err := s.encrypts(ctx, c, id, what.Document)
+	if err != nil {
+		return nil, err
+	}
 	parameters, err := json.Marshal(in.Parameters)
 	if err != nil {
 		return nil, err
@@ -89,7 +93,8 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 	inv, err := s.Broker.Start(ctx, broker.Request{
 		Who: c.Who, Node: id, Document: name, Reason: deref(in.Reason), Parameters: parameters,
 		Idle: what.Idle, MaxDuration: what.Max,
-		Task: wire.AgentTaskPayload{Parameters: map[string]any{}, DocumentContent: what.Document, RunAsUser: user},
+		Task:  wire.AgentTaskPayload{Parameters: map[string]any{}, DocumentContent: what.Document, RunAsUser: user},
+		Admit: encrypts,
 	})
 	if err != nil {
 		return nil, err

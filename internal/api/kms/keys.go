@@ -1,0 +1,356 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/google/uuid"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/policy"
+)
+
+const (
+	maxTags       = 50  // of one key (KMS Developer Guide, "Resource quotas")
+	defaultWindow = 30  // days until a key that is scheduled for deletion is gone
+	defaultKeys   = 100 // on a page
+	defaultNames  = 50  // aliases on a page
+)
+
+func (s *Server) createKeyOn(_ context.Context, c *api.Call, in *kms.CreateKeyInput) ([]api.Question, error) {
+	tags, err := readTags(in.Tags)
+	return []api.Question{{Action: c.Action(), RequestTags: tags, TagKeys: slices.Sorted(maps.Keys(tags))}}, err
+}
+
+func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyInput) (*kms.CreateKeyOutput, error) {
+	unsupported := func(what string) error {
+		return sallyport.Errorf(sallyport.UnsupportedOperationException, "%s. Keys here are symmetric, for sealing and opening, in one region.", what)
+	}
+	//lint:ignore SA1019 clients that are old say it so
+	spec := string(in.CustomerMasterKeySpec)
+	switch {
+	case in.KeySpec != "" && in.KeySpec != types.KeySpecSymmetricDefault, spec != "" && spec != string(types.KeySpecSymmetricDefault):
+		return nil, unsupported("KeySpec is not SYMMETRIC_DEFAULT")
+	case in.KeyUsage != "" && in.KeyUsage != types.KeyUsageTypeEncryptDecrypt:
+		return nil, unsupported("KeyUsage is not ENCRYPT_DECRYPT")
+	case deref(in.MultiRegion):
+		return nil, unsupported("MultiRegion is asked for")
+	case in.Origin != "" && in.Origin != types.OriginTypeAwsKms && in.Origin != types.OriginTypeExternalKeyStore:
+		return nil, unsupported("Origin is neither AWS_KMS nor EXTERNAL_KEY_STORE")
+	}
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	k := sallyport.KMSKey{
+		ID: uuid.NewString(), Description: deref(in.Description), Created: c.At.Truncate(time.Millisecond), Tags: tags,
+		Policy: deref(in.Policy),
+	}
+	if k.Policy == "" {
+		k.Policy = `{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"` +
+			s.realm().Root() + `"},"Action":"kms:*","Resource":"*"}]}`
+	}
+	if err := s.checkPolicy(ctx, c, &k, in.BypassPolicyLockoutSafetyCheck); err != nil {
+		return nil, err
+	}
+	var material []byte
+	if in.Origin == types.OriginTypeExternalKeyStore {
+		k.Outside = sallyport.OutsideKey{Store: deref(in.CustomKeyStoreId), Name: deref(in.XksKeyId)}
+		if err := s.tryOutside(ctx, k); err != nil {
+			return nil, err
+		}
+	} else if in.CustomKeyStoreId != nil || in.XksKeyId != nil {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "CustomKeyStoreId and XksKeyId are for keys whose Origin is EXTERNAL_KEY_STORE.")
+	} else {
+		material = keyring.NewMaterial()
+	}
+	if err := s.db().CreateKMSKey(ctx, k, material); err != nil {
+		return nil, err
+	}
+	return &kms.CreateKeyOutput{KeyMetadata: s.metadata(&k)}, nil
+}
+
+// tryOutside has the key of an outside KMS seal and open something, so that a
+// name with a slip in it is found at once.
+func (s *Server) tryOutside(ctx context.Context, k sallyport.KMSKey) error {
+	if k.Outside.Store == "" || k.Outside.Name == "" {
+		return sallyport.Errorf(sallyport.ValidationException, "A key whose Origin is EXTERNAL_KEY_STORE needs a CustomKeyStoreId, a key store of the server's configuration, and an XksKeyId, the key's name there.")
+	}
+	if _, ok := s.Stores[k.Outside.Store]; !ok {
+		return sallyport.Errorf(sallyport.CustomKeyStoreNotFoundException, "%q is no key store of this server's. Its operator names them with --key-store.", sallyport.Clip(k.Outside.Store, 64))
+	}
+	sealer, err := s.Stores.Key(k.Outside.Store, k.Outside.Name)
+	if err != nil {
+		return err
+	}
+	with := keyring.Context{}.With(contextKey, s.realm().Key(k.ID))
+	sealed, err := sealer.Seal(ctx, []byte(k.ID), with)
+	if err == nil {
+		_, err = sealer.Open(ctx, sealed, with)
+	}
+	return outsideError(k, err)
+}
+
+// outsideError says that an outside KMS did not do what it was asked.
+func outsideError(k sallyport.KMSKey, err error) error {
+	if err == nil || errors.Is(err, keyring.ErrWrongKey) {
+		return err
+	}
+	return sallyport.Errorf(sallyport.KMSInternalException, "The key %s of key store %s cannot be used: %s", k.Outside.Name, k.Outside.Store, sallyport.Clip(err.Error(), 500))
+}
+
+// checkPolicy checks the policy that a key is to have, and, unless it is told
+// not to, that the caller may change it again.
+func (s *Server) checkPolicy(ctx context.Context, c *api.Call, k *sallyport.KMSKey, bypass bool) error {
+	_, err := policy.ParseKey(k.Policy)
+	if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Code == sallyport.MalformedPolicyDocument {
+		return sallyport.Errorf(sallyport.MalformedPolicyDocumentException, "%s", e.Message)
+	} else if ok {
+		return sallyport.Errorf(sallyport.LimitExceededException, "%s", e.Message)
+	}
+	if err != nil || bypass {
+		return err
+	}
+	q, err := s.API.KeyQuestion(api.KeyRef{Key: k, Name: s.realm().Key(k.ID)}, "kms:PutKeyPolicy", nil)
+	if err != nil {
+		return err
+	}
+	if d, err := c.Decide(ctx, q); err != nil || d.Allowed {
+		return err
+	}
+	return sallyport.Errorf(sallyport.MalformedPolicyDocumentException, "The new key policy will not allow you to update the key policy in the future.")
+}
+
+// metadata describes a key.
+func (s *Server) metadata(k *sallyport.KMSKey) *types.KeyMetadata {
+	m := &types.KeyMetadata{
+		KeyId: new(k.ID), Arn: new(s.realm().Key(k.ID)), AWSAccountId: new(s.realm().Account),
+		CreationDate: &k.Created, Description: &k.Description, Enabled: k.Usable(),
+		KeyManager: types.KeyManagerTypeCustomer, KeySpec: types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
+		CustomerMasterKeySpec: types.CustomerMasterKeySpecSymmetricDefault,
+		EncryptionAlgorithms:  []types.EncryptionAlgorithmSpec{types.EncryptionAlgorithmSpecSymmetricDefault},
+		KeyState:              types.KeyStateEnabled, Origin: types.OriginTypeAwsKms, MultiRegion: new(false),
+	}
+	if k.Disabled {
+		m.KeyState = types.KeyStateDisabled
+	}
+	if !k.DeleteAt.IsZero() {
+		m.KeyState, m.DeletionDate = types.KeyStatePendingDeletion, &k.DeleteAt
+	}
+	if k.Outside != (sallyport.OutsideKey{}) {
+		m.Origin, m.CustomKeyStoreId = types.OriginTypeExternalKeyStore, &k.Outside.Store
+		m.XksKeyConfiguration = &types.XksKeyConfigurationType{Id: &k.Outside.Name}
+	}
+	return m
+}
+
+func (s *Server) describeKey(ctx context.Context, _ *api.Call, in *kms.DescribeKeyInput) (*kms.DescribeKeyOutput, error) {
+	ref, err := s.key(ctx, in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	return &kms.DescribeKeyOutput{KeyMetadata: s.metadata(ref.Key)}, nil
+}
+
+func (s *Server) listKeys(ctx context.Context, _ *api.Call, in *kms.ListKeysInput) (*kms.ListKeysOutput, error) {
+	keys, more, err := s.db().KMSKeys(ctx, page(in.Marker, in.Limit, defaultKeys))
+	if err != nil {
+		return nil, marked(err)
+	}
+	out := &kms.ListKeysOutput{Keys: []types.KeyListEntry{}, NextMarker: next(more), Truncated: more != ""}
+	for _, k := range keys {
+		out.Keys = append(out.Keys, types.KeyListEntry{KeyId: &k.ID, KeyArn: new(s.realm().Key(k.ID))})
+	}
+	return out, nil
+}
+
+// change has change alter a key that is named by its ID or ARN. Unless it is
+// for keys that are pending deletion too, those are refused.
+func (s *Server) change(ctx context.Context, name *string, pending bool, change func(k *sallyport.KMSKey) error) (api.KeyRef, error) {
+	ref, err := s.ownKey(ctx, name)
+	if err != nil {
+		return ref, err
+	}
+	return ref, s.db().ChangeKMSKey(ctx, ref.Key.ID, func(k *sallyport.KMSKey) error {
+		ref.Key = k
+		if !pending && !k.DeleteAt.IsZero() {
+			return ref.Usable()
+		}
+		return change(k)
+	})
+}
+
+func (s *Server) enableKey(ctx context.Context, _ *api.Call, in *kms.EnableKeyInput) (*kms.EnableKeyOutput, error) {
+	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = false; return nil })
+	return &kms.EnableKeyOutput{}, err
+}
+
+func (s *Server) disableKey(ctx context.Context, _ *api.Call, in *kms.DisableKeyInput) (*kms.DisableKeyOutput, error) {
+	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = true; return nil })
+	return &kms.DisableKeyOutput{}, err
+}
+
+func (s *Server) scheduleKeyDeletion(ctx context.Context, c *api.Call, in *kms.ScheduleKeyDeletionInput) (*kms.ScheduleKeyDeletionOutput, error) {
+	days := int32(defaultWindow)
+	if in.PendingWindowInDays != nil {
+		days = *in.PendingWindowInDays
+	}
+	if days < 7 || days > 30 {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "PendingWindowInDays is %d, and must be from 7 to 30.", days)
+	}
+	at := c.At.Add(time.Duration(days) * 24 * time.Hour).Truncate(time.Millisecond)
+	ref, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.DeleteAt = at; return nil })
+	if err != nil {
+		return nil, err
+	}
+	return &kms.ScheduleKeyDeletionOutput{KeyId: &ref.Name, DeletionDate: &at, KeyState: types.KeyStatePendingDeletion, PendingWindowInDays: &days}, nil
+}
+
+// cancelKeyDeletion leaves the key disabled, as AWS does.
+func (s *Server) cancelKeyDeletion(ctx context.Context, _ *api.Call, in *kms.CancelKeyDeletionInput) (*kms.CancelKeyDeletionOutput, error) {
+	ref, err := s.change(ctx, in.KeyId, true, func(k *sallyport.KMSKey) error {
+		if k.DeleteAt.IsZero() {
+			return sallyport.Errorf(sallyport.KMSInvalidStateException, "%s is not pending deletion.", s.realm().Key(k.ID))
+		}
+		k.DeleteAt, k.Disabled = time.Time{}, true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &kms.CancelKeyDeletionOutput{KeyId: &ref.Name}, nil
+}
+
+func (s *Server) updateKeyDescription(ctx context.Context, _ *api.Call, in *kms.UpdateKeyDescriptionInput) (*kms.UpdateKeyDescriptionOutput, error) {
+	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Description = *in.Description; return nil })
+	return &kms.UpdateKeyDescriptionOutput{}, err
+}
+
+// A key has one policy, and it is called so.
+const policyName = "default"
+
+func checkPolicyName(name *string) error {
+	if name != nil && *name != policyName {
+		return sallyport.Errorf(sallyport.NotFoundException, "No such policy exists: the policy of a key is called %s.", policyName)
+	}
+	return nil
+}
+
+func (s *Server) getKeyPolicy(ctx context.Context, _ *api.Call, in *kms.GetKeyPolicyInput) (*kms.GetKeyPolicyOutput, error) {
+	if err := checkPolicyName(in.PolicyName); err != nil {
+		return nil, err
+	}
+	ref, err := s.ownKey(ctx, in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	return &kms.GetKeyPolicyOutput{Policy: &ref.Key.Policy, PolicyName: new(policyName)}, nil
+}
+
+func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *kms.PutKeyPolicyInput) (*kms.PutKeyPolicyOutput, error) {
+	if err := checkPolicyName(in.PolicyName); err != nil {
+		return nil, err
+	}
+	ref, err := s.ownKey(ctx, in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	after := *ref.Key
+	after.Policy = *in.Policy
+	if err := s.checkPolicy(ctx, c, &after, in.BypassPolicyLockoutSafetyCheck); err != nil {
+		return nil, err
+	}
+	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Policy = after.Policy; return nil })
+	return &kms.PutKeyPolicyOutput{}, err
+}
+
+func (s *Server) listKeyPolicies(ctx context.Context, _ *api.Call, in *kms.ListKeyPoliciesInput) (*kms.ListKeyPoliciesOutput, error) {
+	if _, err := s.ownKey(ctx, in.KeyId); err != nil {
+		return nil, err
+	}
+	return &kms.ListKeyPoliciesOutput{PolicyNames: []string{policyName}}, nil
+}
+
+// readTags is of a list of the request's, which was held to AWS's model.
+func readTags(list []types.Tag) (map[string]string, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	tags := map[string]string{}
+	for _, t := range list {
+		key, value := deref(t.TagKey), deref(t.TagValue)
+		if _, twice := tags[key]; twice || strings.HasPrefix(strings.ToLower(key), "aws:") {
+			return nil, sallyport.Errorf(sallyport.TagException, "The tag %q is given twice, or begins with aws:, which is AWS's own.", sallyport.Clip(key, 128))
+		}
+		tags[key] = value
+	}
+	return tags, nil
+}
+
+func (s *Server) tagOn(ctx context.Context, c *api.Call, in *kms.TagResourceInput) ([]api.Question, error) {
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	qs, err := s.onKey(ctx, c, *in.KeyId, nil)
+	for i := range qs {
+		qs[i].RequestTags, qs[i].TagKeys = tags, slices.Sorted(maps.Keys(tags))
+	}
+	return qs, err
+}
+
+func (s *Server) tag(ctx context.Context, _ *api.Call, in *kms.TagResourceInput) (*kms.TagResourceOutput, error) {
+	tags, err := readTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error {
+		if k.Tags == nil {
+			k.Tags = map[string]string{}
+		}
+		maps.Copy(k.Tags, tags)
+		if len(k.Tags) > maxTags {
+			return sallyport.Errorf(sallyport.LimitExceededException, "The key would have %d tags, and may have %d.", len(k.Tags), maxTags)
+		}
+		return nil
+	})
+	return &kms.TagResourceOutput{}, err
+}
+
+func (s *Server) untagOn(ctx context.Context, c *api.Call, in *kms.UntagResourceInput) ([]api.Question, error) {
+	qs, err := s.onKey(ctx, c, *in.KeyId, nil)
+	for i := range qs {
+		qs[i].TagKeys = in.TagKeys
+	}
+	return qs, err
+}
+
+func (s *Server) untag(ctx context.Context, _ *api.Call, in *kms.UntagResourceInput) (*kms.UntagResourceOutput, error) {
+	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error {
+		for _, key := range in.TagKeys {
+			delete(k.Tags, key)
+		}
+		return nil
+	})
+	return &kms.UntagResourceOutput{}, err
+}
+
+func (s *Server) listTags(ctx context.Context, _ *api.Call, in *kms.ListResourceTagsInput) (*kms.ListResourceTagsOutput, error) {
+	ref, err := s.ownKey(ctx, in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	out := &kms.ListResourceTagsOutput{Tags: []types.Tag{}}
+	for _, key := range slices.Sorted(maps.Keys(ref.Key.Tags)) {
+		out.Tags = append(out.Tags, types.Tag{TagKey: &key, TagValue: new(ref.Key.Tags[key])})
+	}
+	return out, nil
+}
