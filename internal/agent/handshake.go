@@ -50,36 +50,57 @@ func (s *session) shake(properties json.RawMessage, offers ...string) (c client,
 	if err != nil {
 		return c, err
 	}
+	actions := []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: action}}
+	var key keying
+	if s.encrypted() {
+		var ask wire.RequestedClientAction
+		if key, ask, err = s.askKey(); err != nil {
+			return c, err
+		}
+		actions = append(actions, ask)
+	}
 	err = s.tell(ctx, wire.KindHandshakeRequest, wire.HandshakeRequest{
-		AgentVersion:           sallyport.WireAgentVersion,
-		RequestedClientActions: []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: action}},
-		Capabilities:           offers,
+		AgentVersion: sallyport.WireAgentVersion, RequestedClientActions: actions, Capabilities: offers,
 	})
 	if err != nil {
 		return c, err
 	}
-	answer, err := s.answer(ctx)
-	if err != nil {
+	var answer wire.HandshakeResponse
+	if err := s.await(ctx, wire.KindHandshakeResponse, &answer); err != nil {
 		return c, err
 	}
-	shaken := false
-	for _, done := range answer.ProcessedClientActions {
-		if done.ActionType != wire.ActionSessionType {
-			continue
-		}
-		if shaken = true; done.ActionStatus != wire.ActionSuccess {
-			return c, fmt.Errorf("%s failed on client with status %d error: %s", done.ActionType, done.ActionStatus, sallyport.Clip(done.Error, 500))
-		}
+	if err := checkActions(answer); err != nil {
+		return c, err
 	}
-	if !shaken {
-		return c, errors.New("the client's handshake does not say that it can do this kind of session")
+	if s.encrypted() {
+		if err := s.encrypt(key, answer); err != nil {
+			return c, err
+		}
 	}
 	c = client{answer.ClientVersion, answer.Capabilities}
 	complete := wire.HandshakeComplete{HandshakeTimeToComplete: time.Since(began)}
 	if kind == commandSession && !versionOver(c.version, "1.2.295.0") {
 		complete.CustomerMessage = "This client shows errors among the output, and the exit status as text; session-manager-plugin 1.2.312.0 and later know them apart.\r\n"
 	}
+	if s.encrypted() {
+		complete.CustomerMessage += saysEncrypted
+	}
 	return c, s.tell(s.ctx, wire.KindHandshakeComplete, complete)
+}
+
+// checkActions checks that a client did what it was asked to.
+func checkActions(answer wire.HandshakeResponse) error {
+	shaken := false
+	for _, done := range answer.ProcessedClientActions {
+		if done.ActionStatus != wire.ActionSuccess {
+			return fmt.Errorf("%s failed on client with status %d error: %s", done.ActionType, done.ActionStatus, sallyport.Clip(done.Error, 500))
+		}
+		shaken = shaken || done.ActionType == wire.ActionSessionType
+	}
+	if !shaken {
+		return errors.New("the client's handshake does not say that it can do this kind of session")
+	}
+	return nil
 }
 
 func (s *session) tell(ctx context.Context, kind wire.Kind, v any) error {
@@ -90,18 +111,23 @@ func (s *session) tell(ctx context.Context, kind wire.Kind, v any) error {
 	return s.stream.SendMessage(ctx, kind, b)
 }
 
-// answer waits for the client's answer, and keeps what comes before it.
-func (s *session) answer(ctx context.Context) (answer wire.HandshakeResponse, err error) {
+// await waits for the client's answer of a kind, and keeps what comes before
+// it. What is typed before an encrypted session is one is not kept: nobody
+// knows who typed it.
+func (s *session) await(ctx context.Context, kind wire.Kind, answer any) error {
 	for kept := 0; ; {
 		m, err := s.stream.Receive(ctx)
 		if err != nil {
-			return answer, err
+			return err
 		}
-		if m.Kind == wire.KindHandshakeResponse {
-			if err := json.Unmarshal(m.Payload, &answer); err != nil {
-				return answer, fmt.Errorf("the client's handshake cannot be read: %w", err)
+		if m.Kind == kind {
+			if err := json.Unmarshal(m.Payload, answer); err != nil {
+				return fmt.Errorf("the client's %s cannot be read: %w", kind, err)
 			}
-			return answer, nil
+			return nil
+		}
+		if m.Kind == wire.KindOutput && s.encrypted() {
+			continue
 		}
 		if kept += len(m.Payload); kept <= maxAhead {
 			s.ahead = append(s.ahead, datachannel.Message{Kind: m.Kind, Payload: bytes.Clone(m.Payload)})
@@ -110,13 +136,18 @@ func (s *session) answer(ctx context.Context) (answer wire.HandshakeResponse, er
 }
 
 // next returns the next message, those that came during the handshake first.
+// One that was not sealed with the session's key ends the session.
 func (s *session) next(ctx context.Context) (datachannel.Message, error) {
 	if len(s.ahead) > 0 {
 		m := s.ahead[0]
 		s.ahead = s.ahead[1:]
 		return m, nil
 	}
-	return s.stream.Receive(ctx)
+	m, err := s.stream.Receive(ctx)
+	if errors.Is(err, datachannel.ErrSealed) {
+		s.end(err)
+	}
+	return m, err
 }
 
 // versionOver reports whether version a is later than b: dotted numbers, part

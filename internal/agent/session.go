@@ -94,6 +94,8 @@ func (s *session) run() {
 	switch {
 	case err == nil:
 		done.ExitStatus = status
+	case errors.Is(context.Cause(s.ctx), datachannel.ErrSealed):
+		done.FinalTaskStatus, done.Output = "Failed", datachannel.ErrSealed.Error()
 	case context.Cause(s.ctx) != nil: // somebody ended it, which is a success
 	default:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
@@ -132,8 +134,6 @@ func (s *session) serve() (status *int, err error) {
 	case serve == nil:
 		//lint:ignore ST1005 AWS's words, which people search for
 		return nil, fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", kind, kind)
-	case s.task.DocumentContent.Inputs.KmsKeyId != "" && kind != portSession: // which are never encrypted
-		return nil, errors.New("this version of the agent cannot encrypt sessions with a KMS key; update the agent, or take kmsKeyId out of the preferences")
 	}
 	var carrying sync.WaitGroup
 	carrying.Go(s.carry)

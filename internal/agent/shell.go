@@ -24,6 +24,11 @@ const ctrlC = 3
 
 // serveShell runs a shell, or a command, on a terminal.
 func (s *session) serveShell() (*int, error) {
+	if s.encrypted() {
+		if _, err := s.shake(nil); err != nil {
+			return nil, err
+		}
+	}
 	typing := make(chan struct{})
 	shell := make(chan *pty.Terminal, 1)
 	go func() {

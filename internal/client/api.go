@@ -34,6 +34,9 @@ type Invitation struct {
 	SessionID string
 	StreamURL string
 	Token     sallyport.Secret // empty if the session is over
+
+	// Target is the node's ID, which an encrypted session needs.
+	Target string
 }
 
 type invitation struct {
@@ -43,7 +46,7 @@ type invitation struct {
 }
 
 func (i invitation) value() Invitation {
-	return Invitation{i.SessionID, i.StreamURL, sallyport.NewSecret(i.TokenValue)}
+	return Invitation{SessionID: i.SessionID, StreamURL: i.StreamURL, Token: sallyport.NewSecret(i.TokenValue)}
 }
 
 // StartSession asks for a session. A refusal is a *sallyport.Error.
@@ -55,7 +58,9 @@ func (c *Client) StartSession(ctx context.Context, in StartSession) (Invitation,
 	if out.SessionID == "" || out.StreamURL == "" || out.TokenValue == "" {
 		return Invitation{}, fmt.Errorf("start session: the answer lacks a SessionId, a StreamUrl or a TokenValue")
 	}
-	return out.value(), nil
+	inv := out.value()
+	inv.Target = in.Target
+	return inv, nil
 }
 
 // ResumeSession asks for another token for a session that is on. If it is over

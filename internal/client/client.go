@@ -66,6 +66,7 @@ type Settings struct {
 type Client struct {
 	api      *endpoint.Client // signs
 	unsigned *endpoint.Client // does not: for sockets, when there is no key to sign with
+	keys     *endpoint.Client // signs, for the key service
 
 	aws        bool   // the control plane is AWS itself
 	streamHost string // told by Settings
@@ -121,6 +122,11 @@ func (s Settings) client(ctx context.Context, cfg aws.Config) (*Client, error) {
 	agent := "sallyport/" + sallyport.Version
 	c.api = &endpoint.Client{Base: base, HTTP: httpClient, Region: cfg.Region, UserAgent: agent, Credentials: credentials(cfg)}
 	c.unsigned = &endpoint.Client{Base: base, HTTP: httpClient, Region: cfg.Region, UserAgent: agent}
+	keys, err := c.keyService(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.keys = &endpoint.Client{Base: keys, HTTP: httpClient, Region: cfg.Region, UserAgent: agent, Credentials: c.api.Credentials}
 	return c, nil
 }
 
@@ -148,31 +154,49 @@ func (c *Client) place(address, region string) (*url.URL, error) {
 }
 
 // configuredEndpoint is the address of Systems Manager that the environment or
-// the profile names, the service's own before the general. The SDK keeps this
-// to its service clients; the sources it hands out answer the same questions.
+// the profile names, the service's own before the general.
 func configuredEndpoint(ctx context.Context, cfg aws.Config) string {
-	for _, source := range cfg.ConfigSources {
-		if s, ok := source.(interface {
-			GetIgnoreConfiguredEndpoints(context.Context) (bool, bool, error)
-		}); ok {
-			if ignore, found, err := s.GetIgnoreConfiguredEndpoints(ctx); err == nil && found {
-				if ignore {
-					return ""
-				}
-				break
-			}
-		}
+	if address := serviceEndpoint(ctx, cfg, "SSM"); address != "" {
+		return address
+	}
+	if ignoresEndpoints(ctx, cfg) {
+		return ""
+	}
+	return aws.ToString(cfg.BaseEndpoint)
+}
+
+// serviceEndpoint is the address that the environment or the profile names for
+// one service. The SDK keeps this to its service clients; the sources it hands
+// out answer the same questions.
+func serviceEndpoint(ctx context.Context, cfg aws.Config, service string) string {
+	if ignoresEndpoints(ctx, cfg) {
+		return ""
 	}
 	for _, source := range cfg.ConfigSources {
 		if s, ok := source.(interface {
 			GetServiceBaseEndpoint(context.Context, string) (string, bool, error)
 		}); ok {
-			if address, found, err := s.GetServiceBaseEndpoint(ctx, "SSM"); err == nil && found {
+			if address, found, err := s.GetServiceBaseEndpoint(ctx, service); err == nil && found {
 				return address
 			}
 		}
 	}
-	return aws.ToString(cfg.BaseEndpoint)
+	return ""
+}
+
+// ignoresEndpoints reports whether AWS_IGNORE_CONFIGURED_ENDPOINT_URLS, or the
+// profile, says that no such address counts.
+func ignoresEndpoints(ctx context.Context, cfg aws.Config) bool {
+	for _, source := range cfg.ConfigSources {
+		if s, ok := source.(interface {
+			GetIgnoreConfiguredEndpoints(context.Context) (bool, bool, error)
+		}); ok {
+			if ignore, found, err := s.GetIgnoreConfiguredEndpoints(ctx); err == nil && found {
+				return ignore
+			}
+		}
+	}
+	return false
 }
 
 // authorities returns the certificates of the bundle that is named first. Those

@@ -48,7 +48,7 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 		}
 		return nil
 	case wire.KindEncChallengeRequest:
-		return nil // not without a key
+		return r.challenged(ctx, m.Payload)
 	}
 	if r.Forward != nil && r.where() != farForward {
 		return errNoPort
@@ -107,11 +107,8 @@ func (r *run) customerMessage(text string) {
 	fmt.Fprint(r.Stdout, text+end)
 }
 
-// What a handshake may ask for that this version does not have, or not there.
-var (
-	errNoPort = errors.New("this session does not forward a port")
-	errKMS    = errors.New("this session is to be encrypted with a KMS key, which comes with a later version of Sallyport; an administrator may unset kmsKeyId in SSM-SessionManagerRunShell")
-)
+// errNoPort is for a handshake of another kind of session than was asked for.
+var errNoPort = errors.New("this session does not forward a port")
 
 // handshake answers a HandshakeRequest. An action that is not a success makes
 // the agent end the session; why is said here too, because an agent's own words
@@ -126,7 +123,7 @@ func (r *run) handshake(ctx context.Context, payload []byte) error {
 	}
 	r.shook = true
 	r.shaking.Store(true)
-	resp, failed := r.answer(req)
+	resp, failed := r.answer(ctx, req)
 	text, err := json.Marshal(resp)
 	if err != nil {
 		return fmt.Errorf("write handshake: %w", err)
@@ -143,11 +140,11 @@ func (r *run) handshake(ctx context.Context, payload []byte) error {
 	return failed
 }
 
-func (r *run) answer(req wire.HandshakeRequest) (resp wire.HandshakeResponse, failed error) {
+func (r *run) answer(ctx context.Context, req wire.HandshakeRequest) (resp wire.HandshakeResponse, failed error) {
 	resp.ClientVersion = sallyport.WirePluginVersion
 	for _, asked := range req.RequestedClientActions {
 		done := wire.ProcessedClientAction{ActionType: asked.ActionType, ActionStatus: wire.ActionSuccess, ActionResult: json.RawMessage("null")}
-		if status, err := r.act(asked); err != nil {
+		if status, err := r.act(ctx, asked, &done.ActionResult); err != nil {
 			done.ActionStatus, done.Error = status, err.Error()
 			resp.Errors = append(resp.Errors, err.Error())
 			if failed == nil {
@@ -177,7 +174,8 @@ func (r *run) answer(req wire.HandshakeRequest) (resp wire.HandshakeResponse, fa
 	return resp, failed
 }
 
-func (r *run) act(asked wire.RequestedClientAction) (wire.ActionStatus, error) {
+// act does what is asked, and sets the result if there is one.
+func (r *run) act(ctx context.Context, asked wire.RequestedClientAction, result *json.RawMessage) (wire.ActionStatus, error) {
 	switch asked.ActionType {
 	case wire.ActionSessionType:
 		var kind wire.SessionTypeRequest
@@ -198,7 +196,12 @@ func (r *run) act(asked wire.RequestedClientAction) (wire.ActionStatus, error) {
 		}
 		return wire.ActionFailed, fmt.Errorf("the node wants a session of type %q, which is none", sallyport.Clip(kind.SessionType, 64))
 	case wire.ActionKMSEncryption:
-		return wire.ActionUnsupported, errKMS
+		sealedKey, err := r.actKey(ctx, asked.ActionParameters)
+		if err != nil {
+			return wire.ActionFailed, err
+		}
+		*result = sealedKey
+		return wire.ActionSuccess, nil
 	}
 	return wire.ActionUnsupported, fmt.Errorf("the node asks for %q, which this version does not know", sallyport.Clip(asked.ActionType, 64))
 }

@@ -120,7 +120,7 @@ func (p *plane) called(target string) (n int) {
 func (p *plane) invitation() Invitation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Invitation{testSession, p.url + "/v1/data-channel/" + testSession + "?role=publish_subscribe", sallyport.NewSecret(p.token)}
+	return Invitation{SessionID: testSession, StreamURL: p.url + "/v1/data-channel/" + testSession + "?role=publish_subscribe", Token: sallyport.NewSecret(p.token)}
 }
 
 func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {

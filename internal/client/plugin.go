@@ -116,6 +116,7 @@ func readPluginCall(args, env []string, stdout io.Writer) (call pluginCall, done
 		return call, false
 	}
 	call.invitation = in.value()
+	call.invitation.Target = asked.Target
 	if in.SessionID == "" || in.StreamURL == "" || in.TokenValue == "" {
 		call.err = fmt.Errorf("the answer to StartSession lacks a SessionId, a StreamUrl or a TokenValue")
 	}

@@ -27,7 +27,7 @@ func program(what string) int {
 		}
 		s := &Session{
 			Client:     c,
-			Invitation: Invitation{os.Args[2], os.Args[3], sallyport.NewSecret(os.Args[4])},
+			Invitation: Invitation{SessionID: os.Args[2], StreamURL: os.Args[3], Token: sallyport.NewSecret(os.Args[4])},
 			Stdin:      os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 			Pipes: what == "exec",
 		}

@@ -215,11 +215,12 @@ type run struct {
 	display *display    // nil unless Stdout is a terminal that can be written without waiting
 	begun   atomic.Bool // output has shown something, and may be passed by
 
-	shook   bool         // there was a handshake; output owns it
-	shaking atomic.Bool  // there is one, and it is not complete
-	far     atomic.Int32 // a far
-	stdin   atomic.Bool  // the command there has a standard input
-	shown   atomic.Int64 // when output was last shown, since started
+	shook   bool                // there was a handshake; output owns it
+	cipher  *datachannel.Cipher // of an encrypted session; likewise
+	shaking atomic.Bool         // there is one, and it is not complete
+	far     atomic.Int32        // a far
+	stdin   atomic.Bool         // the command there has a standard input
+	shown   atomic.Int64        // when output was last shown, since started
 
 	port     *port       // of a port session; set before far is, and filled in before ready is closed
 	parting  sync.Once   // for Ctrl-C, in a port session
@@ -559,6 +560,10 @@ func (r *run) output(ctx context.Context) {
 			if ending.How != 0 {
 				r.closed(ending)
 			}
+			return
+		}
+		if errors.Is(err, datachannel.ErrSealed) {
+			r.finish(err)
 			return
 		}
 		if err != nil {

@@ -682,7 +682,7 @@ func TestHandshake(t *testing.T) {
 		{"a port that is none", []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: json.RawMessage(`{"SessionType":"Port","Properties":7}`)}}, wire.ActionFailed, "read the session's port"},
 		{"a kind nobody knows", []wire.RequestedClientAction{sessionType("Telepathy")}, wire.ActionFailed, "Telepathy"},
 		{"no kind", []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: json.RawMessage(`7`)}}, wire.ActionFailed, "kind of session"},
-		{"encryption", []wire.RequestedClientAction{{ActionType: wire.ActionKMSEncryption, ActionParameters: json.RawMessage(`{}`)}}, wire.ActionUnsupported, "KMS"},
+		{"encryption", []wire.RequestedClientAction{{ActionType: wire.ActionKMSEncryption, ActionParameters: json.RawMessage(`{}`)}}, wire.ActionFailed, "does not say with what key"},
 		{"what is not invented yet", []wire.RequestedClientAction{{ActionType: "Dance", ActionParameters: json.RawMessage(`{}`)}}, wire.ActionUnsupported, "Dance"},
 	}
 	for _, tt := range tests {

@@ -24,7 +24,8 @@
 //     When the other end falls behind, Send waits; nothing is dropped.
 //   - It never floods: what is sent again is bounded, and ever more rarely sent.
 //
-// What the messages mean, who speaks first, and encryption, are for the ends.
+// What the messages mean, who speaks first, and whether they are encrypted, with
+// what key ([Stream.Encrypt]), is for the ends.
 package datachannel
 
 import (
@@ -35,6 +36,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/wire"
@@ -120,6 +122,8 @@ type Stream struct {
 	// through another goroutine, which on a machine at rest is a thread to be
 	// woken on another processor.
 	Direct func(Message) (taken int)
+
+	cipher atomic.Pointer[Cipher]
 
 	setup sync.Once
 	birth time.Time     // times below are durations since
@@ -249,15 +253,19 @@ func (s *Stream) Send(ctx context.Context, kind wire.Kind, p []byte) error {
 	return nil
 }
 
-// Chunk is how many bytes Send puts in a message now. It is for those who cut
-// for themselves, because they encrypt.
+// Chunk is how many bytes Send puts in a message now. It is for those who read
+// what they send, so that messages are full.
 func (s *Stream) Chunk() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	chunk := stockChunk
 	if s.big {
-		return bigChunk
+		chunk = bigChunk
 	}
-	return stockChunk
+	if s.cipher.Load() != nil {
+		chunk -= sealing
+	}
+	return chunk
 }
 
 // SendMessage sends one message, whole, as [Stream.Send] does. One that is
@@ -267,6 +275,7 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 	if len(p) == 0 {
 		return nil
 	}
+	p = s.seal(kind, p)
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -337,6 +346,7 @@ func (s *Stream) TrySend(kind wire.Kind, p []byte) bool {
 		return false
 	}
 	defer func() { <-s.turn }()
+	p = s.seal(kind, p)
 	size := wire.Overhead + len(p)
 	s.mu.Lock()
 	room := !s.closed && (s.sender.bytes == 0 || s.sender.bytes+size <= s.SendBuffer)
@@ -393,7 +403,8 @@ func (s *Stream) Flush(ctx context.Context) error {
 }
 
 // Receive returns the next message, waiting for it until ctx ends. When the
-// stream is closed it returns what had come by then, and after that io.EOF.
+// stream is closed it returns what had come by then, and after that io.EOF. A
+// message that cannot be opened is [ErrSealed], and is gone.
 func (s *Stream) Receive(ctx context.Context) (Message, error) {
 	s.init()
 	for {
@@ -409,7 +420,7 @@ func (s *Stream) Receive(ctx context.Context) (Message, error) {
 				token(s.wake)
 			}
 			s.mu.Unlock()
-			return Message{m.kind, m.data.b}, nil
+			return s.open(Message{m.kind, m.data.b})
 		}
 		closed := s.closed
 		s.mu.Unlock()

@@ -195,10 +195,13 @@ func TestWhatComesOutIsWhatWentIn(t *testing.T) {
 	peers := []struct {
 		name string
 		a, b []string // what each is told the other can do
+		key  []byte
 	}{
-		{"as AWS's", nil, nil},
-		{"as ours", datachannel.Capabilities(), datachannel.Capabilities()},
-		{"of whom one does not know", datachannel.Capabilities(), nil},
+		{"as AWS's", nil, nil, nil},
+		{"as ours", datachannel.Capabilities(), datachannel.Capabilities(), nil},
+		{"of whom one does not know", datachannel.Capabilities(), nil, nil},
+		{"as ours, with a key", datachannel.Capabilities(), datachannel.Capabilities(), text(7, datachannel.DataKeySize)},
+		{"as AWS's, with a key", nil, nil, text(8, datachannel.DataKeySize)},
 	}
 	for _, n := range networks {
 		for _, p := range peers {
@@ -211,6 +214,10 @@ func TestWhatComesOutIsWhatWentIn(t *testing.T) {
 						b := &datachannel.Stream{Sends: wire.TypeInputStreamData, SendBuffer: 1 << 16, ReceiveBuffer: 1 << 16}
 						a.SetPeer(p.a)
 						b.SetPeer(p.b)
+						if p.key != nil {
+							a.Encrypt(cipher(t, a.Sends, p.key))
+							b.Encrypt(cipher(t, b.Sends, p.key))
+						}
 						carry(t, &net, a, b, seed, 300_000)
 					})
 					if t.Failed() {

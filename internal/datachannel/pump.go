@@ -63,7 +63,7 @@ func (s *Stream) handleMessage(f wire.Frame) {
 	defer s.mu.Unlock()
 	now := s.now()
 	came := false
-	if taken := s.offer(f); taken > 0 && taken == len(f.Payload) {
+	if taken := s.offer(&f); taken > 0 && taken == len(f.Payload) {
 		came = s.receiver.pass(f, now, s.through, s.ReceiveBuffer)
 	} else {
 		f.Payload = f.Payload[max(taken, 0):]
@@ -82,12 +82,15 @@ func (s *Stream) handleMessage(f wire.Frame) {
 // offer has Direct take what it can of a message that is next, and returns how
 // much that was. The caller holds mu, which is let go meanwhile: this goroutine
 // alone takes messages in, and there are none that Receive could give out.
-func (s *Stream) offer(f wire.Frame) (taken int) {
+func (s *Stream) offer(f *wire.Frame) (taken int) {
 	if s.Direct == nil || len(f.Payload) == 0 || !s.receiver.isNext(f.Seq) || s.last != nil || s.closed {
 		return 0
 	}
 	s.mu.Unlock()
 	defer s.mu.Lock()
+	if s.cipher.Load() != nil && sealed(f.Kind) {
+		return s.offerOpened(f)
+	}
 	return min(s.Direct(Message{f.Kind, f.Payload}), len(f.Payload))
 }
 

@@ -326,7 +326,7 @@ func (s *ActionStatus) UnmarshalJSON(b []byte) error { return (*Int)(s).Unmarsha
 type KMSEncryptionResponse struct {
 	KMSCipherTextKey         []byte
 	KMSCipherTextHash        []byte // nobody checks it
-	ChallengeAcknowledgement bool   // whether the Challenge is in the encryption context
+	ChallengeAcknowledgement bool   `json:",omitempty"` // whether the Challenge is in the encryption context
 }
 
 // HandshakeComplete begins the session proper.

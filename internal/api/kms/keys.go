@@ -135,6 +135,7 @@ func (s *Server) metadata(k *sallyport.KMSKey) *types.KeyMetadata {
 		KeyId: new(k.ID), Arn: new(s.realm().Key(k.ID)), AWSAccountId: new(s.realm().Account),
 		CreationDate: &k.Created, Description: &k.Description, Enabled: k.Usable(),
 		KeyManager: types.KeyManagerTypeCustomer, KeySpec: types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
+		//lint:ignore SA1019 clients that are old read it so
 		CustomerMasterKeySpec: types.CustomerMasterKeySpecSymmetricDefault,
 		EncryptionAlgorithms:  []types.EncryptionAlgorithmSpec{types.EncryptionAlgorithmSpecSymmetricDefault},
 		KeyState:              types.KeyStateEnabled, Origin: types.OriginTypeAwsKms, MultiRegion: new(false),
