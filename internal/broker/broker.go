@@ -420,30 +420,56 @@ func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport
 // A token is good for one session and, from its first use, for one client ID
 // or for none at all: whoever else has read it off a screen is refused. Who is
 // the principal that signed for the socket; nil if nobody did.
+//
+// Somebody who comes when the session is over, as where a shell could not be
+// started, is told why it is: that is the error.
 func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string, conn Conn, capabilities []string) error {
 	s := b.find(id)
 	if s == nil {
-		return refused()
+		return b.late(ctx, who, id, token, client)
 	}
 	if err := s.admit(ctx, who, token, client); err != nil {
 		return err
 	}
-	return s.attach(ctx, person, conn, capabilities)
+	err := s.attach(ctx, person, conn, capabilities)
+	if errors.Is(err, errOver) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return tooLate(s.rec)
+	}
+	return err
+}
+
+// late answers somebody who comes when the session is over.
+func (b *Broker) late(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string) error {
+	rec, err := b.Store.Session(ctx, id)
+	switch {
+	case sallyport.CodeOf(err) != "":
+		return refused()
+	case err != nil:
+		return err
+	case !mayJoin(rec.Session, rec.Access, who, token, client) || !rec.State().Final():
+		return refused()
+	}
+	return tooLate(rec.Session)
+}
+
+func tooLate(rec *sallyport.Session) error {
+	return sallyport.Errorf(sallyport.DoesNotExistException, "%s", sallyport.Clip(rec.Cause, 1000))
+}
+
+// mayJoin reports whether a token lets somebody in.
+func mayJoin(rec *sallyport.Session, access store.Access, who *sallyport.Principal, token sallyport.Secret, client string) bool {
+	return access.Token.Matches(token) && (who == nil || who.Owns(rec)) && (!access.Bound || access.Client == client)
 }
 
 func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sallyport.Secret, client string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.access.Token.Matches(token) {
-		return refused()
-	}
-	if who != nil && !who.Owns(s.rec) {
+	if !mayJoin(s.rec, s.access, who, token, client) {
 		return refused()
 	}
 	if s.access.Bound {
-		if s.access.Client != client {
-			return refused()
-		}
 		return nil
 	}
 	access := s.access

@@ -393,6 +393,34 @@ func TestNodeDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// Whoever comes when the session is over, with its token, is told why it is:
+// where a shell could not be started, it is over before its person can come.
+func TestComesTooLate(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		frame := wire.AgentTaskComplete{SchemaVersion: 1, TaskId: inv.Session.String(), FinalTaskStatus: "Failed", Output: "no such user", InstanceId: w.node.String()}.Frame(time.Now())
+		if _, err := w.Complete(w.node, frame); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.wantState(inv.Session, sallyport.Failed, "no such user")
+		join := func(token sallyport.Secret, who *sallyport.Principal) error {
+			return w.JoinPerson(t.Context(), who, inv.Session, token, "", nil, nil)
+		}
+		if err := join(inv.Token, nil); sallyport.CodeOf(err) != sallyport.DoesNotExistException || !strings.Contains(err.Error(), "no such user") {
+			t.Errorf("told %v", err)
+		}
+		for name, err := range map[string]error{
+			"another token":             join(sallyport.GenerateSecret(), nil),
+			"somebody else's signature": join(inv.Token, &sallyport.Principal{Kind: sallyport.UserKind, Name: "bob", ID: "AIDABOB"}),
+		} {
+			if err == nil || strings.Contains(err.Error(), "no such user") {
+				t.Errorf("%s is told %v", name, err)
+			}
+		}
+	})
+}
+
 // A node that would ask the client something first, and waits for no more than
 // 15 seconds, is told when the client is there.
 func TestNodeIsToldWhenItWillBeAnswered(t *testing.T) {
