@@ -30,7 +30,7 @@ lint:
 bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
 
-interop: build  ## the first session, with AWS's own programs: see CONTRIBUTING.md
+interop: build  ## every kind of session, with AWS's own programs: see CONTRIBUTING.md
 	SALLYPORT_INTEROP=1 $(GO) test -count=1 -v -run 'TestInterop' ./internal/interop
 
 fuzz:    ## each fuzz test, FUZZTIME at a time

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -64,10 +65,17 @@ func TestInterop(t *testing.T) {
 	}
 	t.Logf("session-manager-plugin %s", bytes.TrimSpace(version))
 
+	if os.Geteuid() != 0 {
+		t.Fatal("agents need root, and a mount namespace of their own")
+	}
 	if out, err := exec.Command("ip", "-brief", "link").Output(); err != nil || strings.Count(string(out), "\n") != 1 {
 		t.Fatalf("there is more network here than loopback: %s%v", out, err)
 	}
-	agents := map[string]string{"our agent": w.ourAgent(), "amazon-ssm-agent": w.stockAgent(agentDir)}
+	w.sshd()
+	agents := map[string]string{
+		"our agent":        w.agent("ours", ourAgent, "BIN="+w.bin, "STATE="+filepath.Join(w.dir, "a")),
+		"amazon-ssm-agent": w.agent("stock", stockAgent, "DIR="+agentDir),
+	}
 	stock := filepath.Join(t.TempDir(), "stock")
 	if err := os.Mkdir(stock, 0o700); err != nil {
 		t.Fatal(err)
@@ -80,19 +88,35 @@ func TestInterop(t *testing.T) {
 		"our drop-in":            cli{w, w.bin},
 		"session-manager-plugin": cli{w, stock},
 	}
-	for agent, node := range agents {
-		for name, c := range clients {
-			for _, kind := range kinds {
-				t.Run(agent+" with "+name+"/"+kind.name, func(t *testing.T) { kind.try(t, c, node) })
+	w.versions()
+	w.documents()
+	each := func(t *testing.T, kinds []kind, before func(*testing.T)) {
+		for agent, node := range agents {
+			for name, c := range clients {
+				for _, kind := range kinds {
+					t.Run(agent+" with "+name+"/"+kind.name, func(t *testing.T) {
+						before(t)
+						kind.try(t, c, node)
+					})
+				}
 			}
 		}
 	}
+	online := func(*testing.T) { // a network that was cut takes agents a while
+		w.online("ours")
+		w.online("stock")
+	}
+	each(t, kinds, online)
+	t.Run("in a minute", func(t *testing.T) {
+		online(t)
+		each(t, lateKinds, (*testing.T).Parallel)
+	})
 }
 
 // A client is a person's program.
 type client interface {
-	// shell is a shell on a terminal.
-	shell(node string) *exec.Cmd
+	// shell is a shell on a terminal, by a document; "" is the preferences.
+	shell(node, document string) *exec.Cmd
 
 	// command is a command, on a terminal or without one.
 	command(node, command string, terminal bool) *exec.Cmd
@@ -108,7 +132,12 @@ type ours struct{ w *world }
 
 func (o ours) sallyport(args ...string) *exec.Cmd { return o.w.command(o.w.bin, "sallyport", args...) }
 
-func (o ours) shell(node string) *exec.Cmd { return o.sallyport("connect", node) }
+func (o ours) shell(node, document string) *exec.Cmd {
+	if document == "" {
+		return o.sallyport("connect", node)
+	}
+	return o.sallyport("connect", "--document", document, node)
+}
 
 func (o ours) command(node, command string, terminal bool) *exec.Cmd {
 	if terminal {
@@ -155,7 +184,12 @@ func (c cli) document(node, document string, parameters map[string]string) *exec
 	return c.start(node, "--document-name", document, "--parameters", string(b))
 }
 
-func (c cli) shell(node string) *exec.Cmd { return c.start(node) }
+func (c cli) shell(node, document string) *exec.Cmd {
+	if document == "" {
+		return c.start(node)
+	}
+	return c.start(node, "--document-name", document)
+}
 
 func (c cli) command(node, command string, terminal bool) *exec.Cmd {
 	if terminal {
@@ -176,19 +210,44 @@ func (c cli) forward(node, host, port string) (*exec.Cmd, string) {
 	return c.document(node, "AWS-StartPortForwardingSessionToRemoteHost", map[string]string{"host": host, "portNumber": port, "localPortNumber": "0"}), says
 }
 
-// kinds are what a session can be.
-var kinds = []struct {
+// A kind is what a session can be, or what can happen to one.
+type kind struct {
 	name string
 	try  func(t *testing.T, c client, node string)
-}{
-	{"shell", func(t *testing.T, c client, node string) { firstSession(t, c.shell(node)) }},
+}
+
+var kinds = []kind{
+	{"shell", func(t *testing.T, c client, node string) { firstSession(t, c.shell(node, "")) }},
+	{"Run As", func(t *testing.T, c client, node string) {
+		shown := open(t, c.shell(node, "Guest"))
+		shown.expect(prompt)
+		shown.types("echo $(whoami) in $PWD with $(id -Gn), tt-$((1+1))-y $(tty)\r")
+		shown.expect(`guest in /\S+ with guest users, tt-2-y /dev/pts/\d+`)
+		shown.types("exit\r")
+		shown.leaves()
+		shown = open(t, c.shell(node, "Nobody"))
+		shown.expect(`(?i)no-such-user`) // and never anybody else
+	}},
+	{"encrypted shell", func(t *testing.T, c client, node string) {
+		shown := open(t, c.shell(node, "Encrypted"))
+		if isStock(c) {
+			// It asks the region's own KMS, whatever endpoint it is given.
+			shown.expect(`Error calling KMS GenerateDataKey API(?s:.*)https://kms\.home-1\.amazonaws\.com`)
+			return
+		}
+		shown.expect(`This session is encrypted using AWS KMS`)
+		shown.expect(prompt)
+		manyLines(shown)
+		shown.types("exit\r")
+		shown.leaves()
+	}},
 	{"command on a terminal", func(t *testing.T, c client, node string) {
 		f, err := pty.Start(c.command(node, "tty; echo wo-$((1+1))-rd", true))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		shown := &screen{more: make(chan []byte, 64)}
+		shown := newScreen()
 		go shown.read(f)
 		if err := shown.expect(`/dev/pts/\d+(?s:.*)wo-2-rd`); err != nil {
 			t.Error(err)
@@ -209,7 +268,39 @@ var kinds = []struct {
 			t.Errorf("exit status %d", cmd.ProcessState.ExitCode())
 		}
 	}},
-	{"ssh", func(t *testing.T, c client, node string) {
+	{"OpenSSH", func(t *testing.T, c client, node string) {
+		w := worldOf(c)
+		proxy := c.ssh("%h", "%p")
+		for _, e := range proxy.Args {
+			if strings.ContainsAny(e, `'\`) {
+				t.Fatalf("%q cannot be told to ssh as it is", e)
+			}
+		}
+		far := func(args ...string) *exec.Cmd {
+			cmd := exec.Command(args[0], append([]string{"-F", w.ssh, "-o", "ProxyCommand='" + strings.Join(proxy.Args, "' '") + "'"}, args[1:]...)...)
+			cmd.Env = proxy.Env
+			return cmd
+		}
+		out, err := far("ssh", node, "cat; echo err >&2; exit 7").CombinedOutput()
+		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 7 || !strings.Contains(string(out), "err\n") {
+			t.Errorf("ssh: %s, %v", out, err)
+		}
+		file, back := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "back")
+		want := bytes.Repeat([]byte("0123456789abcde\n"), 1<<16)
+		if err := os.WriteFile(file, want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := far("scp", "-q", file, node+":"+back+".far").CombinedOutput(); err != nil {
+			t.Fatalf("scp: %s, %v", out, err)
+		}
+		if out, err := far("scp", "-q", node+":"+back+".far", back).CombinedOutput(); err != nil {
+			t.Fatalf("scp: %s, %v", out, err)
+		}
+		if got, err := os.ReadFile(back); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes of %d came back, %v", len(got), len(want), err)
+		}
+	}},
+	{"SSH's stream", func(t *testing.T, c client, node string) {
 		port := listen(t, func(conn net.Conn) {
 			io.WriteString(conn, "SSH-2.0-test\r\n")
 			io.Copy(conn, conn)
@@ -227,7 +318,7 @@ var kinds = []struct {
 			t.Fatal(err)
 		}
 		defer func() { cmd.Process.Kill(); cmd.Wait() }()
-		shown := &screen{more: make(chan []byte, 64)}
+		shown := newScreen()
 		go shown.read(out)
 		if err := shown.expect(`SSH-2\.0-test\r\n`); err != nil {
 			t.Fatal(err)
@@ -242,16 +333,8 @@ var kinds = []struct {
 	{"port, eight at once", func(t *testing.T, c client, node string) { forwarded(t, c, node, "", 8) }},
 	{"port of another host", func(t *testing.T, c client, node string) { forwarded(t, c, node, "127.0.0.1", 1) }},
 	{"terminate", func(t *testing.T, c client, node string) {
-		f, err := pty.Start(c.shell(node))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		shown := &screen{more: make(chan []byte, 64)}
-		go shown.read(f)
-		if err := shown.expect(`[$#] $`); err != nil {
-			t.Fatal(err)
-		}
+		shown := open(t, c.shell(node, ""))
+		shown.expect(prompt)
 		w := worldOf(c)
 		id := regexp.MustCompile(`root-[0-9a-f]{17}`)
 		list, err := w.command(w.bin, "sallyport", "sessions").Output()
@@ -265,10 +348,102 @@ var kinds = []struct {
 				t.Fatalf("%s, %v", out, err)
 			}
 		}
-		if err := shown.expect(`Terminated by arn:aws:iam::\d+:root`); err != nil {
-			t.Error(err)
+		shown.expect(`Terminated by arn:aws:iam::\d+:root`)
+	}},
+	{"resume", func(t *testing.T, c client, node string) {
+		w := worldOf(c)
+		shown := open(t, c.shell(node, ""))
+		shown.expect(prompt)
+		shown.types("stty -echo; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line-$i-; [ $((i % 100)) = 0 ] && sleep 0.2; done; echo do$((1-1))ne\r")
+		shown.expect(`line-500-`)
+		w.proxy.cut(3 * time.Second)
+		shown.expect(`line-2000-`)
+		w.proxy.cut(3 * time.Second)
+		shown.expect(`do0ne`)
+		next := 1
+		for _, m := range regexp.MustCompile(`line-(\d+)-`).FindAllSubmatch(shown.all, -1) {
+			switch n, _ := strconv.Atoi(string(m[1])); {
+			case n == next:
+				next++
+			case n < next && isStock(c): // it shows again what it could not acknowledge (src/datachannel/streaming.go)
+				t.Logf("line %d was shown again, after %d", n, next-1)
+			default:
+				t.Fatalf("line %d is where line %d should be", n, next)
+			}
+		}
+		if next != 3001 {
+			t.Errorf("%d lines of 3000", next-1)
+		}
+		shown.types("exit\r")
+		shown.leaves()
+	}},
+}
+
+// lateKinds take as long as the shortest idle timeout there is.
+var lateKinds = []kind{
+	{"idle end", func(t *testing.T, c client, node string) {
+		began := time.Now()
+		shown := open(t, c.shell(node, "Idle"))
+		shown.within = 100 * time.Second
+		shown.expect(`The session was idle for 1m0s`)
+		if took := time.Since(began); took < time.Minute {
+			t.Errorf("it took %v", took)
 		}
 	}},
+}
+
+// A typist is somebody at a program's terminal.
+type typist struct {
+	*screen
+	t *testing.T
+	c *exec.Cmd
+	f *os.File
+}
+
+// open starts a program on a terminal.
+func open(t *testing.T, c *exec.Cmd) *typist {
+	t.Helper()
+	f, err := pty.StartWithSize(c, &pty.Winsize{Rows: 31, Cols: 101})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &typist{screen: newScreen(), t: t, c: c, f: f}
+	go p.read(f)
+	t.Cleanup(func() {
+		f.Close()
+		c.Process.Kill()
+		c.Wait()
+	})
+	return p
+}
+
+func (p *typist) expect(pattern string) {
+	p.t.Helper()
+	if err := p.screen.expect(pattern); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *typist) types(text string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.f, text); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// leaves waits for the program to end.
+func (p *typist) leaves() {
+	p.t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- p.c.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			p.t.Errorf("the client ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		p.t.Error("the client did not end with its shell")
+	}
 }
 
 func worldOf(c client) *world {
@@ -276,6 +451,12 @@ func worldOf(c client) *world {
 		return o.w
 	}
 	return c.(cli).w
+}
+
+// isStock reports whether c is AWS's plugin.
+func isStock(c client) bool {
+	p, ok := c.(cli)
+	return ok && p.pluginDir != p.w.bin
 }
 
 func short(err error) string {
@@ -315,7 +496,7 @@ func forwarded(t *testing.T, c client, node, host string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown := &screen{more: make(chan []byte, 64)}
+	shown := newScreen()
 	go shown.read(f)
 	defer func() {
 		cmd.Process.Signal(os.Interrupt)
@@ -354,6 +535,8 @@ type world struct {
 	t                             *testing.T
 	bin, dir, endpoint, ca, state string
 	env                           []string
+	proxy                         *proxy
+	ssh                           string // the file of ssh's settings
 }
 
 func newWorld(t *testing.T) *world {
@@ -366,8 +549,17 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s")}
-	w.start("server", exec.Command(filepath.Join(bin, "sallyport"), "server", "--state", w.state, "--listen", "127.0.0.1:0"))
+	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s"), proxy: newProxy(t)}
+	log := w.start("server", exec.Command(filepath.Join(bin, "sallyport"), "server", "--state", w.state,
+		"--listen", "127.0.0.1:0", "--public-url", "https://"+w.proxy.l.Addr().String()))
+	w.eventually("the server listens", func() bool {
+		b, err := os.ReadFile(log)
+		m := regexp.MustCompile(`msg="server started" addr=(\S+)`).FindSubmatch(b)
+		if err == nil && m != nil {
+			go w.proxy.serve(string(m[1]))
+		}
+		return m != nil
+	})
 	var out []byte
 	w.eventually("the server answers", func() bool {
 		c := exec.Command(filepath.Join(bin, "sallyport"), "env", "--state", w.state)
@@ -388,8 +580,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start runs a program until the test is over.
-func (w *world) start(name string, c *exec.Cmd) {
+// start runs a program until the test is over, and returns the file of its log.
+func (w *world) start(name string, c *exec.Cmd) string {
 	w.t.Helper()
 	log, err := os.Create(filepath.Join(w.dir, name+".log"))
 	if err != nil {
@@ -409,6 +601,7 @@ func (w *world) start(name string, c *exec.Cmd) {
 		}
 		log.Close()
 	})
+	return log.Name()
 }
 
 func (w *world) eventually(what string, ok func() bool) {
@@ -444,19 +637,7 @@ func (w *world) activation(name string) map[string]string {
 	return flags
 }
 
-func (w *world) ourAgent() (node string) {
-	w.t.Helper()
-	a := w.activation("ours")
-	state := filepath.Join(w.dir, "a")
-	if out, err := w.command(w.bin, "sallyport-agent", "register", "--state", state, "--endpoint", w.endpoint, "--region", a["--region"],
-		"--id", a["--id"], "--code", a["--code"], "--ca-pin", a["--ca-pin"]).CombinedOutput(); err != nil {
-		w.t.Fatalf("%s: %v", out, err)
-	}
-	w.start("agent", w.command(w.bin, "sallyport-agent", "run", "--as-self", "--state", state))
-	return w.online("ours")
-}
-
-// inNamespace makes a place for the stock agent that is nobody else's.
+// inNamespace makes a place for an agent that is nobody else's, with a user.
 const inNamespace = `set -e
 mount -t tmpfs tmpfs /mnt
 for d in /etc /usr/bin /var "$HOME"; do
@@ -464,6 +645,14 @@ for d in /etc /usr/bin /var "$HOME"; do
 	mount -t overlay overlay -o "lowerdir=$d,upperdir=$u,workdir=$u.work" "$d"
 done
 mount -t tmpfs tmpfs /home
+useradd --create-home --groups users --shell /bin/bash guest
+`
+
+const ourAgent = inNamespace + `
+"$BIN"/sallyport-agent register --state "$STATE" --endpoint "$URL" --region "$REGION" --id "$ID" --code "$CODE" --ca-pin "$PIN"
+exec "$BIN"/sallyport-agent run --state "$STATE"`
+
+const stockAgent = inNamespace + `
 mkdir -p /etc/amazon/ssm
 install -m 755 "$DIR"/amazon-ssm-agent "$DIR"/ssm-*-worker /usr/bin/
 printf '{"Ssm":{"Endpoint":"%s"},"Mds":{"Endpoint":"%s"},"Mgs":{"Endpoint":"%s","Region":"%s"},"Kms":{"Endpoint":"%s"},"Agent":{"Region":"%s"}}' \
@@ -471,17 +660,83 @@ printf '{"Ssm":{"Endpoint":"%s"},"Mds":{"Endpoint":"%s"},"Mgs":{"Endpoint":"%s",
 amazon-ssm-agent -register -code "$CODE" -id "$ID" -region "$REGION" -y
 exec amazon-ssm-agent`
 
-func (w *world) stockAgent(dir string) (node string) {
+// agent runs an agent where a script has made a place for it.
+func (w *world) agent(name, script string, env ...string) (node string) {
 	w.t.Helper()
-	if os.Geteuid() != 0 {
-		w.t.Fatal("the stock agent needs root, and a mount namespace of its own")
+	a := w.activation(name)
+	c := exec.Command("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--propagation", "private", "sh", "-c", script)
+	c.Env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SSL_CERT_FILE="+w.ca,
+		"URL="+w.endpoint, "REGION="+a["--region"], "CODE="+a["--code"], "ID="+a["--id"], "PIN="+a["--ca-pin"])
+	w.start(name, c)
+	return w.online(name)
+}
+
+// versions logs which agents there are.
+func (w *world) versions() {
+	w.t.Logf("%s", w.aws("ssm", "describe-instance-information", "--query", "InstanceInformationList[].[InstanceId,Name,AgentVersion]", "--output", "text"))
+}
+
+// documents makes what sessions of some kinds are started by.
+func (w *world) documents() {
+	w.t.Helper()
+	key := regexp.MustCompile(`"KeyId": "([0-9a-f-]+)"`).FindSubmatch(w.aws("kms", "create-key"))
+	if key == nil {
+		w.t.Fatal("there is no key")
 	}
-	a := w.activation("stock")
-	c := exec.Command("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--propagation", "private", "sh", "-c", inNamespace)
-	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SSL_CERT_FILE=" + w.ca,
-		"DIR=" + dir, "URL=" + w.endpoint, "REGION=" + a["--region"], "CODE=" + a["--code"], "ID=" + a["--id"]}
-	w.start("amazon-ssm-agent", c)
-	return w.online("stock")
+	w.aws("iam", "put-role-policy", "--role-name", "SallyportManagedNode", "--policy-name", "decrypt", "--policy-document",
+		`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}`)
+	for name, inputs := range map[string]string{
+		"Guest":     `"runAsEnabled":true,"runAsDefaultUser":"guest"`,
+		"Nobody":    `"runAsEnabled":true,"runAsDefaultUser":"no-such-user"`,
+		"Encrypted": `"kmsKeyId":"` + string(key[1]) + `"`,
+		"Idle":      `"idleSessionTimeout":"1"`,
+	} {
+		w.aws("ssm", "create-document", "--name", name, "--document-type", "Session", "--content",
+			`{"schemaVersion":"1.0","sessionType":"Standard_Stream","inputs":{`+inputs+`}}`)
+	}
+}
+
+// aws is the CLI, asked as root.
+func (w *world) aws(args ...string) []byte {
+	w.t.Helper()
+	c := exec.Command("aws", append(args, "--endpoint-url", w.endpoint)...)
+	c.Env = w.env
+	out, err := c.Output()
+	if err != nil {
+		w.t.Fatalf("aws %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+// sshd runs OpenSSH's server, to which ports of nodes are forwarded, and writes
+// settings for its client.
+func (w *world) sshd() {
+	w.t.Helper()
+	daemon := "/usr/sbin/sshd"
+	if _, err := os.Stat(daemon); err != nil {
+		w.t.Fatalf("OpenSSH's server is not here: %v", err)
+	}
+	os.MkdirAll("/run/sshd", 0o755) // where sshd insists on it
+	key := filepath.Join(w.dir, "id")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		w.t.Fatalf("ssh-keygen: %s, %v", out, err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	write := func(name, text string) string {
+		name = filepath.Join(w.dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+		return name
+	}
+	w.start("sshd", exec.Command(daemon, "-D", "-e", "-f", write("sshd_config", "Port "+port+"\nListenAddress 127.0.0.1\nHostKey "+key+
+		"\nAuthorizedKeysFile "+key+".pub\nPermitRootLogin yes\nStrictModes no\nUsePAM no\nPidFile none\nPrintMotd no\nSubsystem sftp internal-sftp\n")))
+	w.ssh = write("ssh_config", "Host *\n User root\n Port "+port+"\n IdentityFile "+key+"\n IdentitiesOnly yes\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n")
 }
 
 // online waits until the node with a name is, and returns its ID.
@@ -496,7 +751,6 @@ func (w *world) online(name string) (node string) {
 		for _, n := range nodes {
 			if n.Name == name && n.PingStatus == "Online" {
 				node = n.InstanceId
-				w.t.Logf("%s is %s, agent %s", node, name, n.AgentVersion)
 				return true
 			}
 		}
@@ -508,63 +762,46 @@ func (w *world) online(name string) (node string) {
 // firstSession types what a newcomer would: a shell that says who and how large
 // it is, is interrupted, resized, and left.
 func firstSession(t *testing.T, c *exec.Cmd) {
-	f, err := pty.StartWithSize(c, &pty.Winsize{Rows: 31, Cols: 101})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	shown := &screen{more: make(chan []byte, 64)}
-	go shown.read(f)
-	expect := func(pattern string) {
-		t.Helper()
-		if err := shown.expect(pattern); err != nil {
-			t.Fatal(err)
-		}
-	}
-	typed := func(text string) {
-		t.Helper()
-		if _, err := io.WriteString(f, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	expect(`[$#] $`) // the prompt
+	shown := open(t, c)
+	shown.expect(prompt)
 	// A stock client looks at its terminal's size twice a second.
-	typed("until [ \"$(stty size)\" = '31 101' ]; do sleep 0.1; done; echo size-$((1+0))\r")
-	expect(`size-1`)
-	typed("printf 'caf\\303\\251 \\346\\227\\245\\n'\r")
-	expect(`café 日\r`)
-	typed("sh -c 'echo sl$((1))ping; exec sleep 1000'\r")
-	expect(`sl1ping`)
-	typed("\x03")
-	expect(`[$#] $`) // what is typed before would go with the interrupt
-	typed("echo st-$?\r")
-	expect(`st-130`)
-	if err := pty.Setsize(f, &pty.Winsize{Rows: 22, Cols: 77}); err != nil {
+	shown.types("until [ \"$(stty size)\" = '31 101' ]; do sleep 0.1; done; echo size-$((1+0))\r")
+	shown.expect(`size-1`)
+	shown.types("printf 'caf\\303\\251 \\346\\227\\245\\n'\r")
+	shown.expect(`café 日\r`)
+	shown.types("sh -c 'echo sl$((1))ping; exec sleep 1000'\r")
+	shown.expect(`sl1ping`)
+	shown.types("\x03")
+	shown.expect(prompt) // what is typed before would go with the interrupt
+	shown.types("echo st-$?\r")
+	shown.expect(`st-130`)
+	if err := pty.Setsize(shown.f, &pty.Winsize{Rows: 22, Cols: 77}); err != nil {
 		t.Fatal(err)
 	}
-	typed("until [ \"$(stty size)\" = '22 77' ]; do sleep 0.1; done; echo resized-$((1+0))\r")
-	expect(`resized-1`)
-	typed("stty -echo; seq 1 20000; echo se$((0))q\r")
-	expect(`19999\r+\n20000\r+\n(?s:.*)se0q`) // a stock client leaves its terminal to add a CR of its own
-	typed("exit\r")
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Errorf("the client ended with %v", err)
-		}
-	case <-time.After(30 * time.Second):
-		t.Error("the client did not end with its shell")
-		c.Process.Kill()
-	}
+	shown.types("until [ \"$(stty size)\" = '22 77' ]; do sleep 0.1; done; echo resized-$((1+0))\r")
+	shown.expect(`resized-1`)
+	manyLines(shown)
+	shown.types("exit\r")
+	shown.leaves()
 }
 
-// A screen is what a terminal has shown and nobody has looked at.
-type screen struct {
-	more chan []byte
-	text []byte
+// manyLines has a shell say more than fits anywhere on the way.
+func manyLines(shown *typist) {
+	shown.types("stty -echo; seq 1 20000; echo se$((0))q\r")
+	shown.expect(`19999\r+\n20000\r+\n(?s:.*)se0q`) // a stock client leaves its terminal to add a CR of its own
 }
+
+const prompt = `[$#] $`
+
+// A screen is what a terminal has shown.
+type screen struct {
+	more   chan []byte
+	text   []byte // that nobody has looked at
+	all    []byte
+	within time.Duration
+}
+
+func newScreen() *screen { return &screen{more: make(chan []byte, 64), within: time.Minute} }
 
 func (s *screen) read(r io.Reader) {
 	defer close(s.more)
@@ -588,7 +825,7 @@ func (s *screen) expect(pattern string) error {
 // find waits for a pattern, and returns what its group matches.
 func (s *screen) find(pattern string) (group string, err error) {
 	re := regexp.MustCompile(pattern)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), s.within)
 	defer cancel()
 	for {
 		if at := re.FindSubmatchIndex(s.text); at != nil {
@@ -603,7 +840,7 @@ func (s *screen) find(pattern string) (group string, err error) {
 			if !ok {
 				return "", fmt.Errorf("the terminal closed before %q; shown: %q", pattern, s.text)
 			}
-			s.text = append(s.text, b...)
+			s.text, s.all = append(s.text, b...), append(s.all, b...)
 		case <-ctx.Done():
 			return "", fmt.Errorf("waited in vain for %q; shown: %q", pattern, s.text[max(0, len(s.text)-2000):])
 		}
