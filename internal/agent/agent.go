@@ -57,7 +57,7 @@ const userAgent = "sallyport-agent/" + sallyport.Version
 const (
 	firstRetry  = 500 * time.Millisecond
 	lastRetry   = time.Minute
-	stableAfter = time.Minute // a channel that held for that long starts the retries over
+	stableAfter = 10 * time.Second // a channel that held for that long starts the retries over
 	pingEvery   = 25 * time.Second
 	pongWithin  = 20 * time.Second
 	infoEvery   = 5 * time.Minute // UpdateInstanceInformation, as the stock agent
