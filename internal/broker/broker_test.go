@@ -188,9 +188,10 @@ type far struct {
 	stream *datachannel.Stream
 	caps   []string
 
-	mu     sync.Mutex
-	closed *wire.ChannelClosed // what the end was told last
-	heard  []wire.Type
+	mu      sync.Mutex
+	closed  *wire.ChannelClosed // what the end was told last
+	heard   []wire.Type
+	notices []string
 
 	conn  *wireEnd
 	ended chan struct{} // this socket's goroutines have returned
@@ -203,6 +204,13 @@ func (w *world) far(sends wire.Type, caps ...string) *far {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.heard = append(f.heard, frame.Type)
+		if frame.Type == wire.TypeSallyportNotice {
+			var n wire.SallyportNotice
+			if err := frame.Unmarshal(&n); err != nil {
+				w.t.Error(err)
+			}
+			f.notices = append(f.notices, n.Text)
+		}
 		if frame.Type == wire.TypeChannelClosed {
 			f.closed = new(wire.ChannelClosed)
 			if err := frame.Unmarshal(f.closed); err != nil {
@@ -491,6 +499,54 @@ func TestIdle(t *testing.T) {
 		node.wantClosed("idle")
 		w.complete(inv.Session, "Success", nil)
 		w.wantState(inv.Session, sallyport.Terminated, "idle for 20m0s")
+	})
+}
+
+// A client that can show it is warned a minute before, once for each end there
+// would be; one that cannot is not.
+func TestWarnedBeforeTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Document: "D", MaxDuration: 40 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		person, node := w.far(wire.TypeInputStreamData, wire.CapNotices), w.far(wire.TypeOutputStreamData)
+		w.attachPerson(person, inv, "")
+		w.attachNode(node, inv.Session)
+		wantNotices := func(n int, words string) {
+			t.Helper()
+			synctest.Wait()
+			person.mu.Lock()
+			defer person.mu.Unlock()
+			if len(person.notices) != n || n > 0 && !strings.Contains(person.notices[n-1], words) {
+				t.Errorf("told %q, want %d with %q", person.notices, n, words)
+			}
+		}
+		time.Sleep(19*time.Minute - time.Second)
+		wantNotices(0, "")
+		time.Sleep(2 * time.Second)
+		wantNotices(1, "ends in 1m0s, unless something is typed or shown: it has been idle, and may be for 20m0s")
+		node.say("still here")
+		time.Sleep(time.Minute)
+		w.wantState(inv.Session, sallyport.Connected, "")
+		time.Sleep(18*time.Minute - time.Second)
+		wantNotices(1, "ends")
+		time.Sleep(2 * time.Second)
+		wantNotices(2, "ends")
+		person.say("x")
+		time.Sleep(58 * time.Second)
+		wantNotices(3, "ends in 1m0s: it may last 40m0s")
+		time.Sleep(time.Minute)
+		person.wantClosed("maximum duration of 40m0s")
+		w.complete(inv.Session, "Success", nil)
+	})
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, _ := w.together()
+		time.Sleep(19*time.Minute + 30*time.Second)
+		if len(person.notices) > 0 {
+			t.Errorf("told %q", person.notices)
+		}
+		w.complete(inv.Session, "Success", nil)
 	})
 }
 

@@ -54,6 +54,7 @@ type session struct {
 	paused  bool         // the node was told to
 
 	stirred    time.Time // when stream data last arrived for the first time
+	warned     time.Time // the end that the person was last warned of
 	dispatched int       // how often the node was told
 	dispatchAt time.Time // when it is told, or given up on, next
 	goingAt    time.Time // when the node said it was about to end
@@ -135,6 +136,7 @@ const (
 	dispatchTries = 3
 	endGrace      = 10 * time.Second // for the node to say that the shell is reaped
 	drainGrace    = 5 * time.Second  // for the person to take what was shown last
+	warnBefore    = time.Minute      // an end by the clock, or a fifth of what it allows
 	goingGrace    = 2 * time.Second  // between a node's Terminating and its agent_task_complete
 	saveAgain     = time.Second      // after the store refused
 	ackDelay      = 20 * time.Millisecond
@@ -167,6 +169,7 @@ func (s *session) judge(now time.Time) (next time.Time) {
 			s.beginEnd(sallyport.Failed, "No client connected in "+s.b.clientWait().String()+".")
 		}
 	default:
+		s.warn(now, due)
 		switch {
 		case s.rec.MaxDuration > 0 && due(s.rec.Started.Add(s.rec.MaxDuration)):
 			s.beginEnd(sallyport.Terminated, "The session reached its maximum duration of "+s.rec.MaxDuration.String()+".")
@@ -181,6 +184,24 @@ func (s *session) judge(now time.Time) (next time.Time) {
 		}
 	}
 	return next
+}
+
+// warn tells the person, a while before it, that the session will be cut off.
+// It is heard by clients of ours. The caller holds mu.
+func (s *session) warn(now time.Time, due func(time.Time) bool) {
+	if !s.ends[person].can(wire.CapNotices) {
+		return
+	}
+	say := func(from time.Time, limit time.Duration, text string) {
+		end, before := from.Add(limit), min(warnBefore, limit/5)
+		if limit > 0 && !s.warned.Equal(end) && due(end.Add(-before)) {
+			s.warned = end
+			left := max(end.Sub(now), 0).Round(time.Second)
+			s.ends[person].says(encode(wire.SallyportNotice{Text: fmt.Sprintf(text, left, limit)}.Frame(now)))
+		}
+	}
+	say(s.stirred, s.idle, "this session ends in %v, unless something is typed or shown: it has been idle, and may be for %v")
+	say(s.rec.Started, s.rec.MaxDuration, "this session ends in %v: it may last %v")
 }
 
 // mayFinish reports whether nobody has to be waited for any more.

@@ -523,7 +523,15 @@ func (r *run) sendSize(ctx context.Context, last wire.Size) wire.Size {
 
 // control hears what is not of the stream. It must not wait.
 func (r *run) control(f wire.Frame) {
-	if f.Type != wire.TypeChannelClosed {
+	switch f.Type {
+	case wire.TypeSallyportNotice:
+		var n wire.SallyportNotice
+		if f.Unmarshal(&n) == nil {
+			r.start(func() { r.notice(sallyport.Clip(n.Text, 500)) })
+		}
+		return
+	case wire.TypeChannelClosed:
+	default:
 		return
 	}
 	// A payload that cannot be read is an end without a reason, as it is to
@@ -733,7 +741,7 @@ func (r *run) dial(ctx context.Context) (conn, error) {
 		TokenValue:           wire.NewToken(r.Invitation.Token),
 		ClientId:             clientID,
 		ClientVersion:        sallyport.WirePluginVersion,
-		Capabilities:         append(datachannel.Capabilities(), wire.CapExitStatus),
+		Capabilities:         append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices),
 	})
 	if err != nil {
 		conn.Drop()

@@ -75,6 +75,27 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
+// What the control plane has to say while the session goes on is said beside
+// what the node shows.
+func TestNotice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPlane(t)
+		j := join(p, p.serve(nil), nil)
+		p.waitSockets(1)
+		p.show("$ ")
+		p.mu.Lock()
+		last := p.last
+		p.mu.Unlock()
+		last(wire.SallyportNotice{Text: "this session ends in 1m0s"}.Frame(time.Now()))
+		p.show("still on")
+		p.end("", nil)
+		j.want(Closed)
+		if j.errOut.String() != "sallyport: this session ends in 1m0s\n" || j.out.String() != "$ still on" {
+			t.Errorf("shown %q and %q", j.out, j.errOut)
+		}
+	})
+}
+
 func TestSession(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := newPlane(t)
@@ -84,7 +105,7 @@ func TestSession(t *testing.T) {
 		if open.ClientVersion != sallyport.WirePluginVersion || open.ClientId == "" || open.MessageSchemaVersion != "1.0" || open.RequestId == "" {
 			t.Errorf("opened with %+v", open)
 		}
-		if want := append(datachannel.Capabilities(), wire.CapExitStatus); !slices.Equal(open.Capabilities, want) {
+		if want := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices); !slices.Equal(open.Capabilities, want) {
 			t.Errorf("announced %q, want %q", open.Capabilities, want)
 		}
 		if !p.signed[0] {

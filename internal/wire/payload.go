@@ -73,6 +73,10 @@ type SallyportPeer struct {
 	Version      string `json:",omitempty"` // the other end's product version
 }
 
+// SallyportNotice is a sentence for the person: that the session will be cut
+// off, and when.
+type SallyportNotice struct{ Text string }
+
 // What an end may announce it can do.
 const (
 	// CapBigFrames: reads stream messages of up to [MaxPayload] bytes, where
@@ -84,6 +88,9 @@ const (
 
 	// CapExitStatus: says, or wants to hear, the exit status of the program.
 	CapExitStatus = "exit-status"
+
+	// CapNotices: shows a [SallyportNotice].
+	CapNotices = "notices"
 )
 
 // What the two ends of a session agree on in its handshake, because the one
@@ -106,6 +113,10 @@ const (
 const FileServer = "sallyport-sftp-server"
 
 // Frame makes the message.
+func (p SallyportNotice) Frame(now time.Time) Frame {
+	return alone(TypeSallyportNotice, p, now)
+}
+
 func (p SallyportPeer) Frame(now time.Time) Frame {
 	return alone(TypeSallyportPeer, p, now)
 }

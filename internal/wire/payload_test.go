@@ -167,6 +167,7 @@ func TestFrames(t *testing.T) {
 		TypeAcknowledge:          Ack{Type: TypeInputStreamData}.Frame(noted),
 		TypePausePublication:     Bare(TypePausePublication, noted),
 		TypeSallyportPeer:        SallyportPeer{}.Frame(noted),
+		TypeSallyportNotice:      SallyportNotice{}.Frame(noted),
 		TypeInteractiveShell:     task,
 		TypeAgentSessionState:    AgentSessionState{SessionState: "Connected"}.Frame(noted),
 		TypeChannelClosed:        ChannelClosed{ExitStatus: &status}.Frame(noted),

@@ -22,6 +22,10 @@ const (
 	// TypeSallyportPeer tells an end of ours what the other end can do. It is
 	// ours, and sent only to those who announced capabilities of their own.
 	TypeSallyportPeer Type = "sallyport_peer"
+
+	// TypeSallyportNotice tells the person something, while the session goes
+	// on. It is ours, and sent only to those who announced [CapNotices].
+	TypeSallyportNotice Type = "sallyport_notice"
 )
 
 // What passes on a control channel, beside channel_closed.
@@ -61,6 +65,8 @@ func intern(b []byte) Type {
 		return TypeDataChannelReady
 	case string(TypeSallyportPeer):
 		return TypeSallyportPeer
+	case string(TypeSallyportNotice):
+		return TypeSallyportNotice
 	case string(TypeInteractiveShell):
 		return TypeInteractiveShell
 	case string(TypeAgentTaskComplete):
