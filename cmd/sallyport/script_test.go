@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/agentcmd"
 	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/servertest"
 )
 
 func TestMain(m *testing.M) {
@@ -67,6 +70,9 @@ func TestScript(t *testing.T) {
 			"serve":         serve,
 			"forward":       forward,
 			"fetch":         fetch,
+			"cable":         cable,
+			"cut":           cut,
+			"copies":        copies,
 		},
 	})
 }
@@ -241,6 +247,94 @@ func forward(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Logf("%s", lines.Text())
 	}
 	ts.Fatalf("nothing was forwarded")
+}
+
+// cables are those of scripts that are running, by address.
+var cables sync.Map
+
+// cable makes a network that can be cut, and an address for a server to listen
+// on at its other end: cable ADDRESS LISTEN
+func cable(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cable ADDRESS LISTEN")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	l.Close() // nobody is given it again so soon
+	c, err := servertest.NewCable()
+	ts.Check(err)
+	ts.Defer(c.Close)
+	c.Lead(l.Addr().String())
+	cables.Store(c.Addr(), c)
+	ts.Setenv(args[0], c.Addr())
+	ts.Setenv(args[1], l.Addr().String())
+}
+
+// cut cuts a cable for two seconds: cut address
+func cut(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: cut address")
+	}
+	c, ok := cables.Load(args[0])
+	if !ok {
+		ts.Fatalf("there is no cable at %s", args[0])
+	}
+	c.(*servertest.Cable).Cut(2 * time.Second)
+}
+
+// copies has a port of a node say numbers for a few seconds, cuts a cable twice
+// while they are copied through a forwarded port, and checks that each came
+// once and in its turn: copies cable node
+func copies(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: copies cable node")
+	}
+	const last, atOnce = 4 << 20, 8 << 10 // 32 MiB
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		var b []byte
+		for n := range uint64(last) {
+			if b = binary.BigEndian.AppendUint64(b, n); len(b) < 8*atOnce {
+				continue
+			}
+			if _, err := conn.Write(b); err != nil {
+				return
+			}
+			b = b[:0]
+			time.Sleep(10 * time.Millisecond) // so that there is something to cut
+		}
+		conn.Write(b)
+	}()
+	forward(ts, false, []string{"COPIED", args[1], strconv.Itoa(l.Addr().(*net.TCPAddr).Port)})
+	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+ts.Getenv("COPIED"), patience)
+	ts.Check(err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	from := bufio.NewReader(conn)
+	var b [8]byte
+	var cutting sync.WaitGroup
+	defer cutting.Wait()
+	for want := range uint64(last) {
+		if _, err := io.ReadFull(from, b[:]); err != nil {
+			ts.Fatalf("after %d numbers of %d: %v", want, last, err)
+		}
+		if got := binary.BigEndian.Uint64(b[:]); got != want {
+			ts.Fatalf("%d is where %d should be", got, want)
+		}
+		if want == last/4 || want == last/2 {
+			cutting.Go(func() { cut(ts, false, args[:1]) })
+		}
+	}
+	if n, err := from.Read(b[:]); err != io.EOF {
+		ts.Fatalf("%d bytes more, %v", n, err)
+	}
 }
 
 // fetch checks that a local port says what is in a file: fetch port file

@@ -28,6 +28,7 @@ const (
 	peerWithin    = 20 * time.Millisecond // for the other end to be known for one of ours
 	sizeWithin    = 40 * time.Millisecond // for an end of ours to say how large its terminal is
 	flushWithin   = 2 * time.Second       // for the last output, as the stock agent
+	unsentWithin  = time.Minute           // for what the control plane has not had of it
 	openRetryLast = 5 * time.Second       // between tries to open the data channel
 	readSize      = 32 << 10              // of the terminal's output; a pty gives 4 KiB at most at once, and often less
 )
@@ -167,11 +168,17 @@ func (s *session) readSize() int {
 	return readSize / chunk * chunk
 }
 
-// flush waits, for a while, until the client has everything.
+// flush waits, for a while, until the client has everything, and for longer until
+// the control plane has, which keeps it for a client that is away.
 func (s *session) flush() {
-	ctx, cancel := context.WithTimeout(s.ctx, flushWithin)
-	defer cancel()
-	s.stream.Flush(ctx)
+	for last := time.Now().Add(unsentWithin); ; {
+		ctx, cancel := context.WithTimeout(s.ctx, flushWithin)
+		err := s.stream.Flush(ctx)
+		cancel()
+		if err == nil || s.ctx.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
+			return
+		}
+	}
 }
 
 // carry moves the stream over one data channel after another, until the stream

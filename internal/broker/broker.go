@@ -295,7 +295,9 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 
 // Resume mints another token for a session that is on; the one before is then
 // good for nothing. A session that is over, or ending, has no token to give:
-// the invitation's is empty, which is how a client learns that it is over.
+// the invitation's is empty, which is how a client learns that it is over. One
+// whose shell ended while its person was away has, for a minute, until they have
+// had what it said.
 func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation, error) {
 	s := b.find(id)
 	if s == nil {
@@ -304,7 +306,7 @@ func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation
 	token := sallyport.GenerateSecret()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fate != 0 {
+	if s.fate != 0 && !s.owed() {
 		return Invitation{Session: id}, nil
 	}
 	access := s.access

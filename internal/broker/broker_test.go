@@ -624,6 +624,47 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// What a shell says last while its person is away is kept for a minute.
+func TestShellEndsWhilePersonIsAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(datachannel.Capabilities()...)
+		person.leave()
+		node.say("famous last words")
+		node.leave()
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminating, "")
+		time.Sleep(55 * time.Second)
+		second, err := w.Resume(t.Context(), inv.Session)
+		if err != nil || second.Token.Empty() {
+			t.Fatalf("%v, no token: %v", err, second.Token.Empty())
+		}
+		w.attachPerson(person, second, "client-1")
+		person.hear("famous last words")
+		person.wantClosed("")
+		w.wantState(inv.Session, sallyport.Terminated, "")
+	})
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(datachannel.Capabilities()...)
+		person.leave()
+		node.say("famous last words")
+		node.leave()
+		w.complete(inv.Session, "Success", nil)
+		time.Sleep(time.Minute + time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		if second, err := w.Resume(t.Context(), inv.Session); err != nil || !second.Token.Empty() {
+			t.Errorf("after that, %v, a token: %v", err, !second.Token.Empty())
+		}
+	})
+	inBubble(t, func(t *testing.T, w *world) { // whoever ended it meant it
+		inv, person, node := w.together(datachannel.Capabilities()...)
+		person.leave()
+		node.say("secrets")
+		w.Terminate(t.Context(), inv.Session, "Terminated by arn.")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "by arn")
+	})
+}
+
 func TestPersonStaysAway(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv, person, node := w.together()

@@ -302,8 +302,10 @@ func (s *session) receiveAck(e *end, ack wire.Ack, frame []byte) {
 }
 
 // regulate tells the node to pause when too much waits for the person, and to
-// go on when there is room. What is forwarded to a stock agent un-pauses it,
-// so after that it is told again.
+// go on when there is room. One of AWS's is paused while the person is away, or
+// it would repeat itself all the time; ours knows how much there is room for, and
+// what it says until then is here if its shell ends. What is forwarded to a
+// stock agent un-pauses it, so after that it is told again.
 func (s *session) regulate(forwardedToNode bool) {
 	to := s.ends[node]
 	if to == nil || s.unpausable {
@@ -311,7 +313,7 @@ func (s *session) regulate(forwardedToNode bool) {
 	}
 	waiting := s.lanes[node].bytes
 	switch {
-	case !s.paused && (waiting > highWater || s.came[person] && s.ends[person] == nil),
+	case !s.paused && (waiting > highWater || s.came[person] && s.ends[person] == nil && !to.can(wire.CapThrough)),
 		s.paused && forwardedToNode && waiting > lowWater:
 		s.paused = true
 		to.says(encode(wire.Bare(wire.TypePausePublication, time.Now())))
@@ -353,6 +355,9 @@ func (s *session) write(ctx context.Context, e *end) error {
 			if err := s.send(ctx, e, last); err != nil {
 				return err
 			}
+			s.mu.Lock()
+			s.told = true
+			s.mu.Unlock()
 			return errOver
 		}
 		if idle {

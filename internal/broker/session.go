@@ -59,6 +59,7 @@ type session struct {
 	dispatchAt time.Time // when it is told, or given up on, next
 	goingAt    time.Time // when the node said it was about to end
 	nodeDone   bool      // the node has said that it is over
+	told       bool      // the person was told so, after all the rest
 
 	fate     sallyport.State // Terminated or Failed, once it is ending
 	endingAt time.Time
@@ -136,6 +137,7 @@ const (
 	dispatchTries = 3
 	endGrace      = 10 * time.Second // for the node to say that the shell is reaped
 	drainGrace    = 5 * time.Second  // for the person to take what was shown last
+	owedGrace     = time.Minute      // for one who was away when the shell ended to come back for the rest
 	warnBefore    = time.Minute      // an end by the clock, or a fifth of what it allows
 	goingGrace    = 2 * time.Second  // between a node's Terminating and its agent_task_complete
 	saveAgain     = time.Second      // after the store refused
@@ -158,6 +160,7 @@ func (s *session) judge(now time.Time) (next time.Time) {
 	if s.fate != 0 {
 		due(s.endingAt.Add(drainGrace))
 		due(s.endingAt.Add(endGrace))
+		due(s.endingAt.Add(owedGrace))
 		return next
 	}
 	id := s.rec.Node.String()
@@ -208,7 +211,16 @@ func (s *session) warn(now time.Time, due func(time.Time) bool) {
 func (s *session) mayFinish(now time.Time) bool {
 	nodeGone := s.nodeDone || !s.came[node] && s.rec.State() == sallyport.Connecting || !now.Before(s.endingAt.Add(endGrace))
 	personGone := s.ends[person] == nil || !now.Before(s.endingAt.Add(drainGrace))
+	if s.owed() {
+		personGone = !now.Before(s.endingAt.Add(owedGrace))
+	}
 	return nodeGone && personGone
+}
+
+// owed reports whether the shell has ended by itself and said what its person,
+// who lost the connection, has not had. The caller holds mu.
+func (s *session) owed() bool {
+	return s.fate == sallyport.Terminated && s.rec.Cause == "" && s.came[person] && !s.told && len(s.lanes[node].held) > 0
 }
 
 // beginEnd has the session end, for a cause: a sentence, or "" if its shell
@@ -315,7 +327,7 @@ func tidy(output string) string {
 
 // joined makes e its side's end. The caller holds mu.
 func (s *session) joined(e *end) error {
-	if s.rec.State().Final() || s.log == nil || s.fate != 0 && e.side == person {
+	if s.rec.State().Final() || s.log == nil || s.fate != 0 && e.side == person && !s.owed() {
 		return errOver
 	}
 	now := time.Now()

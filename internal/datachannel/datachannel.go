@@ -402,6 +402,14 @@ func (s *Stream) Flush(ctx context.Context) error {
 	}
 }
 
+// Unsent reports whether some of what was sent has not been written to a socket
+// yet.
+func (s *Stream) Unsent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.unsent()
+}
+
 // Receive returns the next message, waiting for it until ctx ends. When the
 // stream is closed it returns what had come by then, and after that io.EOF. A
 // message that cannot be opened is [ErrSealed], and is gone.

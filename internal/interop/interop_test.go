@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/sallyport/sallyport/internal/servertest"
 )
 
 // TestMain goes where there is no network but this machine's own: AWS's programs
@@ -45,7 +47,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// TestInterop runs the first session with {our agent, amazon-ssm-agent} and
+// TestInterop runs every kind of session with {our agent, amazon-ssm-agent} and
 // {our client, our drop-in, session-manager-plugin}. Without SALLYPORT_INTEROP
 // it only says so: make interop sets it, and then whatever is missing is a
 // failure.
@@ -356,9 +358,9 @@ var kinds = []kind{
 		shown.expect(prompt)
 		shown.types("stty -echo; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line-$i-; [ $((i % 100)) = 0 ] && sleep 0.2; done; echo do$((1-1))ne\r")
 		shown.expect(`line-500-`)
-		w.proxy.cut(3 * time.Second)
+		w.cable.Cut(3 * time.Second)
 		shown.expect(`line-2000-`)
-		w.proxy.cut(3 * time.Second)
+		w.cable.Cut(3 * time.Second)
 		shown.expect(`do0ne`)
 		next := 1
 		for _, m := range regexp.MustCompile(`line-(\d+)-`).FindAllSubmatch(shown.all, -1) {
@@ -535,7 +537,7 @@ type world struct {
 	t                             *testing.T
 	bin, dir, endpoint, ca, state string
 	env                           []string
-	proxy                         *proxy
+	cable                         *servertest.Cable
 	ssh                           string // the file of ssh's settings
 }
 
@@ -549,14 +551,18 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s"), proxy: newProxy(t)}
+	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s")}
+	if w.cable, err = servertest.NewCable(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.cable.Close)
 	log := w.start("server", exec.Command(filepath.Join(bin, "sallyport"), "server", "--state", w.state,
-		"--listen", "127.0.0.1:0", "--public-url", "https://"+w.proxy.l.Addr().String()))
+		"--listen", "127.0.0.1:0", "--public-url", "https://"+w.cable.Addr()))
 	w.eventually("the server listens", func() bool {
 		b, err := os.ReadFile(log)
 		m := regexp.MustCompile(`msg="server started" addr=(\S+)`).FindSubmatch(b)
 		if err == nil && m != nil {
-			go w.proxy.serve(string(m[1]))
+			w.cable.Lead(string(m[1]))
 		}
 		return m != nil
 	})
