@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -163,13 +164,22 @@ func (s *session) typeNow(m datachannel.Message) int {
 	return term.WriteNow(m.Payload)
 }
 
-// keyboard types on a terminal. Closing the terminal ends a write.
+// keyboard types on a terminal. Closing the terminal ends a write; so does an
+// interrupt, which also drops what was typed before it.
 func (s *session) keyboard(term *pty.Terminal, typed <-chan []byte) {
+	interrupted := false
 	for b := range typed {
-		if _, err := term.Write(b); err != nil {
-			for range typed { // drained, so that nobody waits to send
+		if at := bytes.IndexByte(b, ctrlC); interrupted && at >= 0 {
+			interrupted, b = false, b[at:]
+		}
+		if !interrupted {
+			_, err := term.Write(b)
+			interrupted = errors.Is(err, os.ErrDeadlineExceeded)
+			if err != nil && !interrupted {
+				for range typed { // drained, so that nobody waits to send
+				}
+				return
 			}
-			return
 		}
 		s.behind.Add(-1)
 	}
