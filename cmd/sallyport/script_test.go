@@ -67,6 +67,7 @@ func TestScript(t *testing.T) {
 			"wait-for-file": waitForFile,
 			"counts":        counts,
 			"here":          here,
+			"program":       program,
 			"serve":         serve,
 			"forward":       forward,
 			"fetch":         fetch,
@@ -137,6 +138,18 @@ func here(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	text := strings.ReplaceAll(ts.ReadFile(args[0]), "@WORK@", ts.Getenv("WORK"))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// program copies sallyport to where the script may replace it: program path
+func program(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: program path")
+	}
+	path, err := exec.LookPath("sallyport")
+	ts.Check(err)
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o700))
 }
 
 // counts checks that a file has line-N- for every N from a first to a last, in

@@ -17,6 +17,9 @@
 // the shell says waits, and what it said is sent again. Only the control
 // plane's word, or the shell's end, ends a session.
 //
+// An agent makes way for its next version in the same process, which takes its
+// shells over: see [Upgrade].
+//
 // Sessions are shells, commands and ports. They run as the user the agent runs
 // as, as ssm-user, or as whom the control plane names (Run As), with an
 // environment made from a list.
@@ -86,6 +89,12 @@ type Agent struct {
 	// anywhere but to link-local addresses and clouds' metadata.
 	ForwardAllow, ForwardDeny []netip.Prefix
 
+	// Upgrade is how the agent makes way for its next version; the zero Upgrade
+	// is not at all. Inherited is what the version before left to this one, or
+	// nil.
+	Upgrade   Upgrade
+	Inherited *os.File
+
 	// Connected is called each time a control channel has been opened. Nil is
 	// nobody.
 	Connected func()
@@ -106,6 +115,11 @@ type Agent struct {
 	sessions map[string]*session // by ID; nil for a while after their end, so that a repeat is known for one
 	acks     map[wire.ID]chan struct{}
 	running  sync.WaitGroup
+
+	era     context.Context // the sessions', until they are handed over
+	hold    context.CancelCauseFunc
+	holding bool
+	handed  []handed // what sessions left while holding
 }
 
 // Run serves the control plane until ctx is done, and returns when every
@@ -138,27 +152,30 @@ func (a *Agent) Run(ctx context.Context) error {
 	// last, so that the control plane hears of their end.
 	alive, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	a.beginEra(alive)
+	a.inherit()
+	var upgrading sync.WaitGroup
+	upgrading.Go(func() { a.upgradeWhenAsked(alive) })
 	stopped := make(chan struct{})
-	forget := context.AfterFunc(ctx, func() {
+	stop := func() {
 		defer close(stopped)
 		end(errStopping)
+		upgrading.Wait() // it may have sessions to give back
 		a.running.Wait()
 		stopServing()
-	})
+	}
+	forget := context.AfterFunc(ctx, stop)
 	defer func() {
-		if !forget() {
-			<-stopped
-			return
+		if forget() {
+			stop()
 		}
-		end(errStopping)
-		a.running.Wait()
-		stopServing()
+		<-stopped
 	}()
 
 	wait := backoff{}
 	for {
 		began := time.Now()
-		err := a.serve(serving, alive)
+		err := a.serve(serving)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -212,7 +229,7 @@ func (a *Agent) credentials(ctx context.Context) (endpoint.Credentials, error) {
 
 // serve opens the control channel and answers what comes on it, until it is
 // lost or ctx is done.
-func (a *Agent) serve(ctx, alive context.Context) error {
+func (a *Agent) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if err := a.inform(ctx); err != nil {
@@ -253,7 +270,7 @@ func (a *Agent) serve(ctx, alive context.Context) error {
 			cancel(err)
 			return err
 		}
-		a.receive(alive, b)
+		a.receive(b)
 	}
 }
 
@@ -290,7 +307,7 @@ type createChannel struct {
 
 // receive deals with one message on the control channel. What makes no sense is
 // dropped, as the stock agent does.
-func (a *Agent) receive(alive context.Context, b []byte) {
+func (a *Agent) receive(b []byte) {
 	f, err := wire.Decode(b)
 	if err != nil {
 		return
@@ -302,7 +319,7 @@ func (a *Agent) receive(alive context.Context, b []byte) {
 			a.Log.Error("session not understood", sallyport.LogErr, err)
 			return
 		}
-		a.begin(alive, task)
+		a.begin(task)
 	case wire.TypeChannelClosed:
 		var closed wire.ChannelClosed
 		if f.Unmarshal(&closed) == nil {
@@ -331,7 +348,7 @@ func (a *Agent) receive(alive context.Context, b []byte) {
 
 // begin starts a session, unless it has been started: the control plane asks
 // again when it is not sure that we have heard.
-func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
+func (a *Agent) begin(task wire.AgentTaskPayload) {
 	id, err := sallyport.ParseSessionID(task.SessionId)
 	if err != nil {
 		a.Log.Error("session not understood", sallyport.LogErr, err)
@@ -339,32 +356,51 @@ func (a *Agent) begin(alive context.Context, task wire.AgentTaskPayload) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.sessions[task.SessionId]; known || alive.Err() != nil {
-		return
+	if _, known := a.sessions[task.SessionId]; known || a.era.Err() != nil {
+		return // if the agent is making way, it will be asked again
 	}
-	s := newSession(a, id, task, alive)
-	a.sessions[task.SessionId] = s
+	s := newSession(a, id, task, a.era)
+	s.log.Info("session started", sallyport.LogWho, s.task.SessionOwner)
+	a.launch(s)
+}
+
+// launch runs a session. The caller holds mu.
+func (a *Agent) launch(s *session) {
+	id := s.id.String()
+	a.sessions[id] = s
 	a.running.Go(func() {
 		s.run()
 		a.mu.Lock()
-		a.sessions[task.SessionId] = nil
+		if a.sessions[id] == s { // and has not been handed over
+			a.forget(id)
+		}
 		a.mu.Unlock()
+		if held(s.era) {
+			return
+		}
 		// A session's buffers are the most an agent ever holds. What was pooled
 		// outlives one collection.
 		runtime.GC()
 		debug.FreeOSMemory()
-		time.AfterFunc(10*time.Minute, func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			delete(a.sessions, task.SessionId)
-		})
+	})
+}
+
+// forget has a session that is over known for a while yet. The caller holds mu.
+func (a *Agent) forget(id string) {
+	a.sessions[id] = nil
+	time.AfterFunc(10*time.Minute, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.sessions[id] == nil {
+			delete(a.sessions, id)
+		}
 	})
 }
 
 // complete tells the control plane that a session is over, until it says that
 // it has heard, three times at most on a channel, on whichever channel there
-// is.
-func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) {
+// is. It reports whether that was done, and not cut short by ctx.
+func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	frame := msg.Frame(time.Now())
@@ -393,13 +429,14 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) {
 		select {
 		case <-acked:
 			timer.Stop()
-			return
+			return true
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // inform tells the control plane what this machine is: UpdateInstanceInformation.

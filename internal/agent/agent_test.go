@@ -291,3 +291,17 @@ func TestRegistrationIsKept(t *testing.T) {
 		t.Errorf("an agent that was deregistered runs on: %v", err)
 	}
 }
+
+// Ctrl-C reaches a program that does not read, past what was typed meanwhile,
+// and what is typed then reaches the shell.
+func TestInterruptPassesWhatIsStuck(t *testing.T) {
+	m := start(t)
+	m.run()
+	s := m.shell()
+	s.type_("stty -echo; echo rea'dy'; sleep 600\r")
+	s.expect("ready\r\n")
+	s.type_(strings.Repeat("never read\r", 3000))
+	s.type_("\x03")
+	s.type_("\recho al'ive'\r")
+	s.expect("alive")
+}

@@ -82,6 +82,7 @@ func (s *session) encrypt(k keying, answer wire.HandshakeResponse) error {
 	if err := s.challenge(c); err != nil {
 		return err
 	}
+	s.dataKey = key.Plaintext
 	s.stream.Encrypt(c)
 	return nil
 }

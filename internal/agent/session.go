@@ -58,14 +58,29 @@ type session struct {
 
 	term   atomic.Pointer[pty.Terminal] // once there is one that takes what is typed
 	behind atomic.Int64                 // how many pieces of what was typed are on their way to it
+
+	// What a program that takes the session over needs; see handover.go.
+	// serveShell and what it waits for own it, and run once that has ended.
+	left     bool          // it is to be handed over
+	shell    *pty.Terminal // once there is one
+	dataKey  []byte        // of an encrypted session, once there is one
+	size     wire.Size     // the last that was asked for
+	untyped  []byte        // received, and not typed
+	unsent   []byte        // read from the terminal, and not sent
+	complete *wire.AgentTaskComplete
+	broken   error // why it cannot be taken over
+
+	era  context.Context // ends with errHeld when sessions are handed over
+	over chan struct{}   // closed when run has returned
 }
 
-func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, alive context.Context) *session {
+func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, era context.Context) *session {
 	s := &session{
 		agent: a, id: id, task: task, log: a.Log.With(sallyport.LogSession, id.String()),
 		peer: make(chan struct{}), opened: make(chan struct{}), sizes: make(chan wire.Size, 1),
+		era: era, over: make(chan struct{}),
 	}
-	s.ctx, s.end = context.WithCancelCause(alive)
+	s.ctx, s.end = context.WithCancelCause(era)
 	s.stream = &datachannel.Stream{Sends: wire.TypeOutputStreamData, Control: s.hear, Direct: s.typeNow}
 	return s
 }
@@ -83,37 +98,70 @@ func (s *session) hear(f wire.Frame) {
 	}
 }
 
-// run is the session's life.
+// run is the session's life, or as much of it as this program has.
 func (s *session) run() {
+	defer close(s.over)
 	defer s.end(nil)
-	s.log.Info("session started", sallyport.LogWho, s.task.SessionOwner)
+	if s.complete == nil {
+		s.live()
+	}
+	if s.complete != nil {
+		s.announce()
+	}
+}
+
+// live serves the session until it is over, which is complete then, or handed
+// over.
+func (s *session) live() {
 	done := wire.AgentTaskComplete{
 		SchemaVersion: 1, TaskId: s.id.String(), Topic: string(wire.TypeAgentTaskComplete),
 		FinalTaskStatus: "Success", InstanceId: s.agent.reg.Node.String(),
 	}
 	status, err := s.serve()
+	if s.left {
+		if err = s.leave(); err == nil {
+			return
+		}
+	}
+	if err != nil && s.isHeld() {
+		err = errUpgraded
+	}
 	switch {
 	case err == nil:
 		done.ExitStatus = status
 	case errors.Is(context.Cause(s.ctx), datachannel.ErrSealed):
 		done.FinalTaskStatus, done.Output = "Failed", datachannel.ErrSealed.Error()
+	case err == errUpgraded:
+		done.FinalTaskStatus, done.Output = "Failed", err.Error()
 	case context.Cause(s.ctx) != nil: // somebody ended it, which is a success
 	default:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
 	}
 	s.log.Info("session ended", "status", done.FinalTaskStatus, sallyport.LogCause, cause(err, s.ctx))
+	s.complete = &done
+}
 
+// announce tells the control plane that the session is over, or leaves that to
+// the program that takes over.
+func (s *session) announce() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if errors.Is(context.Cause(s.ctx), errStopping) {
 		ctx, cancel = context.WithTimeout(ctx, stopWithin)
 		defer cancel()
 	}
-	s.agent.complete(ctx, done)
+	defer context.AfterFunc(s.era, func() {
+		if held(s.era) {
+			cancel()
+		}
+	})()
+	if !s.agent.complete(ctx, *s.complete) && held(s.era) {
+		s.agent.keep(handed{ID: s.id, state: sessionState{Task: s.task, Complete: s.complete}})
+	}
 }
 
 func cause(err error, ctx context.Context) string {
-	if c := context.Cause(ctx); c != nil {
+	if c := context.Cause(ctx); c != nil && !held(ctx) {
 		return c.Error()
 	}
 	if err != nil {
@@ -132,6 +180,9 @@ func (s *session) serve() (status *int, err error) {
 		commandSession: s.serveCommand, portSession: s.servePort,
 	}[kind]
 	switch {
+	case s.broken != nil:
+		s.giveUp()
+		return nil, s.broken
 	case serve == nil:
 		//lint:ignore ST1005 AWS's words, which people search for
 		return nil, fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", kind, kind)
@@ -139,17 +190,20 @@ func (s *session) serve() (status *int, err error) {
 	var carrying sync.WaitGroup
 	carrying.Go(s.carry)
 	defer func() {
-		s.stream.Close()
+		s.finish()
 		carrying.Wait()
 	}()
-	select {
-	case <-s.opened:
-	case <-s.ctx.Done():
-		return nil, context.Cause(s.ctx)
+	if s.shell == nil {
+		select {
+		case <-s.opened:
+		case <-s.ctx.Done():
+			s.left = s.isHeld() && s.hasTerminal()
+			return nil, context.Cause(s.ctx)
+		}
 	}
 	status, err = serve()
-	if err == nil {
-		s.flush()
+	if err == nil && errors.Is(s.flush(), errHeld) {
+		return nil, errHeld // the end of it has not arrived
 	}
 	return status, err
 }
@@ -162,6 +216,22 @@ const (
 	portSession        = "Port"
 )
 
+// hasTerminal reports whether it is a session on a terminal.
+func (s *session) hasTerminal() bool {
+	switch s.task.DocumentContent.SessionType {
+	case "", shellSession, interactiveSession:
+		return true
+	}
+	return false
+}
+
+// finish closes the stream, unless another program goes on with it.
+func (s *session) finish() {
+	if !s.left {
+		s.stream.Close()
+	}
+}
+
 // readSize is how much to read at once, so that messages are full.
 func (s *session) readSize() int {
 	chunk := s.stream.Chunk()
@@ -170,13 +240,13 @@ func (s *session) readSize() int {
 
 // flush waits, for a while, until the client has everything, and for longer until
 // the control plane has, which keeps it for a client that is away.
-func (s *session) flush() {
+func (s *session) flush() error {
 	for last := time.Now().Add(unsentWithin); ; {
 		ctx, cancel := context.WithTimeout(s.ctx, flushWithin)
 		err := s.stream.Flush(ctx)
 		cancel()
 		if err == nil || s.ctx.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
-			return
+			return err
 		}
 	}
 }

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -23,36 +24,65 @@ import (
 const ctrlC = 3
 
 // serveShell runs a shell, or a command, on a terminal.
-func (s *session) serveShell() (*int, error) {
-	if s.encrypted() {
+func (s *session) serveShell() (status *int, err error) {
+	if s.encrypted() && s.dataKey == nil {
 		if _, err := s.shake(nil); err != nil {
 			return nil, err
 		}
 	}
-	typing := make(chan struct{})
-	shell := make(chan *pty.Terminal, 1)
-	go func() {
-		defer close(typing)
-		s.type_(shell)
-	}()
-	defer func() {
-		s.stream.Close() // which is what type_ waits for, unless it is in the terminal
-		<-typing
-	}()
-	term, err := s.startShell()
-	if err != nil {
-		close(shell)
-		return nil, cannotStart(err)
+	if s.shell == nil && s.untyped == nil {
+		s.untyped = s.profile()
 	}
-	defer term.Close() // before typing is waited for: it may be stuck in a write
-	shell <- term
-	s.log.Debug("shell started")
+	if len(s.untyped) > 0 {
+		s.behind.Store(1)
+	}
+	shell, typed := make(chan *pty.Terminal, 1), make(chan []byte, 64)
+	untaken, untyped := make(chan []byte, 1), make(chan []byte, 1)
+	go func() { untaken <- s.type_(shell, typed) }()
 
-	if err := s.show(term); err != nil {
+	if s.shell == nil {
+		if s.shell, err = s.startShell(); err != nil {
+			close(shell)
+			s.left = s.isHeld()
+			s.finish() // which is what type_ waits for
+			s.untyped = append(s.untyped, <-untaken...)
+			return nil, cannotStart(err)
+		}
+		s.log.Debug("shell started")
+	}
+	shell <- s.shell
+	// What is typed has a goroutine of its own: a program that does not read
+	// must not keep a resize waiting.
+	go func() { untyped <- s.keyboard(s.shell, s.untyped, typed) }()
+
+	status, err = s.attend()
+	if s.left = err != nil && s.isHeld(); s.left {
+		s.shell.Hold()
+	} else {
+		s.shell.Close()
+	}
+	s.finish()
+	rest := <-untaken
+	s.untyped = append(<-untyped, rest...)
+	return status, err
+}
+
+// attend shows what the shell says, until it has ended and everything is shown.
+func (s *session) attend() (*int, error) {
+	if err := s.show(s.shell); err != nil {
 		return nil, err
 	}
-	status := term.Wait()
-	s.flush()
+	select {
+	case <-s.shell.Exited():
+	case <-s.ctx.Done(): // show has it closed, or held
+		if s.isHeld() {
+			return nil, errHeld
+		}
+	}
+	status := s.shell.Wait()
+	if err := s.flush(); errors.Is(err, errHeld) {
+		return nil, err
+	}
 	return &status, nil
 }
 
@@ -67,17 +97,22 @@ func (s *session) show(term *pty.Terminal) error {
 	go func() { // so that a read of a terminal ends when the session does
 		select {
 		case <-s.ctx.Done():
-			term.Close()
+			if s.isHeld() {
+				term.Hold()
+			} else {
+				term.Close()
+			}
 		case <-term.Exited():
 		}
 	}()
+	if err := s.output(s.unsent); err != nil {
+		return err
+	}
 	b := make([]byte, readSize)
 	for {
 		n, err := term.Read(b[:s.readSize()])
-		if n > 0 {
-			if err := s.stream.Send(s.ctx, wire.KindOutput, b[:n]); err != nil {
-				return err
-			}
+		if err := s.output(b[:n]); err != nil {
+			return err
 		}
 		if err == io.EOF {
 			return context.Cause(s.ctx)
@@ -88,44 +123,51 @@ func (s *session) show(term *pty.Terminal) error {
 	}
 }
 
+// output sends what the shell has said, and keeps what it could not send.
+func (s *session) output(b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), s.stream.Chunk())
+		if err := s.stream.SendMessage(s.ctx, wire.KindOutput, b[:n]); err != nil {
+			s.unsent = bytes.Clone(b)
+			return err
+		}
+		b = b[n:]
+	}
+	s.unsent = nil
+	return nil
+}
+
 // type_ gives the shell what is typed, and its terminal the sizes that are
 // asked for. Until there is a shell the first size is kept for it to start
-// with, and what is typed ahead waits in the stream's buffer.
-func (s *session) type_(shell <-chan *pty.Terminal) {
+// with, and what is typed ahead waits in the stream's buffer. What it has taken
+// from there and the shell cannot have, it returns.
+func (s *session) type_(shell <-chan *pty.Terminal, typed chan<- []byte) (untaken []byte) {
 	var term *pty.Terminal
-	var size wire.Size // the last that was asked for
-	var typing sync.WaitGroup
-	typed := make(chan []byte, 64)
-	defer typing.Wait() // a write that is stuck ends when the terminal is closed
 	defer close(typed)
 	have := func(t *pty.Terminal) {
 		term = t
-		if size.Cols > 0 {
-			term.Resize(uint16(size.Cols), uint16(size.Rows))
+		if s.size.Cols > 0 {
+			term.Resize(uint16(s.size.Cols), uint16(s.size.Rows))
 		}
-		// What is typed has a goroutine of its own: a program that does not
-		// read must not keep a resize waiting.
-		typing.Go(func() { s.keyboard(term, typed) })
 		s.term.Store(t)
 	}
-	for {
+	for s.ctx.Err() == nil {
 		m, err := s.next(s.ctx)
 		if err != nil {
-			return
+			return nil
 		}
 		if term == nil && m.Kind == wire.KindOutput {
 			t, ok := <-shell
 			if !ok {
-				return
+				return bytes.Clone(m.Payload)
 			}
 			have(t)
 		} else if term == nil {
 			select {
 			case t, ok := <-shell:
-				if !ok {
-					return
+				if ok {
+					have(t)
 				}
-				have(t)
 			default:
 			}
 		}
@@ -135,13 +177,13 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 			if json.Unmarshal(m.Payload, &asked) != nil || asked.Cols == 0 || asked.Rows == 0 || asked.Cols > 1<<15 || asked.Rows > 1<<15 {
 				continue
 			}
-			size = asked
+			s.size = asked
 			if term != nil {
-				term.Resize(uint16(size.Cols), uint16(size.Rows))
+				term.Resize(uint16(asked.Cols), uint16(asked.Rows))
 				continue
 			}
 			select {
-			case s.sizes <- size:
+			case s.sizes <- asked:
 			default: // the shell starts with the first, and is told the last
 			}
 		case wire.KindOutput:
@@ -149,13 +191,16 @@ func (s *session) type_(shell <-chan *pty.Terminal) {
 				term.Interrupt() // past what the program does not read
 			}
 			s.behind.Add(1)
+			b := bytes.Clone(m.Payload)
 			select {
-			case typed <- append([]byte(nil), m.Payload...):
+			case typed <- b:
 			case <-term.Exited():
 			case <-s.ctx.Done():
+				return b
 			}
 		}
 	}
+	return nil
 }
 
 // typeNow types what the terminal takes at once, if nothing that was typed
@@ -168,15 +213,47 @@ func (s *session) typeNow(m datachannel.Message) int {
 	return term.WriteNow(m.Payload)
 }
 
-// keyboard types on a terminal. Closing the terminal ends a write.
-func (s *session) keyboard(term *pty.Terminal, typed <-chan []byte) {
-	for b := range typed {
-		if _, err := term.Write(b); err != nil {
-			for range typed { // drained, so that nobody waits to send
-			}
+// keyboard types on a terminal, first what was left to type, and returns what is
+// left when the terminal is held. Closing the terminal ends a write; so does an
+// interrupt, which also drops what was typed before it.
+func (s *session) keyboard(term *pty.Terminal, first []byte, typed <-chan []byte) (left []byte) {
+	var err error // of the last write
+	for b := range pieces(first, typed) {
+		switch at := bytes.IndexByte(b, ctrlC); {
+		case err == nil:
+		case errors.Is(err, pty.ErrHeld):
+			left = append(left, b...)
+			continue
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			continue // drained, so that nobody waits to send
+		case at < 0:
+			s.behind.Add(-1)
+			continue // it was typed before the interrupt
+		default:
+			b = b[at:]
+		}
+		var n int
+		switch n, err = term.Write(b); {
+		case errors.Is(err, pty.ErrHeld):
+			left = append(left, b[n:]...)
+		case err == nil || errors.Is(err, os.ErrDeadlineExceeded):
+			s.behind.Add(-1)
+		}
+	}
+	return left
+}
+
+// pieces are what was left to type, and what is typed.
+func pieces(first []byte, typed <-chan []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		if len(first) > 0 && !yield(first) {
 			return
 		}
-		s.behind.Add(-1)
+		for b := range typed {
+			if !yield(b) {
+				return
+			}
+		}
 	}
 }
 
@@ -205,25 +282,23 @@ func (s *session) startShell() (*pty.Terminal, error) {
 	case <-s.ctx.Done():
 		return nil, context.Cause(s.ctx)
 	}
-	term, err := pty.Start(cmd)
-	if err != nil {
-		return nil, err
-	}
+	return pty.Start(cmd)
+}
+
+// profile is what is typed into a shell before the person types.
+func (s *session) profile() []byte {
 	if s.task.DocumentContent.SessionType == interactiveSession {
-		return term, nil
+		return nil
 	}
 	profile := s.task.DocumentContent.Inputs.ShellProfile
 	text := profile.Linux
 	if runtime.GOOS == "windows" {
 		text = profile.Windows
 	}
-	if strings.TrimSpace(text) != "" {
-		if _, err := term.Write([]byte(text + "\n")); err != nil {
-			term.Close()
-			return nil, err
-		}
+	if strings.TrimSpace(text) == "" {
+		return nil
 	}
-	return term, nil
+	return []byte(text + "\n")
 }
 
 // shellCommand is what runs on the terminal, and as whom.

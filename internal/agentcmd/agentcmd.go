@@ -3,6 +3,7 @@
 package agentcmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -143,7 +144,7 @@ agent's run as its own user.
 Ports may be forwarded to any address but link-local ones and those where clouds
 keep a machine's credentials. --forward-allow and --forward-deny add to that: of
 the prefixes an address is in the longest decides. To allow one network alone,
-deny 0.0.0.0/0 and ::/0, and allow it.`,
+deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options := &slog.HandlerOptions{}
@@ -155,6 +156,8 @@ deny 0.0.0.0/0 and ::/0, and allow it.`,
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
 			}
 			a := &agent.Agent{State: state, Log: slog.New(handler), SSMUser: os.Geteuid() == 0 && !asSelf, NoSudo: noSudo}
+			ctx, stop := context.WithCancel(cmd.Context())
+			defer stop()
 			var err error
 			if a.ForwardAllow, err = prefixes("--forward-allow", allow); err != nil {
 				return err
@@ -162,7 +165,10 @@ deny 0.0.0.0/0 and ::/0, and allow it.`,
 			if a.ForwardDeny, err = prefixes("--forward-deny", deny); err != nil {
 				return err
 			}
-			return a.Run(cmd.Context())
+			if only, err := upgradeOnHangUp(a, stop, cmd.OutOrStdout()); only || err != nil {
+				return err
+			}
+			return a.Run(ctx)
 		},
 	}
 	f := cmd.Flags()

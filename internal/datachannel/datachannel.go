@@ -24,6 +24,9 @@
 //     When the other end falls behind, Send waits; nothing is dropped.
 //   - It never floods: what is sent again is bounded, and ever more rarely sent.
 //
+// It outlives its process too, if that writes down its [State] between two
+// sockets for another to go on from.
+//
 // What the messages mean, who speaks first, and whether they are encrypted, with
 // what key ([Stream.Encrypt]), is for the ends.
 package datachannel

@@ -177,32 +177,34 @@ func collect(ctx context.Context, s *datachannel.Stream, n int) ([]byte, error) 
 	return got, nil
 }
 
+var networks = []struct {
+	name string
+	net  network
+}{
+	{"does no harm", network{}},
+	{"is slow", network{delay: 300 * time.Millisecond}},
+	{"loses", network{lose: 0.1, delay: 20 * time.Millisecond}},
+	{"repeats", network{repeat: 0.3, delay: 20 * time.Millisecond}},
+	{"reorders", network{reorder: 0.1, delay: 20 * time.Millisecond}},
+	{"is cut", network{life: 700 * time.Millisecond, delay: 20 * time.Millisecond}},
+	{"has room for one frame", network{depth: 1, delay: time.Millisecond}},
+	{"does all of it", network{lose: 0.05, repeat: 0.1, reorder: 0.05, delay: 50 * time.Millisecond, life: 5 * time.Second, depth: 8}},
+}
+
+var peers = []struct {
+	name string
+	a, b []string // what each is told the other can do
+	key  []byte
+}{
+	{"as AWS's", nil, nil, nil},
+	{"as ours", datachannel.Capabilities(), datachannel.Capabilities(), nil},
+	{"of whom one does not know", datachannel.Capabilities(), nil, nil},
+	{"as ours, with a key", datachannel.Capabilities(), datachannel.Capabilities(), text(7, datachannel.DataKeySize)},
+	{"as AWS's, with a key", nil, nil, text(8, datachannel.DataKeySize)},
+}
+
 // What comes out is what went in, both ways, whatever the network does.
 func TestWhatComesOutIsWhatWentIn(t *testing.T) {
-	networks := []struct {
-		name string
-		net  network
-	}{
-		{"does no harm", network{}},
-		{"is slow", network{delay: 300 * time.Millisecond}},
-		{"loses", network{lose: 0.1, delay: 20 * time.Millisecond}},
-		{"repeats", network{repeat: 0.3, delay: 20 * time.Millisecond}},
-		{"reorders", network{reorder: 0.1, delay: 20 * time.Millisecond}},
-		{"is cut", network{life: 700 * time.Millisecond, delay: 20 * time.Millisecond}},
-		{"has room for one frame", network{depth: 1, delay: time.Millisecond}},
-		{"does all of it", network{lose: 0.05, repeat: 0.1, reorder: 0.05, delay: 50 * time.Millisecond, life: 5 * time.Second, depth: 8}},
-	}
-	peers := []struct {
-		name string
-		a, b []string // what each is told the other can do
-		key  []byte
-	}{
-		{"as AWS's", nil, nil, nil},
-		{"as ours", datachannel.Capabilities(), datachannel.Capabilities(), nil},
-		{"of whom one does not know", datachannel.Capabilities(), nil, nil},
-		{"as ours, with a key", datachannel.Capabilities(), datachannel.Capabilities(), text(7, datachannel.DataKeySize)},
-		{"as AWS's, with a key", nil, nil, text(8, datachannel.DataKeySize)},
-	}
 	for _, n := range networks {
 		for _, p := range peers {
 			t.Run(n.name+"/"+p.name, func(t *testing.T) {

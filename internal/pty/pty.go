@@ -15,13 +15,19 @@
 // process group goes with it. When [Terminal.Close] ends the program, nothing
 // of its session is left: a hang-up first, and after a moment a kill.
 //
+// A terminal outlives the program that started it, if that is replaced by
+// another in the same process: [Terminal.Hold] and [TakeUp].
+//
 // The package also says who a user of this machine is ([LookupUser]), because
 // what to start, and where, is theirs to say.
 //
 // It knows nothing of sessions in the control plane's sense, or of frames.
 package pty
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 const (
 	// grace is how long a program has to act on a hang-up.
@@ -122,3 +128,39 @@ func (t *Terminal) Exited() <-chan struct{} { return t.exited }
 // moment unless the system itself cannot end it. It may be called more than
 // once.
 func (t *Terminal) Close() { t.closing.Do(t.close) }
+
+// ErrHeld is what Read and Write answer while a terminal is held.
+var ErrHeld = errors.New("the terminal is held")
+
+// Hold stops a terminal where it is, so that another program in this process's
+// place can take it up: what the program says stays unread, Write returns how
+// much it has typed, and the program's end is not noticed. It does not work on
+// Windows.
+//
+// What Read had before is its caller's. WriteNow is not stopped. A terminal that
+// was closed is not held.
+func (t *Terminal) Hold() { t.hold() }
+
+// Release undoes Hold, if there was one.
+func (t *Terminal) Release() { t.release() }
+
+// A Held is what it takes to take a terminal up.
+type Held struct {
+	FD     int // of the terminal, which closes when a program is executed
+	Leader int // the program, a child of this process
+	Exited bool
+	Status int // if it exited
+}
+
+// Held describes a terminal that is held.
+func (t *Terminal) Held() (Held, error) { return t.describe() }
+
+// TakeUp makes a terminal of one that was held when a program before us ran in
+// this process. An error leaves nothing open and the program killed.
+func TakeUp(h Held) (*Terminal, error) {
+	t := new(Terminal)
+	if err := t.takeUp(h); err != nil {
+		return nil, err
+	}
+	return t, nil
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,16 +23,24 @@ import (
 const (
 	portion = 4 << 10                // what the system gives out at most at a time
 	moment  = 500 * time.Microsecond // how long to wait for another
+
+	unknownStatus = 255 // of a program whose end nobody saw
 )
 
 type terminal struct {
 	master *rawio.File
-	leader *exec.Cmd // of the terminal's session, and of a process group: all three have its number
+	leader int // of the terminal's session, and of a process group: all three have its number
 
 	exited  chan struct{}
 	status  int // once exited
 	closing sync.Once
 	after   int // bytes read since exited
+
+	held atomic.Bool   // by hold: nobody reads, writes or reaps
+	let  chan struct{} // the terminal was let go again: holds one token
+
+	reaping sync.Mutex // held while held changes, and while the leader may be reaped
+	closed  bool
 }
 
 func (t *terminal) start(c Command) error {
@@ -48,22 +57,31 @@ func (t *terminal) start(c Command) error {
 		master.Close()
 		return fmt.Errorf("open terminal: %w", err)
 	}
-	t.exited = make(chan struct{})
-	t.leader = &exec.Cmd{
+	leader := &exec.Cmd{
 		Path: c.Path, Args: c.Args, Env: append([]string{}, c.Env...), Dir: c.Dir, // a nil Env would be ours
 		Stdin: slave, Stdout: slave, Stderr: slave,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true},
 	}
 	if c.As != nil {
-		t.leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
+		leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
 	}
 	unignore()
-	if err := t.leader.Start(); err != nil {
+	if err := leader.Start(); err != nil {
 		master.Close()
 		return fmt.Errorf("start %s: %w", c.Path, err)
 	}
-	go t.reap() // ends with the program, which Close sees to
+	t.leader = leader.Process.Pid
+	leader.Process.Release() // reap waits for it
+	t.watch()
 	return nil
+}
+
+// watch has the program's end noticed, which Close sees to.
+func (t *terminal) watch() {
+	t.exited, t.let = make(chan struct{}), make(chan struct{}, 1)
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, syscall.SIGCHLD) // before reap looks
+	go t.reap(ends)
 }
 
 // unignore has what we start find every signal as it is by default. One that we
@@ -142,18 +160,51 @@ func control(file *os.File, f func(fd int) error) error {
 	return inner
 }
 
-func (t *terminal) reap() {
-	t.leader.Wait() // the state says how it went
-	switch s := t.leader.ProcessState.Sys().(syscall.WaitStatus); {
+// reap waits for the program to end. A wait in the system could not be called
+// off, and would take the exit status with it if this process became another
+// while it waited; so reap looks when a child has ended, and never while held.
+func (t *terminal) reap(ends chan os.Signal) {
+	defer signal.Stop(ends)
+	for !t.collect() {
+		select {
+		case <-ends:
+		case <-t.let:
+		}
+	}
+	// A Read that is waiting finds out, though something in the background
+	// keeps the terminal open.
+	t.master.SetReadDeadline(time.Now().Add(quiet))
+}
+
+// collect notes how the program ended, if it has.
+func (t *terminal) collect() bool {
+	t.reaping.Lock()
+	defer t.reaping.Unlock()
+	if t.held.Load() {
+		return false
+	}
+	var s syscall.WaitStatus
+	pid, err := syscall.Wait4(t.leader, &s, syscall.WNOHANG, nil)
+	switch {
+	case err != nil: // somebody else has waited for it
+		t.status = unknownStatus
+	case pid == 0:
+		return false
 	case s.Signaled():
 		t.status = 128 + int(s.Signal())
 	default:
 		t.status = s.ExitStatus()
 	}
 	close(t.exited)
-	// A Read that is waiting finds out, though something in the background
-	// keeps the terminal open.
-	t.master.SetReadDeadline(time.Now().Add(quiet))
+	return true
+}
+
+// token leaves a token in a channel that holds one.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 func (t *terminal) over() bool {
@@ -167,6 +218,9 @@ func (t *terminal) over() bool {
 
 func (t *terminal) read(p []byte) (n int, err error) {
 	for {
+		if t.held.Load() {
+			return 0, ErrHeld
+		}
 		over := t.over()
 		if over {
 			if t.after > leftover {
@@ -181,6 +235,8 @@ func (t *terminal) read(p []byte) (n int, err error) {
 		switch {
 		case n > 0:
 			return t.gather(p, n), nil
+		case t.held.Load():
+			return 0, ErrHeld
 		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
 			continue // reap's, and it may have come while p was elsewhere
 		case errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
@@ -229,7 +285,14 @@ func (t *terminal) more(p []byte) (n int) {
 
 func (t *terminal) write(p []byte) (int, error) {
 	t.master.SetWriteDeadline(time.Time{}) // interrupt's is over
-	return t.master.Write(p)
+	if t.held.Load() {
+		return 0, ErrHeld // hold's deadline may have been the one undone
+	}
+	n, err := t.master.Write(p)
+	if err != nil && t.held.Load() {
+		err = ErrHeld
+	}
+	return n, err
 }
 
 func (t *terminal) writeNow(p []byte) int { return t.master.WriteNow(p) }
@@ -264,7 +327,11 @@ func (t *terminal) resize(cols, rows uint16) error {
 }
 
 func (t *terminal) close() {
-	pid := t.leader.Process.Pid
+	t.reaping.Lock()
+	t.closed = true
+	t.reaping.Unlock()
+	t.release()
+	pid := t.leader
 	signal := func(sig syscall.Signal) (any bool) { return unix.Kill(-pid, sig) == nil }
 	if !t.over() {
 		front := 0

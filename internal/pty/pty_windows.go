@@ -158,6 +158,14 @@ func (t *terminal) writeNow([]byte) int { return 0 }
 
 func (t *terminal) interrupt() bool { return false }
 
+func (t *terminal) hold() {}
+
+func (t *terminal) release() {}
+
+func (t *terminal) describe() (Held, error) { return Held{}, errors.ErrUnsupported }
+
+func (t *terminal) takeUp(Held) error { return errors.ErrUnsupported }
+
 func (t *terminal) resize(cols, rows uint16) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
