@@ -234,7 +234,7 @@ func (s *session) finish() {
 
 // readSize is how much to read at once, so that messages are full.
 func (s *session) readSize() int {
-	chunk := s.stream.Chunk()
+	chunk := min(s.stream.Chunk(), readSize)
 	return readSize / chunk * chunk
 }
 

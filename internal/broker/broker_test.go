@@ -1045,6 +1045,40 @@ func TestPeersAreIntroduced(t *testing.T) {
 	})
 }
 
+// What ends of ours say to each other has checksums. A program of AWS's that
+// takes the place of one is not shown any, nor what was on its way before it
+// came.
+func TestChecksumsAreForOurs(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(datachannel.Capabilities()...)
+		person.leave()
+		node.say("said to one of ours")
+		second, err := w.Resume(t.Context(), inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, stock := sockets()
+		go w.JoinPerson(context.Background(), nil, inv.Session, second.Token, "another", near, nil)
+		for {
+			b, err := stock.ReadFrame(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := wire.Decode(b)
+			if err != nil || f.Checksum {
+				t.Fatalf("sent %s with a checksum: %v, %v", f.Type, f.Checksum, err)
+			}
+			if f.Type == wire.TypeOutputStreamData {
+				if string(f.Payload) != "said to one of ours" {
+					t.Errorf("shown %q", f.Payload)
+				}
+				break
+			}
+		}
+		stock.Cut()
+	})
+}
+
 func TestStartNeedsARunningBroker(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.stop()

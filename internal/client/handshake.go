@@ -25,7 +25,7 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 			return nil
 		}
 		var done wire.HandshakeComplete
-		json.Unmarshal(m.Payload, &done) // nothing in it has to be there
+		json.Unmarshal(m.Payload, &done)                                        // nothing in it has to be there
 		if done.CustomerMessage != "" && (r.Stock || r.where() != farCommand) { // whose stderr is its own
 			r.customerMessage(done.CustomerMessage)
 		}

@@ -53,7 +53,7 @@ const (
 	// stockChunk is how much of a stream AWS's programs put in a message, and
 	// all that some other clients have room for. bigChunk is ours.
 	stockChunk = 1 << 10
-	bigChunk   = 32<<10 - wire.Overhead
+	bigChunk   = 64<<10 - wire.Overhead
 
 	// maxAhead is how far beyond the next message one may be and still be
 	// kept. The stock agent keeps as many (agent/session/config/config.go).
@@ -72,7 +72,7 @@ const (
 var ErrClosed = errors.New("stream closed")
 
 // Capabilities are what an end that uses this package may announce.
-func Capabilities() []string { return []string{wire.CapBigFrames, wire.CapThrough} }
+func Capabilities() []string { return []string{wire.CapBigFrames, wire.CapThrough, wire.CapChecksum} }
 
 // A Conn is a socket that carries whole frames. It may lose, repeat or reorder
 // them. When ctx ends, both methods return.
@@ -142,6 +142,7 @@ type Stream struct {
 	acking   bool // the pump is writing acknowledgements
 	through  bool // the peer batches acknowledgements and gives credit
 	big      bool // the peer takes big frames
+	checksum bool // and reads checksums
 	sender   sender
 	receiver receiver
 	room     bell // there is room to send
@@ -297,6 +298,9 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 	f := wire.NewFrame(s.Sends, p, time.Now())
 	f.Seq, f.Kind = seq, kind
+	s.mu.Lock()
+	f.Checksum = s.checksum
+	s.mu.Unlock()
 	if seq == 0 && s.Sends == wire.TypeOutputStreamData {
 		f.Flags = wire.SYN // as the stock agent, and not the stock client, does
 	}
@@ -456,6 +460,7 @@ func (s *Stream) SetPeer(capabilities []string) {
 	defer s.mu.Unlock()
 	s.big = slices.Contains(capabilities, wire.CapBigFrames)
 	s.through = slices.Contains(capabilities, wire.CapThrough)
+	s.checksum = slices.Contains(capabilities, wire.CapChecksum)
 	s.receiver.report = s.through // at once: it says how much there is room for
 	s.sender.limit = math.MaxInt64
 	token(s.wake)

@@ -13,8 +13,9 @@ import (
 // written down: another Stream goes on from it as if nothing had happened. How
 // fast the network is, it learns anew.
 type State struct {
-	Sends        wire.Type
-	Big, Through bool // what the peer can do
+	Sends wire.Type
+	// What the peer can do.
+	Big, Through, Checksum bool
 
 	Base int64  // the number of the first of Sent
 	Sent []Sent // and not acknowledged, or after one that is not
@@ -53,7 +54,7 @@ func (s *Stream) State() (State, error) {
 	}
 	r := &s.receiver
 	st := State{
-		Sends: s.Sends, Big: s.big, Through: s.through, Base: s.sender.base,
+		Sends: s.Sends, Big: s.big, Through: s.through, Checksum: s.checksum, Base: s.sender.base,
 		Expected: r.expected, Last: r.lastID, Acknowledge: slices.Clone(r.acks),
 	}
 	begin := s.sender.begin
@@ -87,7 +88,7 @@ func (s *Stream) Restore(st State) error {
 	if st.Sends != s.Sends {
 		return fmt.Errorf("restore stream: it sends %q, not %q", st.Sends, s.Sends)
 	}
-	s.big, s.through = st.Big, st.Through
+	s.big, s.through, s.checksum = st.Big, st.Through, st.Checksum
 	s.sender.base, s.sender.mark = st.Base, st.Base
 	for i, m := range st.Sent {
 		if err := s.sender.restore(m, s.Sends, st.Base+int64(i)); err != nil {

@@ -44,7 +44,7 @@ func (o Options) config() *smux.Config {
 	if o.Own {
 		c.Version = 2
 		c.MaxStreamBuffer = 512 << 10 // what one connection may have on the way
-		c.MaxFrameSize = 32<<10 - 256 // with its header, one message of the stream, and not one and a bit
+		c.MaxFrameSize = 64<<10 - 256 // with its header, one message of the stream, and not one and a bit
 	}
 	return c
 }

@@ -41,7 +41,7 @@ const (
 	readBuffer = 1 << 10
 
 	// writeBuffer is borrowed for each write. A stream's largest message fits.
-	writeBuffer = 32 << 10
+	writeBuffer = 64 << 10
 
 	// pongWithin is how long an answer to a ping may wait for the socket.
 	pongWithin = 5 * time.Second

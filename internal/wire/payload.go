@@ -89,6 +89,9 @@ const (
 	// CapExitStatus: says, or wants to hear, the exit status of the program.
 	CapExitStatus = "exit-status"
 
+	// CapChecksum: reads frames that have a checksum instead of a digest.
+	CapChecksum = "crc-32c"
+
 	// CapNotices: shows a [SallyportNotice].
 	CapNotices = "notices"
 )

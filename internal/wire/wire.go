@@ -11,7 +11,7 @@
 //	    48     8  sequence number
 //	    56     8  flags
 //	    64    16  message ID: a UUID, its halves swapped
-//	    80    32  SHA-256 of the payload
+//	    80    32  SHA-256 of the payload; or its CRC-32C, and 28 zero bytes
 //	   112     4  payload type
 //	   116     4  payload length
 //	   120        payload
@@ -20,6 +20,11 @@
 // header length is then 112 and everything after it sits four bytes earlier. We
 // read both, and types padded with NULs, and empty payloads, which AWS's own
 // encoders cannot write.
+//
+// The checksum instead of the digest is ours, for ends that announced
+// [CapChecksum]: a digest takes a processor without instructions for it longer
+// than all the rest of a message's way. It finds what an accident changed; that
+// nobody else did, TLS sees to, and either is made by whoever makes the frame.
 //
 // The two ends [Decode]. The relay between them forwards frames as they came
 // and only needs to [Peek], which reads the header, allocates nothing, and
@@ -43,6 +48,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"time"
 )
 
@@ -50,6 +56,8 @@ const (
 	longHeader  = 116 // the offset of the payload length
 	shortHeader = 112 // the same, in a frame without a payload type
 	typeLen     = 32
+	digestAt    = 80
+	digestEnd   = 112
 	schema      = 1
 
 	// Overhead is what a frame of ours is longer than its payload.
@@ -83,6 +91,8 @@ type Frame struct {
 
 	Kind    Kind // what a stream message's payload is
 	Payload []byte
+
+	Checksum bool // written with a checksum instead of a digest
 }
 
 // A Head is a frame's header, as a relay reads it.
@@ -100,15 +110,17 @@ func NewFrame(t Type, payload []byte, now time.Time) Frame {
 	return Frame{Type: t, Created: now, ID: NewID(), Payload: payload}
 }
 
-// Decode reads the frame in b and checks its payload against its digest. The
-// frame's payload shares b's memory.
+// Decode reads the frame in b and checks its payload against its digest, or its
+// checksum. The frame's payload shares b's memory.
 func Decode(b []byte) (Frame, error) {
 	h, err := Peek(b)
 	if err != nil {
 		return Frame{}, err
 	}
 	payload := b[h.Payload:]
-	if sha256.Sum256(payload) != [32]byte(b[80:112]) {
+	checksum := HasChecksum(b)
+	if checksum && be.Uint32(b[digestAt:]) != crc32.Checksum(payload, castagnoli) ||
+		!checksum && sha256.Sum256(payload) != [32]byte(b[digestAt:digestEnd]) {
 		return Frame{}, ErrDigest
 	}
 	if h.Type == "" {
@@ -122,6 +134,8 @@ func Decode(b []byte) (Frame, error) {
 		ID:      h.ID,
 		Kind:    h.Kind,
 		Payload: payload,
+
+		Checksum: checksum,
 	}, nil
 }
 
@@ -172,7 +186,13 @@ func (f Frame) AppendBinary(b []byte) ([]byte, error) {
 	if len(f.Payload) > MaxPayload {
 		return b, fmt.Errorf("%w: %d bytes", ErrTooLong, len(f.Payload))
 	}
-	id, digest := swapHalves(f.ID), sha256.Sum256(f.Payload)
+	id := swapHalves(f.ID)
+	var digest [32]byte
+	if f.Checksum {
+		be.PutUint32(digest[:], crc32.Checksum(f.Payload, castagnoli))
+	} else {
+		digest = sha256.Sum256(f.Payload)
+	}
 
 	b = be.AppendUint32(b, longHeader)
 	b = append(b, f.Type...)
@@ -186,6 +206,21 @@ func (f Frame) AppendBinary(b []byte) ([]byte, error) {
 	b = be.AppendUint32(b, uint32(f.Kind))
 	b = be.AppendUint32(b, uint32(len(f.Payload)))
 	return append(b, f.Payload...), nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// HasChecksum reports whether the frame in b, which [Peek] has read, has a
+// checksum instead of a digest.
+func HasChecksum(b []byte) bool {
+	return [digestEnd - digestAt - 4]byte(b[digestAt+4:digestEnd]) == [digestEnd - digestAt - 4]byte{}
+}
+
+// Digest gives the frame in b, which [Peek] has read, a digest instead of its
+// checksum, for an end that knows no other.
+func Digest(b []byte, h Head) {
+	digest := sha256.Sum256(b[h.Payload:])
+	copy(b[digestAt:digestEnd], digest[:])
 }
 
 // Unmarshal reads the frame's payload as JSON into v, one of this package's

@@ -293,6 +293,45 @@ func FuzzRoundTrip(f *testing.F) {
 
 // Whatever we are sent, we neither panic nor look past its end, and the relay
 // and the ends agree on what it is.
+// A checksum does what a digest does, for whoever asked for it; and whoever did
+// not can have a digest made of it.
+func TestChecksum(t *testing.T) {
+	for _, payload := range []string{"", "x", strings.Repeat("bytes ", 5000)} {
+		f := NewFrame(TypeOutputStreamData, []byte(payload), time.UnixMilli(1))
+		f.Kind, f.Checksum = KindOutput, true
+		b, err := f.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decode(b)
+		if err != nil || !HasChecksum(b) || !got.Checksum || string(got.Payload) != payload {
+			t.Errorf("read %+v, %v", got, err)
+		}
+		for i := digestAt; i < len(b); i++ {
+			if i == digestEnd {
+				i = Overhead
+				if len(payload) == 0 {
+					break
+				}
+			}
+			b[i] ^= 0x10
+			if _, err := Decode(b); !errors.Is(err, ErrDigest) {
+				t.Fatalf("with byte %d altered: %v", i, err)
+			}
+			b[i] ^= 0x10
+		}
+		h, err := Peek(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		Digest(b, h)
+		f.Checksum = false
+		if want, err := f.AppendBinary(nil); err != nil || !bytes.Equal(b, want) || HasChecksum(b) {
+			t.Errorf("made into %x, want %x", b[:Overhead], want[:Overhead])
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	names := goldenFiles(f)
 	if len(names) == 0 {
