@@ -291,14 +291,14 @@ func (s *session) profile() []byte {
 		return nil
 	}
 	profile := s.task.DocumentContent.Inputs.ShellProfile
-	text := profile.Linux
-	if runtime.GOOS == "windows" {
-		text = profile.Windows
+	text, enter := profile.Linux, "\n"
+	if runtime.GOOS == "windows" { // where a key is a carriage return (stock: agent/session/shell/shell_windows.go)
+		text, enter = profile.Windows, "\r"
 	}
 	if strings.TrimSpace(text) == "" {
 		return nil
 	}
-	return []byte(text + "\n")
+	return []byte(strings.ReplaceAll(text, "\n", enter) + enter)
 }
 
 // shellCommand is what runs on the terminal, and as whom.

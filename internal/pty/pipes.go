@@ -71,7 +71,7 @@ func StartPipes(c Command, input, apart bool) (p *Process, err error) {
 		theirs, p.ours = append(theirs, w), append(p.ours, r)
 	}
 	setGroup(p.cmd, c.As)
-	if err := p.cmd.Start(); err != nil {
+	if err := startAs(p.cmd, c.As); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
 	go p.reap()

@@ -66,7 +66,7 @@ func (t *terminal) start(c Command) error {
 		leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
 	}
 	unignore()
-	if err := leader.Start(); err != nil {
+	if err := startAs(leader, c.As); err != nil {
 		master.Close()
 		return fmt.Errorf("start %s: %w", c.Path, err)
 	}

@@ -3,6 +3,7 @@ package pty
 import (
 	"context"
 	"errors"
+	"os/exec"
 )
 
 // CanSwitch reports false: Windows has no such thing.
@@ -15,3 +16,6 @@ func CredentialOf(context.Context, User) (*Credential, error) {
 
 // EnsureUser does nothing on Windows.
 func EnsureUser(context.Context, string, bool) error { return nil }
+
+// startAs starts cmd. Windows has no other user to start it as.
+func startAs(cmd *exec.Cmd, _ *Credential) error { return cmd.Start() }
