@@ -107,6 +107,9 @@ func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (
 	if marker != "" && !inBuiltin && !inOwn {
 		return nil, badMarker()
 	}
+	if !inOwn {
+		cursor = ""
+	}
 	var list []*sallyport.Policy
 	next := ""
 	if in.Scope != types.PolicyScopeTypeLocal && !inOwn {
