@@ -295,12 +295,23 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 	c.(*servertest.Cable).Cut(2 * time.Second)
 }
 
-// copies has a port of a node say numbers for a few seconds, cuts a cable twice
+// copies has a port of a node say numbers for a few seconds, does harm twice
 // while they are copied through a forwarded port, and checks that each came
-// once and in its turn: copies cable node
+// once and in its turn: copies node cut cable | copies node kill file, where the
+// file has the number of a process that is killed with -9.
 func copies(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: copies cable node")
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: copies node cut cable | copies node kill file")
+	}
+	harm := func() { cut(ts, false, args[2:]) }
+	if args[1] == "kill" {
+		harm = func() {
+			pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[2])))
+			ts.Check(err)
+			p, err := os.FindProcess(pid)
+			ts.Check(err)
+			ts.Check(p.Kill())
+		}
 	}
 	const last, atOnce = 4 << 20, 8 << 10 // 32 MiB
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -321,19 +332,19 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 				return
 			}
 			b = b[:0]
-			time.Sleep(10 * time.Millisecond) // so that there is something to cut
+			time.Sleep(10 * time.Millisecond) // so that there is something to harm
 		}
 		conn.Write(b)
 	}()
-	forward(ts, false, []string{"COPIED", args[1], strconv.Itoa(l.Addr().(*net.TCPAddr).Port)})
+	forward(ts, false, []string{"COPIED", args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port)})
 	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+ts.Getenv("COPIED"), patience)
 	ts.Check(err)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
 	from := bufio.NewReader(conn)
 	var b [8]byte
-	var cutting sync.WaitGroup
-	defer cutting.Wait()
+	var harming sync.WaitGroup
+	defer harming.Wait()
 	for want := range uint64(last) {
 		if _, err := io.ReadFull(from, b[:]); err != nil {
 			ts.Fatalf("after %d numbers of %d: %v", want, last, err)
@@ -342,7 +353,7 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%d is where %d should be", got, want)
 		}
 		if want == last/4 || want == last/2 {
-			cutting.Go(func() { cut(ts, false, args[:1]) })
+			harming.Go(harm)
 		}
 	}
 	if n, err := from.Read(b[:]); err != io.EOF {

@@ -333,6 +333,7 @@ var kinds = []kind{
 	}},
 	{"port", func(t *testing.T, c client, node string) { forwarded(t, c, node, "", 1) }},
 	{"port, eight at once", func(t *testing.T, c client, node string) { forwarded(t, c, node, "", 8) }},
+	{"download", downloads},
 	{"port of another host", func(t *testing.T, c client, node string) { forwarded(t, c, node, "127.0.0.1", 1) }},
 	{"terminate", func(t *testing.T, c client, node string) {
 		shown := open(t, c.shell(node, ""))
@@ -492,25 +493,7 @@ func listen(t *testing.T, f func(net.Conn)) string {
 
 // forwarded has n connections at once carry their own bytes there and back.
 func forwarded(t *testing.T, c client, node, host string, n int) {
-	port := listen(t, func(conn net.Conn) { io.Copy(conn, conn) })
-	cmd, says := c.forward(node, host, port)
-	f, err := pty.Start(cmd) // a plugin whose input ends goes at once
-	if err != nil {
-		t.Fatal(err)
-	}
-	shown := newScreen()
-	go shown.read(f)
-	defer func() {
-		cmd.Process.Signal(os.Interrupt)
-		time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
-		f.Write([]byte{3})
-		cmd.Wait()
-		f.Close()
-	}()
-	local, err := shown.find(says)
-	if err != nil {
-		t.Fatal(err)
-	}
+	local := forward(t, c, node, host, listen(t, func(conn net.Conn) { io.Copy(conn, conn) }))
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() {
@@ -530,6 +513,47 @@ func forwarded(t *testing.T, c client, node, host string, n int) {
 		})
 	}
 	all.Wait()
+}
+
+// downloads logs how fast a forwarded port is.
+func downloads(t *testing.T, c client, node string) {
+	const size = 8 << 20
+	local := forward(t, c, node, "", listen(t, func(conn net.Conn) { conn.Write(make([]byte, size)) }))
+	conn, err := net.Dial("tcp", "127.0.0.1:"+local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	began := time.Now()
+	if n, err := io.Copy(io.Discard, conn); err != nil || n != size {
+		t.Fatalf("%d bytes of %d, %v", n, size, err)
+	}
+	t.Logf("%.1f MB/s", size/1e6/time.Since(began).Seconds())
+}
+
+// forward runs a client that forwards a port of a node until the test is over,
+// and returns the local port.
+func forward(t *testing.T, c client, node, host, port string) (local string) {
+	t.Helper()
+	cmd, says := c.forward(node, host, port)
+	f, err := pty.Start(cmd) // a plugin whose input ends goes at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := newScreen()
+	go shown.read(f)
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt)
+		time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
+		f.Write([]byte{3})
+		cmd.Wait()
+		f.Close()
+	})
+	if local, err = shown.find(says); err != nil {
+		t.Fatal(err)
+	}
+	return local
 }
 
 // A world is a server, and the environment its clients use.
