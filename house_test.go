@@ -59,7 +59,7 @@ var mayImport = map[string]string{
 		"broker gateway keyring rawio record route store",
 
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
-	"internal/bench":      "client endpoint server socket wire",
+	"internal/bench":      "client endpoint rawio server socket wire",
 	"internal/interop":    "",
 	"cmd/sallyport":       "agent agentcmd client clientcmd endpoint server",
 	"cmd/sallyport-agent": "agentcmd",

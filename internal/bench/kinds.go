@@ -75,10 +75,17 @@ func forward(ctx context.Context, w *world) ([]figure, error) {
 	}
 	perByte := func(d time.Duration, n int) float64 { return d.Seconds() / float64(n) }
 	said := func(d time.Duration) string { return fmt.Sprintf("%.0f MB/s", forwarded/1e6/d.Seconds()) }
-	figures := make([]figure, 0, 4)
+	figures := make([]figure, 0, 6)
 	for i, what := range []string{"forwarded port, one stream of 1 GiB", "forwarded port, eight of 128 MiB"} {
 		figures = append(figures, figure{what, said(ours[i]), rate(bare) + " (bare TLS relay)",
 			fmt.Sprintf("%.2f", perByte(bare, bulkBytes)/perByte(ours[i], forwarded)), ">= 0.6"})
+	}
+	floor, err := w.floor(ctx, port)
+	if err != nil {
+		return nil, fmt.Errorf("floor: %w", err)
+	}
+	for i, what := range []string{"the same, one stream", "the same, eight"} {
+		figures = append(figures, figure{what, said(ours[i]), said(floor) + " (its hops, bare)", ratio(floor, ours[i]), "for scale"})
 	}
 	ssh, missing := w.ssh(ctx)
 	if missing != nil {

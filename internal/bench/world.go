@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -448,15 +449,34 @@ func (w *world) ssh(ctx context.Context) ([]string, error) {
 	return w.sshArgs, nil
 }
 
+// certificate makes one of this machine's own address, for an hour.
+func certificate() (der []byte, key *ecdsa.PrivateKey, err error) {
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err = x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	return der, key, err
+}
+
+// writeCertificate writes one, and its key, as PEM.
+func writeCertificate(name string) error {
+	der, key, err := certificate()
+	if err != nil {
+		return err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return os.WriteFile(name, append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...), 0o600)
+}
+
 // relay copies bulkBytes through a bare relay: TLS in, TLS out, and nothing
 // read of what passes.
 func relay(ctx context.Context) (time.Duration, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return 0, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, key, err := certificate()
 	if err != nil {
 		return 0, err
 	}
