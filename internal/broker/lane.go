@@ -10,8 +10,10 @@ import (
 // How much of a lane is kept where.
 const (
 	// inMemory is how many bytes of frames a lane keeps in memory. What comes
-	// beyond is read back from the session's log when its turn comes.
-	inMemory = 1 << 20
+	// beyond is read back from the session's log when its turn comes. An end of
+	// ours has no more than this on its way (datachannel.DefaultSendBuffer), so
+	// what passes between ends that keep up is never read back.
+	inMemory = 2 << 20
 
 	// highWater is where a node is told to pause, and lowWater where it is told
 	// to go on. Ends of ours never reach it: their windows are smaller.
