@@ -34,8 +34,8 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 		case farShell:
 			r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
 		case farForward:
+			r.begin() // first, since who is told that the port is open may press Ctrl-C
 			if err := r.openPort(ctx); err != nil {
-				r.begin()
 				r.leave(ctx, err)
 				return err
 			}
