@@ -224,6 +224,7 @@ func (p *plane) api(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"SessionId":%q,"TokenValue":%q,"StreamUrl":%q}`, testSession, token, p.url+"/v1/data-channel/"+testSession)
 	case "TerminateSession":
 		p.over = true
+		p.note()
 		fmt.Fprintf(w, `{"SessionId":%q}`, testSession)
 	default:
 		w.WriteHeader(400)
