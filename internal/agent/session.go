@@ -202,7 +202,8 @@ func (s *session) serve() (status *int, err error) {
 		}
 	}
 	status, err = serve()
-	if err == nil && errors.Is(s.flush(), errHeld) {
+	flushed := s.flush() // what was sent before a failure is the person's too
+	if err == nil && errors.Is(flushed, errHeld) {
 		return nil, errHeld // the end of it has not arrived
 	}
 	return status, err
@@ -245,7 +246,7 @@ func (s *session) flush() error {
 		ctx, cancel := context.WithTimeout(s.ctx, flushWithin)
 		err := s.stream.Flush(ctx)
 		cancel()
-		if err == nil || s.ctx.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
+		if !errors.Is(err, context.DeadlineExceeded) || s.ctx.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
 			return err
 		}
 	}
