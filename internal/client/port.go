@@ -296,21 +296,24 @@ func (r *run) openBasic(ctx context.Context, listeners []net.Listener, said stri
 		})
 	}
 	r.start(func() {
-		var first sync.Once
-		for {
+		for first := true; ; first = false {
 			var conn net.Conn
 			select {
 			case conn = <-conns:
 			case <-ctx.Done():
 				return
 			}
+			if !first && r.stream.Settle(ctx) != nil {
+				conn.Close()
+				return
+			}
 			b.set(conn)
-			first.Do(func() {
+			if first {
 				if r.Stock {
 					fmt.Fprintf(r.Stdout, "Connection accepted for session %s.\n", r.Invitation.SessionID)
 				}
 				close(b.came)
-			})
+			}
 			if r.carryBasic(ctx, conn, b) != nil {
 				return
 			}
@@ -320,7 +323,8 @@ func (r *run) openBasic(ctx context.Context, listeners []net.Listener, said stri
 
 // carryBasic sends what comes from conn. When that has ended the node closes
 // its connection too, and what it had still sent has come by the time that it
-// has acknowledged so, or nearly: the next connection gets none of it.
+// has acknowledged so, or nearly: the next connection, which waits until that
+// has been thrown away, gets none of it.
 func (r *run) carryBasic(ctx context.Context, conn net.Conn, b *basic) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	buf := make([]byte, readSize)

@@ -147,6 +147,7 @@ type Stream struct {
 	receiver receiver
 	room     bell // there is room to send
 	idle     bell // everything sent is acknowledged
+	settled  bell // everything that came is received, and done with
 	last     *buffer
 }
 
@@ -388,21 +389,32 @@ func (s *Stream) waitForRoom(ctx context.Context, size int) (seq int64, err erro
 
 // Flush waits until everything sent has been acknowledged.
 func (s *Stream) Flush(ctx context.Context) error {
+	return s.await(ctx, &s.idle, func() bool { return s.sender.queue.n == 0 })
+}
+
+// Settle waits until Receive has returned everything that has come in order,
+// and whoever receives has come back for more.
+func (s *Stream) Settle(ctx context.Context) error {
+	return s.await(ctx, &s.settled, func() bool { return s.receiver.ready.n == 0 && s.last == nil })
+}
+
+// await waits until done, which is asked under mu, whenever b has rung. Of a
+// stream that is closed before that it returns ErrClosed.
+func (s *Stream) await(ctx context.Context, b *bell, done func() bool) error {
 	s.init()
 	for {
 		s.mu.Lock()
-		if s.sender.queue.n == 0 || s.closed {
-			closed := s.sender.queue.n > 0
-			s.mu.Unlock()
-			if closed {
-				return ErrClosed
+		if done() || s.closed {
+			defer s.mu.Unlock()
+			if done() {
+				return nil
 			}
-			return nil
+			return ErrClosed
 		}
-		idle := s.idle.wait()
+		rung := b.wait()
 		s.mu.Unlock()
 		select {
-		case <-idle:
+		case <-rung:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -437,6 +449,7 @@ func (s *Stream) Receive(ctx context.Context) (Message, error) {
 			s.mu.Unlock()
 			return s.open(Message{m.kind, m.data.b})
 		}
+		s.settled.ring()
 		closed := s.closed
 		s.mu.Unlock()
 		if closed {
@@ -481,6 +494,7 @@ func (s *Stream) Close() {
 	}
 	s.room.ring()
 	s.idle.ring()
+	s.settled.ring()
 	token(s.came)
 }
 

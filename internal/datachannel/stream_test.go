@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -724,6 +725,54 @@ func TestControl(t *testing.T) {
 		if _, err := s.Receive(t.Context()); err != io.EOF || closed.Output != "idle" {
 			t.Errorf("Receive = %v, closed with %q", err, closed.Output)
 		}
+	})
+}
+
+// What has come is done with when its receiver comes back for more, and not
+// when it has been handed over.
+func TestSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := node()
+		r := attach(t, s)
+		if err := s.Settle(t.Context()); err != nil {
+			t.Errorf("with nothing there = %v", err)
+		}
+		r.input(0, "a")
+		r.input(1, "b")
+		synctest.Wait()
+		var settled atomic.Bool
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.Settle(t.Context()); err != nil {
+				t.Errorf("a Settle that waits = %v", err)
+			}
+			settled.Store(true)
+		})
+		for _, want := range []string{"a", "b"} {
+			receive(t, s, want)
+			synctest.Wait()
+			if settled.Load() {
+				t.Errorf("settled with %q in hand", want)
+			}
+		}
+		nothing(t, s)
+		wg.Wait()
+
+		r.input(2, "c")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Settle(ctx); err != context.DeadlineExceeded {
+			t.Errorf("with nobody to receive it = %v", err)
+		}
+		wg.Go(func() {
+			if err := s.Settle(t.Context()); err != datachannel.ErrClosed {
+				t.Errorf("once closed = %v", err)
+			}
+		})
+		s.Close()
+		wg.Wait()
+		<-r.done
 	})
 }
 
