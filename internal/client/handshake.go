@@ -30,17 +30,16 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 			r.customerMessage(done.CustomerMessage)
 		}
 		r.shaking.Store(false)
-		switch r.where() {
-		case farShell:
+		if r.where() == farShell {
 			r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
-		case farForward:
-			r.begin() // first, since who is told that the port is open may press Ctrl-C
+		}
+		r.begin()
+		if r.where() == farForward { // last: whoever is told that the port is open may press Ctrl-C
 			if err := r.openPort(ctx); err != nil {
 				r.leave(ctx, err)
 				return err
 			}
 		}
-		r.begin()
 		return nil
 	case wire.KindFlag:
 		if f, err := wire.ReadFlag(m.Payload); err == nil && f == wire.FlagConnectToPortError && r.where() == farForward {

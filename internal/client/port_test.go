@@ -220,6 +220,42 @@ func forwarded(t *testing.T, p *plane, c *Client) (j *joined, address string, ca
 	return j, listeners[0].Addr().String(), cancel
 }
 
+// Whoever reads that the port is open may leave in the same moment: the node is
+// told all the same.
+func TestForwardEndsAsItOpens(t *testing.T) {
+	p, c := live(t)
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	told, done := make(chan struct{}), make(chan error, 1)
+	s := &Session{Client: c, Invitation: p.invitation(), Stderr: io.Discard, Stock: true, Apart: true, Stdout: writer(func(b []byte) {
+		if bytes.Contains(b, []byte(" opened for ")) {
+			leave()
+			select {
+			case <-told:
+			case <-time.After(10 * time.Second):
+			}
+		}
+	})}
+	go func() {
+		end, err := s.Run(ctx)
+		if err == nil && end.How != Left {
+			err = fmt.Errorf("ended %+v", end)
+		}
+		done <- err
+	}()
+	p.shake(stockAgent, "Port", toPort)
+	p.flagged(wire.FlagTerminateSession)
+	close(told)
+	p.end("", nil)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+type writer func(b []byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+
 var toPort = wire.PortProperties{PortNumber: "80", LocalPortNumber: "0", Type: wire.LocalPortForwarding}
 
 // Many connections at once arrive whole, whoever the agent is, and whatever

@@ -222,7 +222,7 @@ type run struct {
 	stdin   atomic.Bool         // the command there has a standard input
 	shown   atomic.Int64        // when output was last shown, since started
 
-	port     *port       // of a port session; set before far is, and filled in before ready is closed
+	port     *port       // of a port session; set before far is; the agent's version is there before ready is closed
 	parting  sync.Once   // for Ctrl-C, in a port session
 	released atomic.Bool // the node was told that it is over, and heard it
 
