@@ -29,53 +29,64 @@ type Process struct {
 
 // StartPipes starts a program in a process group of its own. Without input its
 // standard input is empty; unless apart, its errors are among its output, and
-// Stderr is nil. Size is not used.
-func StartPipes(c Command, input, apart bool) (p *Process, err error) {
-	p = &Process{exited: make(chan struct{})}
-	var theirs []*os.File
-	defer func() {
-		for _, f := range theirs {
-			f.Close()
-		}
-		if err != nil {
-			p.closeFiles()
-		}
-	}()
-	pipe := func() (r, w *os.File, err error) {
-		if r, w, err = os.Pipe(); err != nil {
-			err = fmt.Errorf("open pipe: %w", err)
-		}
-		return r, w, err
+// Stderr is nil. Size is not used. An error leaves nothing open.
+func StartPipes(c Command, input, apart bool) (*Process, error) {
+	p := &Process{exited: make(chan struct{})}
+	theirs, err := p.open(input, apart)
+	if err == nil {
+		p.cmd, err = start(c, func() *exec.Cmd {
+			cmd := c.cmd()
+			if input {
+				cmd.Stdin = theirs.stdin
+			}
+			cmd.Stdout, cmd.Stderr = theirs.stdout, theirs.stderr
+			setGroup(cmd, c.As)
+			return cmd
+		})
 	}
-	p.cmd = &exec.Cmd{Path: c.Path, Args: c.Args, Env: append([]string{}, c.Env...), Dir: c.Dir}
-	if input {
-		r, w, err := pipe()
-		if err != nil {
-			return nil, err
-		}
-		p.Stdin, p.cmd.Stdin = w, r
-		theirs, p.ours = append(theirs, r), append(p.ours, w)
-	}
-	r, w, err := pipe()
+	theirs.close()
 	if err != nil {
+		p.closeFiles()
 		return nil, err
-	}
-	p.Stdout, p.cmd.Stdout, p.cmd.Stderr = reader{r}, w, w
-	theirs, p.ours = append(theirs, w), append(p.ours, r)
-	if apart {
-		r, w, err := pipe()
-		if err != nil {
-			return nil, err
-		}
-		p.Stderr, p.cmd.Stderr = reader{r}, w
-		theirs, p.ours = append(theirs, w), append(p.ours, r)
-	}
-	setGroup(p.cmd, c.As)
-	if err := startAs(p.cmd, c.As); err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
 	go p.reap()
 	return p, nil
+}
+
+// programEnds are the ends of pipes that a program is started with. Those that
+// it does not get are nil; stdout and stderr may be the same.
+type programEnds struct{ stdin, stdout, stderr *os.File }
+
+func (e programEnds) close() {
+	for _, f := range []*os.File{e.stdin, e.stdout, e.stderr} {
+		f.Close() // nil, or closed already, is an error and no more
+	}
+}
+
+// open opens the pipes. Its results are what there is to close, if it fails too.
+func (p *Process) open(input, apart bool) (theirs programEnds, err error) {
+	if input {
+		if theirs.stdin, p.Stdin, err = os.Pipe(); err != nil {
+			return theirs, fmt.Errorf("open pipe: %w", bare(err))
+		}
+		p.ours = append(p.ours, p.Stdin)
+	}
+	output := func() (w *os.File, r io.Reader, err error) {
+		ours, w, err := os.Pipe()
+		if err != nil {
+			return nil, nil, fmt.Errorf("open pipe: %w", bare(err))
+		}
+		p.ours = append(p.ours, ours)
+		return w, reader{ours}, nil
+	}
+	if theirs.stdout, p.Stdout, err = output(); err != nil {
+		return theirs, err
+	}
+	theirs.stderr = theirs.stdout
+	if apart {
+		theirs.stderr, p.Stderr, err = output()
+	}
+	return theirs, err
 }
 
 // A reader ends when the pipe does, or has been given up.

@@ -52,7 +52,10 @@ type Command struct {
 	Path string   // absolute
 	Args []string // from argv[0]
 	Env  []string // all of it; nothing is inherited
-	Dir  string
+
+	// Dir is where the program starts. If the user who it runs as may not enter
+	// it, or it is not there, that is the root directory.
+	Dir string
 
 	// Cols and Rows are the size of the terminal before the program starts. 0
 	// is 80 by 24.

@@ -57,18 +57,19 @@ func (t *terminal) start(c Command) error {
 		master.Close()
 		return fmt.Errorf("open terminal: %w", err)
 	}
-	leader := &exec.Cmd{
-		Path: c.Path, Args: c.Args, Env: append([]string{}, c.Env...), Dir: c.Dir, // a nil Env would be ours
-		Stdin: slave, Stdout: slave, Stderr: slave,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true},
-	}
-	if c.As != nil {
-		leader.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
-	}
 	unignore()
-	if err := startAs(leader, c.As); err != nil {
+	leader, err := start(c, func() *exec.Cmd {
+		cmd := c.cmd()
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		if c.As != nil {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.As.UID, Gid: c.As.GID, Groups: c.As.Groups}
+		}
+		return cmd
+	})
+	if err != nil {
 		master.Close()
-		return fmt.Errorf("start %s: %w", c.Path, err)
+		return err
 	}
 	t.leader = leader.Process.Pid
 	leader.Process.Release() // reap waits for it

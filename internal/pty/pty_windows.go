@@ -62,11 +62,14 @@ func (t *terminal) start(c Command) (err error) {
 	}
 	env := append([]string{}, c.Env...) // a nil one would be ours
 	_, handle, err := t.console.Spawn(c.Path, c.Args, &syscall.ProcAttr{Dir: c.Dir, Env: env})
+	if err != nil && c.Dir != rootDir() && mayBeDir(err) {
+		_, handle, err = t.console.Spawn(c.Path, c.Args, &syscall.ProcAttr{Dir: rootDir(), Env: env})
+	}
 	if err != nil {
 		windows.CloseHandle(t.job)
 		go io.Copy(io.Discard, t.output) // until the console is closed
 		t.console.Close()
-		return fmt.Errorf("start %s: %w", c.Path, err)
+		return startError(c, err)
 	}
 	t.process = windows.Handle(handle)
 	windows.AssignProcessToJobObject(t.job, t.process) // without it, descendants may stay
