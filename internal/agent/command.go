@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,15 +71,21 @@ func (s *session) serveCommand() (*int, error) {
 		return nil, cannotStart(err)
 	}
 	input := slices.Contains(c.takes, wire.CapStdin)
-	p, err := pty.StartPipes(cmd, input, bool(what.SeparateOutputStream))
+	if cmd.Path == "" {
+		cmd.Path, err = find(cmd.Args[0], cmd.Env, cmd.Dir)
+	}
+	var p *pty.Process
+	if err == nil {
+		p, err = pty.StartPipes(cmd, input, bool(what.SeparateOutputStream))
+	}
 	if err != nil {
+		status := pty.StartStatus(err)
 		if what.SeparateOutputStream {
 			s.stream.Send(s.ctx, wire.KindStdErr, fmt.Appendf(nil, "Error occurred starting the command: %v\n", err))
-			s.exitCode(127)
-			status := 127
+			s.exitCode(status)
 			return &status, nil
 		}
-		return nil, cannotStart(err)
+		return &status, cannotStart(err)
 	}
 	defer p.Close()
 	feeding := make(chan struct{})
@@ -116,7 +123,8 @@ func (s *session) exitCode(status int) {
 	s.stream.SendMessage(s.ctx, wire.KindExitCode, fmt.Appendf(nil, "EXIT_CODE: %d", status))
 }
 
-// pipesCommand is what runs, and as whom.
+// pipesCommand is what runs, and as whom. Its path is empty if it is to be found
+// first.
 func (s *session) pipesCommand(what wire.PlatformCommand) (pty.Command, error) {
 	user, as, err := s.user(bool(what.RunAsElevated))
 	if err != nil {
@@ -139,11 +147,12 @@ func (s *session) pipesCommand(what wire.PlatformCommand) (pty.Command, error) {
 	if len(cmd.Args) == 0 {
 		return pty.Command{}, errors.New("the command is empty")
 	}
-	cmd.Path, err = find(cmd.Args[0], cmd.Env, cmd.Dir)
-	return cmd, err
+	cmd.Path = ""
+	return cmd, nil
 }
 
-// find looks for a program where the user's own PATH says.
+// find looks for a program where the user's own PATH says. An error wraps
+// fs.ErrNotExist, or what keeps a file of that name from being started.
 func find(name string, env []string, dir string) (string, error) {
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {
@@ -151,19 +160,32 @@ func find(name string, env []string, dir string) (string, error) {
 		}
 		return name, nil
 	}
+	var why error = missingProgram(name)
 	for _, pair := range env {
 		path, ok := strings.CutPrefix(pair, "PATH=")
 		if !ok {
 			continue
 		}
 		for _, d := range filepath.SplitList(path) {
-			if full, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			full := filepath.Join(d, name)
+			_, err := exec.LookPath(full)
+			if err == nil {
 				return full, nil
+			}
+			if errors.Is(err, fs.ErrPermission) {
+				why = fmt.Errorf("start %s: %w", full, fs.ErrPermission)
 			}
 		}
 	}
-	return "", fmt.Errorf("there is no program %q", name)
+	return "", why
 }
+
+// A missingProgram is the name of a program that is not in the user's PATH.
+type missingProgram string
+
+func (p missingProgram) Error() string { return fmt.Sprintf("there is no program %q", string(p)) }
+
+func (missingProgram) Is(target error) bool { return target == fs.ErrNotExist }
 
 // pass sends what the command says. Where there is a prefix, what begins a line
 // gets it.

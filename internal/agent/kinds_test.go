@@ -184,13 +184,30 @@ func TestCommand(t *testing.T) {
 			t.Errorf("%q, %q", out, exit)
 		}
 	})
-	t.Run("a program there is not", func(t *testing.T) {
-		c := run("no-such-program")
-		c.shake(recent, wire.ActionSuccess)
-		if closed := c.closed(); !strings.Contains(closed.Output, `Unable to start command: there is no program "no-such-program"`) {
-			t.Errorf("%q", closed.Output)
-		}
-	})
+	for _, tt := range []struct{ name, command, errs, exit string }{
+		{"a program that is not there", "no-such-program", `there is no program "no-such-program"`, "127"},
+		{"a path that is not there", "/no/such/program", "start /no/such/program: no such file or directory", "127"},
+		{"a directory", "/tmp", "start /tmp: is a directory", "126"},
+		{"a file that is no program", "/etc/passwd", "start /etc/passwd: permission denied", "126"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := run(tt.command)
+			c.shake(recent, wire.ActionSuccess)
+			want := "Error occurred starting the command: " + tt.errs + "\n"
+			if _, errs, exit := c.until(); errs != want || exit != "EXIT_CODE: "+tt.exit {
+				t.Errorf("%q, %q", errs, exit)
+			}
+			c.closed()
+
+			// A document whose errors are not apart has no place for them but the
+			// end's cause.
+			c = m.call("AWS-StartNonInteractiveCommand", map[string][]string{"command": {tt.command}})
+			c.shake(recent, wire.ActionSuccess)
+			if closed, want := c.closed(), "Unable to start command: "+tt.errs; closed.Output != want {
+				t.Errorf("the session ended with %q, want %q", closed.Output, want)
+			}
+		})
+	}
 	t.Run("something left in the background does not hold up the end", func(t *testing.T) {
 		c := run(`sh -c 'sleep 60 & echo done'`)
 		c.shake(recent, wire.ActionSuccess)

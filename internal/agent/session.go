@@ -136,6 +136,7 @@ func (s *session) live() {
 	case context.Cause(s.ctx) != nil: // somebody ended it, which is a success
 	default:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
+		done.ExitStatus = status // of what could not be started
 	}
 	s.log.Info("session ended", "status", done.FinalTaskStatus, sallyport.LogCause, cause(err, s.ctx))
 	s.complete = &done
