@@ -35,13 +35,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
-	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -94,6 +91,10 @@ type Agent struct {
 	// nil.
 	Upgrade   Upgrade
 	Inherited *os.File
+
+	// Machine is where the agent runs. Nil is the machine that this process runs
+	// on.
+	Machine Machine
 
 	// Connected is called each time a control channel has been opened. Nil is
 	// nobody.
@@ -187,7 +188,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		delay := wait.next()
 		a.Log.Warn("control channel lost", sallyport.LogErr, err, "retry_in", delay.Round(100*time.Millisecond))
-		if !pause(ctx, delay) {
+		if !a.pause(ctx, delay) {
 			return nil
 		}
 	}
@@ -378,10 +379,7 @@ func (a *Agent) launch(s *session) {
 		if held(s.era) {
 			return
 		}
-		// A session's buffers are the most an agent ever holds. What was pooled
-		// outlives one collection.
-		runtime.GC()
-		debug.FreeOSMemory()
+		a.machine().FreeMemory() // a session's buffers are the most an agent ever holds
 	})
 }
 
@@ -441,11 +439,10 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 
 // inform tells the control plane what this machine is: UpdateInstanceInformation.
 func (a *Agent) inform(ctx context.Context) error {
-	hostname, _ := os.Hostname()
-	name, version := platform()
+	name, version := a.machine().Platform()
 	err := a.client.Call(ctx, "ssm", "AmazonSSM.UpdateInstanceInformation", map[string]string{
 		"AgentName": "amazon-ssm-agent", "AgentStatus": "Active", "AgentVersion": sallyport.WireAgentVersion,
-		"ComputerName": hostname, "IPAddress": a.address(), "InstanceId": a.reg.Node.String(),
+		"ComputerName": a.machine().Hostname(), "IPAddress": a.address(), "InstanceId": a.reg.Node.String(),
 		"PlatformName": name, "PlatformType": platformType(), "PlatformVersion": version,
 		"SSMConnectionChannel": "ssmmessages",
 	}, nil)
@@ -470,20 +467,13 @@ func (a *Agent) informEvery(ctx context.Context) {
 	}
 }
 
-// address is the one this machine reaches the control plane from. Nothing is
-// sent to find it.
+// address is the one this machine reaches the control plane from.
 func (a *Agent) address() string {
 	host, port := a.client.Base.Hostname(), a.client.Base.Port()
 	if port == "" {
 		port = "443"
 	}
-	c, err := net.DialTimeout("udp", net.JoinHostPort(host, port), time.Second)
-	if err != nil {
-		return ""
-	}
-	defer c.Close()
-	local, _, _ := net.SplitHostPort(c.LocalAddr().String())
-	return local
+	return a.machine().AddressTo(host, port)
 }
 
 func platformType() string {
@@ -494,27 +484,6 @@ func platformType() string {
 		return "MacOS"
 	}
 	return "Linux"
-}
-
-// platform is the system's name and version.
-func platform() (name, version string) {
-	b, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return runtime.GOOS, ""
-	}
-	for line := range strings.Lines(string(b)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		if text, err := strconv.Unquote(value); err == nil {
-			value = text
-		}
-		switch key {
-		case "NAME":
-			name = value
-		case "VERSION_ID":
-			version = value
-		}
-	}
-	return name, version
 }
 
 // A backoff doubles from firstRetry to lastRetry, less up to half of it, so that
@@ -532,12 +501,12 @@ func (b *backoff) next() time.Duration {
 
 // pause waits for d, or until the machine's addresses change: the network may
 // be back. It reports false if ctx ended.
-func pause(ctx context.Context, d time.Duration) bool {
+func (a *Agent) pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	before := addresses()
+	before := a.machine().Addresses()
 	for {
 		select {
 		case <-ctx.Done():
@@ -545,22 +514,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 		case <-timer.C:
 			return true
 		case <-look.C:
-			if addresses() != before {
+			if a.machine().Addresses() != before {
 				return true
 			}
 		}
 	}
-}
-
-func addresses() string {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return ""
-	}
-	var b strings.Builder
-	for _, addr := range all {
-		b.WriteString(addr.String())
-		b.WriteByte(' ')
-	}
-	return b.String()
 }

@@ -74,9 +74,9 @@ func (s *session) serveCommand() (*int, error) {
 	if cmd.Path == "" {
 		cmd.Path, err = find(cmd.Args[0], cmd.Env, cmd.Dir)
 	}
-	var p *pty.Process
+	var p Pipes
 	if err == nil {
-		p, err = pty.StartPipes(cmd, input, bool(what.SeparateOutputStream))
+		p, err = s.agent.machine().StartPipes(cmd, input, bool(what.SeparateOutputStream))
 	}
 	if err != nil {
 		status := pty.StartStatus(err)
@@ -214,7 +214,7 @@ func (s *session) pass(r io.Reader, kind wire.Kind, prefix string) {
 // feed gives the command what the client sends: its standard input and signals,
 // between ends of ours; of a stock client's bytes only those that stand for
 // signals mean anything.
-func (s *session) feed(p *pty.Process, input bool) {
+func (s *session) feed(p Pipes, input bool) {
 	var writing sync.WaitGroup
 	in := make(chan []byte, 64)
 	defer writing.Wait() // a write that is stuck ends with the process

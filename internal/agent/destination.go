@@ -75,7 +75,7 @@ func (s *session) destinations(host, port string) (all []netip.AddrPort, err err
 	default:
 		ctx, cancel := context.WithTimeout(s.ctx, resolveWithin)
 		defer cancel()
-		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+		if addrs, err = s.agent.machine().Resolve(ctx, host); err != nil {
 			return nil, err
 		}
 	}
@@ -90,11 +90,10 @@ func (s *session) destinations(host, port string) (all []netip.AddrPort, err err
 }
 
 // dial connects to the first of the addresses that answers.
-func dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
+func (s *session) dial(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 	var all []error
 	for _, addr := range addrs {
-		d := net.Dialer{Timeout: dialWithin}
-		conn, err := d.DialContext(ctx, "tcp", addr.String())
+		conn, err := s.agent.machine().Dial(ctx, addr)
 		if err == nil {
 			return conn, nil
 		}

@@ -83,7 +83,7 @@ type handed struct {
 	State    json.RawMessage
 
 	state sessionState
-	shell *pty.Terminal
+	shell Terminal
 }
 
 // A sessionState is what a session knows that its terminal does not. What a new
@@ -249,7 +249,7 @@ func (a *Agent) makeWay() error {
 			terminals = append(terminals, h.Terminal.FD)
 		}
 	}
-	file, err := namelessFile(a.State)
+	file, err := a.machine().NamelessFile(a.State)
 	if err != nil {
 		return fmt.Errorf("hand over: %w", err)
 	}
@@ -294,16 +294,16 @@ func (a *Agent) inherit() {
 		a.forget(id)
 	}
 	for _, h := range doc.Sessions {
-		a.resume(h, h.read(doc.Version))
+		a.resume(h, h.read(a.machine(), doc.Version))
 	}
 	a.Log.Info("agent took over", "sessions", len(doc.Sessions))
 }
 
 // read takes up what was written. Whatever is wrong with it, its terminal is
 // there to be closed, if it can be.
-func (h *handed) read(version int) (err error) {
+func (h *handed) read(m Machine, version int) (err error) {
 	if h.Terminal != nil {
-		if h.shell, err = pty.TakeUp(*h.Terminal); err != nil {
+		if h.shell, err = m.TakeUp(*h.Terminal); err != nil {
 			return err
 		}
 	}

@@ -118,7 +118,7 @@ func (s *session) multiplex(ctx context.Context, end context.CancelCauseFunc, to
 			return fmt.Errorf("the client's end of the port session broke: %w", err)
 		}
 		all.Go(func() {
-			conn, err := dial(ctx, to)
+			conn, err := s.dial(ctx, to)
 			if err != nil {
 				s.log.Debug("port not reached", sallyport.LogErr, err)
 				s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
@@ -175,7 +175,7 @@ func (s *session) single(ctx context.Context, end context.CancelCauseFunc, to []
 	}
 	defer hangUp()
 	connect := func() error {
-		c, err := dial(ctx, to)
+		c, err := s.dial(ctx, to)
 		if err != nil {
 			//lint:ignore ST1005 AWS's words, which people search for
 			return fmt.Errorf("Unable to connect to specified port: %w", err)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
-	"github.com/sallyport/sallyport/internal/pty"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -56,17 +55,17 @@ type session struct {
 
 	ahead []datachannel.Message // what came during the handshake, for whoever comes next
 
-	term   atomic.Pointer[pty.Terminal] // once there is one that takes what is typed
-	behind atomic.Int64                 // how many pieces of what was typed are on their way to it
+	term   atomic.Pointer[Terminal] // once there is one that takes what is typed
+	behind atomic.Int64             // how many pieces of what was typed are on their way to it
 
 	// What a program that takes the session over needs; see handover.go.
 	// serveShell and what it waits for own it, and run once that has ended.
-	left     bool          // it is to be handed over
-	shell    *pty.Terminal // once there is one
-	dataKey  []byte        // of an encrypted session, once there is one
-	size     wire.Size     // the last that was asked for
-	untyped  []byte        // received, and not typed
-	unsent   []byte        // read from the terminal, and not sent
+	left     bool      // it is to be handed over
+	shell    Terminal  // once there is one
+	dataKey  []byte    // of an encrypted session, once there is one
+	size     wire.Size // the last that was asked for
+	untyped  []byte    // received, and not typed
+	unsent   []byte    // read from the terminal, and not sent
 	complete *wire.AgentTaskComplete
 	broken   error // why it cannot be taken over
 
@@ -277,7 +276,7 @@ func (s *session) carry() {
 			return
 		}
 		s.log.Warn("data channel lost", sallyport.LogErr, err)
-		if !pause(s.ctx, min(wait.next(), openRetryLast)) {
+		if !s.agent.pause(s.ctx, min(wait.next(), openRetryLast)) {
 			return
 		}
 	}

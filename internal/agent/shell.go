@@ -36,7 +36,7 @@ func (s *session) serveShell() (status *int, err error) {
 	if len(s.untyped) > 0 {
 		s.behind.Store(1)
 	}
-	shell, typed := make(chan *pty.Terminal, 1), make(chan []byte, 64)
+	shell, typed := make(chan Terminal, 1), make(chan []byte, 64)
 	untaken, untyped := make(chan []byte, 1), make(chan []byte, 1)
 	go func() { untaken <- s.type_(shell, typed) }()
 
@@ -93,7 +93,7 @@ func cannotStart(err error) error {
 }
 
 // show sends what the shell says, until it says no more.
-func (s *session) show(term *pty.Terminal) error {
+func (s *session) show(term Terminal) error {
 	go func() { // so that a read of a terminal ends when the session does
 		select {
 		case <-s.ctx.Done():
@@ -141,15 +141,15 @@ func (s *session) output(b []byte) error {
 // asked for. Until there is a shell the first size is kept for it to start
 // with, and what is typed ahead waits in the stream's buffer. What it has taken
 // from there and the shell cannot have, it returns.
-func (s *session) type_(shell <-chan *pty.Terminal, typed chan<- []byte) (untaken []byte) {
-	var term *pty.Terminal
+func (s *session) type_(shell <-chan Terminal, typed chan<- []byte) (untaken []byte) {
+	var term Terminal
 	defer close(typed)
-	have := func(t *pty.Terminal) {
+	have := func(t Terminal) {
 		term = t
 		if s.size.Cols > 0 {
 			term.Resize(uint16(s.size.Cols), uint16(s.size.Rows))
 		}
-		s.term.Store(t)
+		s.term.Store(&t)
 	}
 	for s.ctx.Err() == nil {
 		m, err := s.next(s.ctx)
@@ -210,13 +210,13 @@ func (s *session) typeNow(m datachannel.Message) int {
 	if term == nil || m.Kind != wire.KindOutput || s.behind.Load() > 0 {
 		return 0
 	}
-	return term.WriteNow(m.Payload)
+	return (*term).WriteNow(m.Payload)
 }
 
 // keyboard types on a terminal, first what was left to type, and returns what is
 // left when the terminal is held. Closing the terminal ends a write; so does an
 // interrupt, which also drops what was typed before it.
-func (s *session) keyboard(term *pty.Terminal, first []byte, typed <-chan []byte) (left []byte) {
+func (s *session) keyboard(term Terminal, first []byte, typed <-chan []byte) (left []byte) {
 	var err error // of the last write
 	for b := range pieces(first, typed) {
 		switch at := bytes.IndexByte(b, ctrlC); {
@@ -260,7 +260,7 @@ func pieces(first []byte, typed <-chan []byte) iter.Seq[[]byte] {
 // startShell starts the user's login shell. An end of ours says how large its
 // terminal is before all else, so the first prompt is for the right size; a
 // stock one is deaf until the shell has said something.
-func (s *session) startShell() (*pty.Terminal, error) {
+func (s *session) startShell() (Terminal, error) {
 	cmd, err := s.shellCommand()
 	if err != nil {
 		return nil, err
@@ -282,7 +282,7 @@ func (s *session) startShell() (*pty.Terminal, error) {
 	case <-s.ctx.Done():
 		return nil, context.Cause(s.ctx)
 	}
-	return pty.Start(cmd)
+	return s.agent.machine().StartTerminal(cmd)
 }
 
 // profile is what is typed into a shell before the person types.

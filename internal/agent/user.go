@@ -15,6 +15,7 @@ const SSMUser = "ssm-user"
 // whom the task names, and never as anybody else; otherwise as ssm-user where
 // the agent was told so. as is nil for the agent's own.
 func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error) {
+	m := s.agent.machine()
 	in := s.task.DocumentContent.Inputs
 	name := ""
 	switch {
@@ -26,20 +27,20 @@ func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error
 		if name == "" {
 			return u, nil, errors.New("please set the RunAs default user")
 		}
-		if !pty.CanSwitch() {
+		if !m.CanSwitch() {
 			return u, nil, errors.New("the agent must run as root to use RunAs")
 		}
-	case s.agent.SSMUser && pty.CanSwitch():
+	case s.agent.SSMUser && m.CanSwitch():
 		name = SSMUser
-		if err := pty.EnsureUser(s.ctx, name, !s.agent.NoSudo); err != nil {
+		if err := m.EnsureUser(s.ctx, name, !s.agent.NoSudo); err != nil {
 			return u, nil, err
 		}
 	}
 	if name == "" {
-		u, err = pty.CurrentUser(s.ctx)
+		u, err = m.CurrentUser(s.ctx)
 		return u, nil, err
 	}
-	u, err = pty.LookupUser(s.ctx, name)
+	u, err = m.LookupUser(s.ctx, name)
 	switch {
 	case errors.Is(err, pty.ErrNoUser):
 		//lint:ignore ST1005 AWS's words, full stop and all
@@ -49,6 +50,6 @@ func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error
 	case u.UID == 0 || u.GID == 0:
 		return u, nil, fmt.Errorf("invalid uid and gid: sessions do not run as root, and %s is %d:%d", name, u.UID, u.GID)
 	}
-	as, err = pty.CredentialOf(s.ctx, u)
+	as, err = m.CredentialOf(s.ctx, u)
 	return u, as, err
 }

@@ -75,7 +75,8 @@ type Entry struct {
 
 // Shelf is a directory of logs and recordings.
 type Shelf struct {
-	dir string
+	dir  string
+	disk Disk
 
 	// mu guards the logs that are to be synced; passing, while there are any.
 	mu      sync.Mutex
@@ -84,11 +85,17 @@ type Shelf struct {
 }
 
 // OpenShelf makes the directory if it is not there. It is for its owner alone.
-func OpenShelf(dir string) (*Shelf, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func OpenShelf(dir string) (*Shelf, error) { return OpenShelfOn(nil, dir) }
+
+// OpenShelfOn is [OpenShelf] on a disk. Nil is the machine's own.
+func OpenShelfOn(disk Disk, dir string) (*Shelf, error) {
+	if disk == nil {
+		disk = realDisk{}
+	}
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory for session logs: %w", err)
 	}
-	return &Shelf{dir: dir}, nil
+	return &Shelf{dir: dir, disk: disk}, nil
 }
 
 func (s *Shelf) logPath(id sallyport.SessionID) string {
@@ -104,7 +111,7 @@ func (s *Shelf) CastPath(id sallyport.SessionID) string {
 type Log struct {
 	id    sallyport.SessionID
 	shelf *Shelf
-	file  *os.File
+	file  File
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -116,7 +123,7 @@ type Log struct {
 
 // Create begins the log of a session that has none.
 func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
-	f, err := os.OpenFile(s.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.disk.OpenFile(s.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
@@ -124,7 +131,7 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 	head = append(head, '\n')
 	if _, err := f.Write(head); err != nil {
 		f.Close()
-		os.Remove(f.Name())
+		s.disk.Remove(f.Name())
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
 	return &Log{id: id, shelf: s, file: f, size: int64(len(head))}, nil
@@ -135,7 +142,7 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 // entry's body is good until replay returns. What follows the last whole entry
 // is cut off.
 func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*Log, error) {
-	f, err := os.OpenFile(s.logPath(id), os.O_RDWR, 0)
+	f, err := s.disk.OpenFile(s.logPath(id), os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open session log: %w", err)
 	}

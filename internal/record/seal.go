@@ -30,7 +30,7 @@ type Sealed struct {
 // Frames that arrived out of order are put in order, which is why the log is
 // not the recording.
 func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
-	f, err := os.Open(s.logPath(id))
+	f, err := s.disk.OpenFile(s.logPath(id), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.sealed(id)
 	}
@@ -39,11 +39,11 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	}
 	defer f.Close()
 
-	tmp, err := os.CreateTemp(s.dir, ".seal-*")
+	tmp, err := s.disk.CreateTemp(s.dir, ".seal-*")
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
-	defer os.Remove(tmp.Name()) // does nothing once it has been renamed
+	defer s.disk.Remove(tmp.Name()) // does nothing once it has been renamed
 	defer tmp.Close()
 
 	hash := sha256.New()
@@ -57,17 +57,17 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
-	if err := os.Rename(tmp.Name(), s.CastPath(id)); err != nil {
+	if err := s.disk.Rename(tmp.Name(), s.CastPath(id)); err != nil {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
-	syncDir(s.dir)
-	os.Remove(f.Name()) // if it stays, the next Seal makes the same recording
+	s.disk.SyncDir(s.dir)
+	s.disk.Remove(f.Name()) // if it stays, the next Seal makes the same recording
 	return Sealed{info.Size(), hash.Sum(nil)}, nil
 }
 
 // sealed describes a recording made earlier.
 func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
-	f, err := os.Open(s.CastPath(id))
+	f, err := s.disk.OpenFile(s.CastPath(id), os.O_RDONLY, 0)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("open recording: %w", err)
 	}
@@ -82,8 +82,8 @@ func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
 
 // Remove deletes a session's recording and log.
 func (s *Shelf) Remove(id sallyport.SessionID) error {
-	err := os.Remove(s.CastPath(id))
-	if e := os.Remove(s.logPath(id)); errors.Is(err, fs.ErrNotExist) {
+	err := s.disk.Remove(s.CastPath(id))
+	if e := s.disk.Remove(s.logPath(id)); errors.Is(err, fs.ErrNotExist) {
 		err = e
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +94,7 @@ func (s *Shelf) Remove(id sallyport.SessionID) error {
 
 // Expire deletes recordings last written before then.
 func (s *Shelf) Expire(then time.Time) error {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := s.disk.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("expire recordings: %w", err)
 	}
@@ -103,7 +103,7 @@ func (s *Shelf) Expire(then time.Time) error {
 		if err != nil || !strings.HasSuffix(e.Name(), ".cast") || !info.ModTime().Before(then) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
+		if err := s.disk.Remove(filepath.Join(s.dir, e.Name())); err != nil {
 			return fmt.Errorf("expire recordings: %w", err)
 		}
 	}
@@ -198,18 +198,10 @@ func sizeOf(e Entry) (size wire.Size, ok bool) {
 	return size, size.Cols > 0 && size.Rows > 0 && size.Cols < 1<<16 && size.Rows < 1<<16
 }
 
-// syncDir makes a rename last. Windows neither needs nor allows it.
-func syncDir(dir string) {
-	if d, err := os.Open(filepath.Clean(dir)); err == nil {
-		d.Sync()
-		d.Close()
-	}
-}
-
 // Unsealed lists the sessions that have a log: those that are on, and those
 // whose recording could not be made.
 func (s *Shelf) Unsealed() (ids []sallyport.SessionID, err error) {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := s.disk.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list session logs: %w", err)
 	}

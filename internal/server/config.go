@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/record"
 )
 
 // Defaults of a Config.
@@ -47,6 +48,10 @@ type Config struct {
 	// unless Database names another; session logs; its CA; its admin socket.
 	// It is made if it is not there, for its owner alone.
 	State string
+
+	// Disk is what session logs and recordings are kept on, in State. Nil is this
+	// machine's own. The database is always on this machine's.
+	Disk record.Disk
 
 	// Database is a path, or "postgres://…". "" is sallyport.db in State.
 	Database string

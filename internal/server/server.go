@@ -137,7 +137,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	if err := db.MarkAllOffline(ctx); err != nil { // until they dial again
 		return err
 	}
-	shelf, err := record.OpenShelf(filepath.Join(c.State, "sessions"))
+	shelf, err := record.OpenShelfOn(c.Disk, filepath.Join(c.State, "sessions"))
 	if err != nil {
 		return err
 	}
