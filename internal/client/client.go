@@ -33,6 +33,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"time"
@@ -59,6 +60,12 @@ type Settings struct {
 	// StreamHost is the host where streams may be, if it is not the host the
 	// API is at. Or SALLYPORT_STREAM_HOST.
 	StreamHost string
+
+	// AWS is used instead of what AWS's programs would find, if it is not nil.
+	// HTTP is used instead of a client that believes CABundle, if it is not nil;
+	// its transport is an *http.Transport.
+	AWS  *aws.Config
+	HTTP *http.Client
 }
 
 // A Client calls one control plane as one person. It may be used by many
@@ -75,6 +82,9 @@ type Client struct {
 // Load reads AWS's settings, and returns a client that calls the control plane
 // they name. It calls nobody yet, and needs no credentials yet.
 func Load(ctx context.Context, s Settings) (*Client, error) {
+	if s.AWS != nil {
+		return s.client(ctx, *s.AWS)
+	}
 	var options []func(*config.LoadOptions) error
 	if s.Region != "" {
 		options = append(options, config.WithRegion(s.Region))
@@ -111,13 +121,15 @@ func (s Settings) client(ctx context.Context, cfg aws.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	bundle, err := s.authorities(cfg)
-	if err != nil {
-		return nil, err
-	}
-	httpClient, err := endpoint.Trust{PEM: bundle}.HTTP()
-	if err != nil {
-		return nil, err
+	httpClient := s.HTTP
+	if httpClient == nil {
+		bundle, err := s.authorities(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if httpClient, err = (endpoint.Trust{PEM: bundle}).HTTP(); err != nil {
+			return nil, err
+		}
 	}
 	agent := "sallyport/" + sallyport.Version
 	c.api = &endpoint.Client{Base: base, HTTP: httpClient, Region: cfg.Region, UserAgent: agent, Credentials: credentials(cfg)}
