@@ -28,6 +28,18 @@ type Principal struct {
 	// node's ID. Session IDs begin with it.
 	Name string
 
+	// Root is the ID of the identity at the root of the credentials, which
+	// owns what it starts whatever roles it acts in: a user's ID, also behind a
+	// role that the user assumed; the account's ID; a node's ID.
+	Root string
+
+	// Basis lists the IDs of all that the credentials rest on: the access key
+	// and the user they were first got with, and every role assumed since. When
+	// one of them is deleted, or the key is deactivated, the credentials are
+	// good for nothing. It is empty for nodes, and for the account's root where
+	// it has no access key.
+	Basis []string
+
 	Path string // of the user or role
 	Role string // the role's name, for AssumedRole and NodeKind
 
@@ -39,6 +51,10 @@ type Principal struct {
 
 	// SessionPolicies were given with the session, and limit it: JSON.
 	SessionPolicies []string
+
+	// SessionToken reports that the credentials came from GetSessionToken: they
+	// are a user's or the account's own, for a while.
+	SessionToken bool
 
 	AccessKeyID string    // what signed
 	TokenIssued time.Time // for temporary credentials; zero for long-lived keys
@@ -56,9 +72,17 @@ func (p *Principal) UserName() string {
 // Temporary reports whether the credentials are short-lived.
 func (p *Principal) Temporary() bool { return !p.TokenIssued.IsZero() }
 
-// Owns reports whether p started s. It compares who, never how a name begins,
-// so ann does not own ann-marie's sessions.
-func (p *Principal) Owns(s *Session) bool { return s.OwnerID == p.ID && s.Owner == p.ARN }
+// EntityID is the ID of the user or role whose policies bind p.
+func (p *Principal) EntityID() string {
+	id, _, _ := strings.Cut(p.ID, ":")
+	return id
+}
+
+// Owns reports whether s was started by the identity at the root of p's
+// credentials. IDs are compared, never names: a user owns their sessions after
+// a change of name or path, and two users who act in one role, under one role
+// session name, do not own each other's.
+func (p *Principal) Owns(s *Session) bool { return p.Root != "" && s.Root == p.Root }
 
 // A User is an IAM user.
 type User struct {

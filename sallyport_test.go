@@ -43,7 +43,7 @@ func TestAdvance(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprint(tt.path), func(t *testing.T) {
-			s := sm.NewSession(mustSession(t, "alice-0c4f1e9ab27d3355e"), "arn:aws:iam::000000000000:user/alice", "AIDA", sm.NewNodeID(), "D", asked)
+			s := sm.NewSession(mustSession(t, "alice-0c4f1e9ab27d3355e"), &sm.Principal{ARN: "arn:aws:iam::000000000000:user/alice", ID: "AIDA"}, sm.NewNodeID(), "D", asked)
 			last := len(tt.path) - 1
 			for _, to := range tt.path[:last] {
 				if err := s.Advance(to, later); err != nil {

@@ -102,8 +102,10 @@ var next = map[State][]State{
 // handed is one that could have happened.
 type Session struct {
 	ID       SessionID
-	Owner    string // ARN of the principal who started it
-	OwnerID  string // the principal's user ID, as ${aws:userid} has it
+	Owner    string   // ARN of the principal who started it
+	OwnerID  string   // the principal's user ID, as ${aws:userid} has it
+	Root     string   // [Principal.Root] of who started it: the identity that owns it
+	Basis    []string // [Principal.Basis] of who started it: when one is gone, the session ends
 	Node     NodeID
 	Document string // the session document's name
 	Reason   string // why, in the owner's words; may be empty
@@ -122,9 +124,13 @@ type Session struct {
 	ended time.Time // zero until the state is final
 }
 
-// NewSession returns a session that has been asked for and not yet answered.
-func NewSession(id SessionID, owner, ownerID string, node NodeID, document string, at time.Time) *Session {
-	return &Session{ID: id, Owner: owner, OwnerID: ownerID, Node: node, Document: document, Started: at, state: Connecting}
+// NewSession returns a session that who has asked for and that has not been
+// answered yet.
+func NewSession(id SessionID, who *Principal, node NodeID, document string, at time.Time) *Session {
+	return &Session{
+		ID: id, Owner: who.ARN, OwnerID: who.ID, Root: who.Root, Basis: who.Basis,
+		Node: node, Document: document, Started: at, state: Connecting,
+	}
 }
 
 // RestoreSession gives s, read from a store, the state it was stored with.

@@ -70,8 +70,15 @@ func (c *Call) Allow(ctx context.Context, q Question) error {
 	return c.Server.allow(ctx, c.Who, c.Request, q)
 }
 
+// A Decision is policy's answer to a [Question].
+type Decision = policy.Decision
+
+// SessionPolicies is the Layer of a Decision that says no because the policies
+// given with the caller's credentials do not allow it.
+const SessionPolicies = policy.Session
+
 // Decide is [Call.Allow] for those who need to know why.
-func (c *Call) Decide(ctx context.Context, q Question) (policy.Decision, error) {
+func (c *Call) Decide(ctx context.Context, q Question) (Decision, error) {
 	return c.Server.Decide(ctx, c.Who, c.Request, q)
 }
 
@@ -234,34 +241,69 @@ func (s *Server) describe(c *policy.Context, who *sallyport.Principal, r *http.R
 	}
 }
 
-// maxCached bounds the policies kept parsed. It is a few thousand people's.
+// maxCached bounds the policies that are kept parsed, and the answers about
+// what credentials rest on. It is as many as a few thousand callers need.
 const maxCached = 4096
 
-// grants keeps everybody's policies parsed, until any of them changes.
+// grants keeps what IAM says of callers, until anything in IAM changes.
 type grants struct {
 	mu       sync.Mutex
 	revision uint64
-	parsed   map[store.Entity]*policy.Policies
+	parsed   map[string]*policy.Policies // by the ID of the user or role
+	gone     map[string]string           // of [Server.gone], by what it was asked
+}
+
+// fresh empties what is kept if it is older than the revision, or has too many
+// entries. The caller holds mu.
+func (g *grants) fresh(revision uint64) {
+	if g.parsed == nil || g.revision != revision || len(g.parsed)+len(g.gone) >= maxCached {
+		g.revision, g.parsed, g.gone = revision, map[string]*policy.Policies{}, map[string]string{}
+	}
+}
+
+// gone returns the first of the identities that credentials rest on which is
+// not in force any more; "" if all are.
+func (s *Server) gone(ctx context.Context, basis []string) (string, error) {
+	if len(basis) == 0 {
+		return "", nil
+	}
+	key := strings.Join(basis, " ")
+	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
+	s.grants.mu.Lock()
+	s.grants.fresh(revision)
+	id, known := s.grants.gone[key]
+	s.grants.mu.Unlock()
+	if known {
+		return id, nil
+	}
+	id, err := s.Store.Gone(ctx, basis)
+	if err != nil {
+		return "", err
+	}
+	s.grants.mu.Lock()
+	defer s.grants.mu.Unlock()
+	if s.grants.revision == revision {
+		s.grants.gone[key] = id
+	}
+	return id, nil
 }
 
 // policies returns what binds who.
 func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*policy.Policies, error) {
-	e := entity(who)
+	id := who.EntityID()
 	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
 	s.grants.mu.Lock()
-	if s.grants.parsed == nil || s.grants.revision != revision || len(s.grants.parsed) >= maxCached {
-		s.grants.revision, s.grants.parsed = revision, map[store.Entity]*policy.Policies{}
-	}
-	p := s.grants.parsed[e]
+	s.grants.fresh(revision)
+	p := s.grants.parsed[id]
 	s.grants.mu.Unlock()
 	if p == nil {
 		var err error
-		if p, err = s.parsePolicies(ctx, e); err != nil {
+		if p, err = s.parsePolicies(ctx, id); err != nil {
 			return nil, err
 		}
 		s.grants.mu.Lock()
 		if s.grants.revision == revision {
-			s.grants.parsed[e] = p
+			s.grants.parsed[id] = p
 		}
 		s.grants.mu.Unlock()
 	}
@@ -311,10 +353,12 @@ func (s *Server) sessionPolicy(ctx context.Context, n int, text string) (policy.
 	return named, nil
 }
 
-func (s *Server) parsePolicies(ctx context.Context, e store.Entity) (*policy.Policies, error) {
-	g, err := s.Store.Grants(ctx, e)
+// parsePolicies reads what binds the user or role with an ID. One that was
+// deleted may do nothing.
+func (s *Server) parsePolicies(ctx context.Context, id string) (*policy.Policies, error) {
+	g, err := s.Store.GrantsOf(ctx, id)
 	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
-		return &policy.Policies{}, nil // a node's role that has been deleted: it may do nothing
+		return &policy.Policies{}, nil
 	}
 	if err != nil {
 		return nil, err

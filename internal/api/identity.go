@@ -16,7 +16,6 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/sigv4"
-	"github.com/sallyport/sallyport/internal/store"
 )
 
 // authenticate finds out who made a call, if the operation wants to know.
@@ -109,25 +108,30 @@ func (s *Server) credentials(ctx context.Context, claim *sigv4.Claim, now time.T
 	case !c.Key.Active:
 		return found{}, unknownKey()
 	}
-	who := s.root()
+	who := s.Root()
+	who.Basis = []string{c.Key.ID}
 	if c.User != nil {
 		who = s.userPrincipal(c.User)
+		who.Basis = []string{c.Key.ID, c.User.ID}
 	}
 	who.AccessKeyID = c.Key.ID
 	return found{c.Secret, who, c.Key.ID}, nil
 }
 
-func (s *Server) root() *sallyport.Principal {
-	return &sallyport.Principal{Kind: sallyport.Root, ARN: s.Realm.Root(), ID: s.Realm.Account, Name: "root"}
+// Root is the account's root.
+func (s *Server) Root() *sallyport.Principal {
+	return &sallyport.Principal{Kind: sallyport.Root, ARN: s.Realm.Root(), ID: s.Realm.Account, Root: s.Realm.Account, Name: "root"}
 }
 
 func (s *Server) userPrincipal(u *sallyport.User) *sallyport.Principal {
-	return &sallyport.Principal{Kind: sallyport.UserKind, ARN: s.Realm.User(u.Path, u.Name), ID: u.ID, Name: u.Name, Path: u.Path, Tags: u.Tags}
+	return &sallyport.Principal{Kind: sallyport.UserKind, ARN: s.Realm.User(u.Path, u.Name), ID: u.ID, Root: u.ID, Name: u.Name, Path: u.Path, Tags: u.Tags}
 }
 
-// A bearer is what a session token says, under seal. Tokens are not stored:
-// whoever brings one back brings all that is known of it, and what it may do is
+// A bearer is what a session token says, under seal. Tokens are not stored: a
+// request that has one has all that is known of it, and what it may do is
 // looked up anew each time, so that rights that are taken away are gone at once.
+// Users and roles are looked up by ID, so that a namesake of one that was
+// deleted is another.
 type bearer struct {
 	Key     string `json:"k"` // ASIA…
 	Secret  string `json:"s"`
@@ -136,11 +140,14 @@ type bearer struct {
 	MFA     int64  `json:"m,omitempty"`
 
 	// Exactly one of these says whose it is; none is the account itself.
-	User string `json:"u,omitempty"` // and by its ID, so that a namesake is not served
-	Role string `json:"r,omitempty"`
+	User string `json:"u,omitempty"` // the user's name when the token was issued; ID says which
+	Role string `json:"r,omitempty"` // likewise the role's
 	Node string `json:"n,omitempty"`
 
 	ID      string            `json:"d,omitempty"` // of the user or role
+	Root    string            `json:"o,omitempty"` // [sallyport.Principal.Root]
+	Basis   []string          `json:"b,omitempty"` // [sallyport.Principal.Basis]
+	Got     bool              `json:"g,omitempty"` // from GetSessionToken
 	Session string            `json:"x,omitempty"` // the role session's name
 	Tags    map[string]string `json:"t,omitempty"` // session tags
 	Policy  []string          `json:"p,omitempty"` // session policies
@@ -159,8 +166,12 @@ func (s *Server) tokens() *keyring.Box {
 
 // A Grant says whose short-lived credentials are wanted.
 type Grant struct {
-	Who      *sallyport.Principal // Root, UserKind, AssumedRole or NodeKind
-	EntityID string               // of the user or role; unused for root and nodes
+	// Who is whom the credentials are for: Root, UserKind, AssumedRole or
+	// NodeKind. Root, Basis, and the ID of a user or role, are taken from it.
+	Who *sallyport.Principal
+
+	SessionToken bool // they are asked for by GetSessionToken
+
 	For      time.Duration
 	MFA      time.Time         // when a second factor was shown
 	Tags     map[string]string // session tags
@@ -180,16 +191,16 @@ func (s *Server) Issue(g Grant, now time.Time) (Temporary, error) {
 	t := Temporary{AccessKeyID: sallyport.EntityID("ASIA"), Secret: sallyport.GenerateSecret(), Expires: now.Add(g.For).Truncate(time.Second)}
 	b := bearer{
 		Key: t.AccessKeyID, Secret: t.Secret.Reveal(), Issued: now.Unix(), Expires: t.Expires.Unix(),
-		ID: g.EntityID, Tags: g.Tags, Policy: g.Policies,
+		Root: g.Who.Root, Basis: g.Who.Basis, Got: g.SessionToken, Tags: g.Tags, Policy: g.Policies,
 	}
 	if !g.MFA.IsZero() {
 		b.MFA = g.MFA.Unix()
 	}
 	switch g.Who.Kind {
 	case sallyport.UserKind:
-		b.User = g.Who.Name
+		b.User, b.ID = g.Who.Name, g.Who.EntityID()
 	case sallyport.AssumedRole:
-		b.Role, b.Session = g.Who.Role, g.Who.Name
+		b.Role, b.ID, b.Session = g.Who.Role, g.Who.EntityID(), g.Who.Name
 	case sallyport.NodeKind:
 		b.Node = g.Who.Node.String()
 	}
@@ -231,11 +242,32 @@ func (s *Server) temporary(ctx context.Context, claim *sigv4.Claim, now time.Tim
 	if b.MFA != 0 {
 		who.MFA = time.Unix(b.MFA, 0)
 	}
-	who.SessionPolicies = b.Policy
+	who.SessionPolicies, who.SessionToken = b.Policy, b.Got
 	return found{sallyport.NewSecret(b.Secret), who, ""}, nil
 }
 
+// bearerPrincipal finds whose a session token is. All that it rests on has to be
+// in force still.
 func (s *Server) bearerPrincipal(ctx context.Context, b *bearer) (*sallyport.Principal, error) {
+	who, err := s.bearerOwner(ctx, b)
+	if err != nil || who.Kind == sallyport.NodeKind {
+		return who, err
+	}
+	id, err := s.gone(ctx, b.Basis)
+	switch {
+	case err != nil:
+		return nil, err
+	case id != "":
+		return nil, badToken()
+	}
+	who.Basis = b.Basis
+	if b.Root != "" { // a token of an earlier version says none
+		who.Root = b.Root
+	}
+	return who, nil
+}
+
+func (s *Server) bearerOwner(ctx context.Context, b *bearer) (*sallyport.Principal, error) {
 	gone := func(err error) error {
 		if sallyport.CodeOf(err) != "" {
 			return badToken() // whose it was is no longer there
@@ -254,25 +286,19 @@ func (s *Server) bearerPrincipal(ctx context.Context, b *bearer) (*sallyport.Pri
 		}
 		return s.nodePrincipal(ctx, node)
 	case b.User != "":
-		u, err := s.Store.User(ctx, b.User)
+		u, err := s.Store.UserByID(ctx, b.ID, b.User)
 		if err != nil {
 			return nil, gone(err)
-		}
-		if u.ID != b.ID {
-			return nil, badToken()
 		}
 		return s.userPrincipal(u), nil
 	case b.Role != "":
-		r, err := s.Store.Role(ctx, b.Role)
+		r, err := s.Store.RoleByID(ctx, b.ID, b.Role)
 		if err != nil {
 			return nil, gone(err)
 		}
-		if r.ID != b.ID {
-			return nil, badToken()
-		}
 		return s.rolePrincipal(r, b.Session, b.Tags), nil
 	}
-	return s.root(), nil
+	return s.Root(), nil
 }
 
 func (s *Server) rolePrincipal(r *sallyport.Role, session string, tags map[string]string) *sallyport.Principal {
@@ -283,8 +309,9 @@ func (s *Server) rolePrincipal(r *sallyport.Role, session string, tags map[strin
 	for k, v := range tags { // a session's tag wins over its role's
 		all[k] = v
 	}
+	id := r.ID + ":" + session
 	return &sallyport.Principal{
-		Kind: sallyport.AssumedRole, ARN: s.Realm.AssumedRole(r.Name, session), ID: r.ID + ":" + session,
+		Kind: sallyport.AssumedRole, ARN: s.Realm.AssumedRole(r.Name, session), ID: id, Root: id,
 		Name: session, Path: r.Path, Role: r.Name, Tags: all, SessionTags: tags,
 	}
 }
@@ -305,7 +332,7 @@ func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallypo
 		return nil, err
 	}
 	who := s.rolePrincipal(r, n.ID.String(), nil)
-	who.Kind, who.Node = sallyport.NodeKind, n.ID
+	who.Kind, who.Node, who.Root = sallyport.NodeKind, n.ID, n.ID.String()
 	return who, nil
 }
 
@@ -387,12 +414,4 @@ func ParsePublicKey(text, kind string) (der []byte, err error) {
 		return nil, bad(fmt.Sprintf("has %d bits", bits))
 	}
 	return der, nil
-}
-
-// entity is what the store calls whoever p's own policies hang on.
-func entity(p *sallyport.Principal) store.Entity {
-	if p.Kind == sallyport.UserKind {
-		return store.User(p.Name)
-	}
-	return store.Role(p.Role)
 }

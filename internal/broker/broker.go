@@ -113,6 +113,11 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 	for _, rec := range left {
 		b.takeUp(rec)
 	}
+	for _, rec := range left {
+		if err := b.endIfGone(ctx, b.find(rec.ID)); err != nil && sallyport.CodeOf(err) == "" {
+			return fmt.Errorf("take up sessions: %w", err)
+		}
+	}
 	ready()
 	<-ctx.Done()
 
@@ -260,7 +265,7 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 			return Invitation{}, err
 		}
 	}
-	rec := sallyport.NewSession(id, r.Who.ARN, r.Who.ID, r.Node, r.Document, time.Now())
+	rec := sallyport.NewSession(id, r.Who, r.Node, r.Document, time.Now())
 	rec.Reason, rec.MaxDuration = r.Reason, r.MaxDuration
 
 	s := b.newSession(rec)
@@ -290,6 +295,9 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
 	s.out.InfoContext(ctx, "session started", sallyport.LogWho, r.Who.ARN)
+	if err := b.endIfGone(ctx, s); err != nil { // since the caller was authorized
+		return Invitation{}, err
+	}
 	return Invitation{id, token}, nil
 }
 
@@ -431,6 +439,9 @@ func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sa
 		return b.late(ctx, who, id, token, client)
 	}
 	if err := s.admit(ctx, who, token, client); err != nil {
+		return err
+	}
+	if err := b.endIfGone(ctx, s); err != nil {
 		return err
 	}
 	err := s.attach(ctx, person, conn, capabilities)

@@ -44,7 +44,7 @@ func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, dir: dir, node: sallyport.NewNodeID(), ann: &sallyport.Principal{
-			Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/ann", ID: "AIDAANN", Name: "ann",
+			Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/ann", ID: "AIDAANN", Root: "AIDAANN", Name: "ann",
 		}}
 		w.start()
 		defer func() { w.halt() }()
@@ -726,7 +726,7 @@ func TestWhoMayAttach(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv := w.begin()
 		near, _ := sockets()
-		bob := &sallyport.Principal{ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB"}
+		bob := &sallyport.Principal{ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB", Root: "AIDABOB"}
 		other := sallyport.NewNodeID()
 		for name, err := range map[string]error{
 			"a person with another token":        w.JoinPerson(t.Context(), nil, inv.Session, sallyport.GenerateSecret(), "", near, nil),

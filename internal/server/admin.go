@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/broker"
 	"github.com/sallyport/sallyport/internal/route"
@@ -79,8 +78,7 @@ func (s *settled) adminHandler(a *api.Server, caPEM []byte, registry *prometheus
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("POST /admission", func(w http.ResponseWriter, r *http.Request) {
-		root := &sallyport.Principal{Kind: sallyport.Root}
-		t, err := a.Issue(api.Grant{Who: root, For: adminLife}, time.Now())
+		t, err := a.Issue(api.Grant{Who: a.Root(), For: adminLife}, time.Now())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return

@@ -104,12 +104,8 @@ func (s *Server) Restart() {
 
 // Root returns short-lived credentials of the account's root.
 func (s *Server) Root() aws.CredentialsProvider {
-	return s.temporary(&sallyport.Principal{Kind: sallyport.Root}, "")
-}
-
-func (s *Server) temporary(who *sallyport.Principal, entityID string) aws.CredentialsProvider {
 	s.T.Helper()
-	t, err := s.API.Issue(api.Grant{Who: who, EntityID: entityID, For: 12 * time.Hour}, time.Now())
+	t, err := s.API.Issue(api.Grant{Who: s.API.Root(), For: 12 * time.Hour}, time.Now())
 	if err != nil {
 		s.T.Fatal(err)
 	}

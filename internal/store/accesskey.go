@@ -155,12 +155,18 @@ func (db *DB) AccessKeyOwner(ctx context.Context, keyID string) (string, error) 
 
 // SetAccessKeyActive turns a key of a user's on or off.
 func (db *DB) SetAccessKeyActive(ctx context.Context, user, keyID string, active bool) error {
-	return db.onAccessKey(ctx, "update", user, keyID, `UPDATE access_keys SET active = $2 WHERE id = $1`, active)
+	err := db.onAccessKey(ctx, "update", user, keyID, `UPDATE access_keys SET active = $2 WHERE id = $1`, active)
+	if !active {
+		db.gone(ctx, keyID, err)
+	}
+	return err
 }
 
 // DeleteAccessKey removes a key of a user's.
 func (db *DB) DeleteAccessKey(ctx context.Context, user, keyID string) error {
-	return db.onAccessKey(ctx, "delete", user, keyID, `DELETE FROM access_keys WHERE id = $1`)
+	err := db.onAccessKey(ctx, "delete", user, keyID, `DELETE FROM access_keys WHERE id = $1`)
+	db.gone(ctx, keyID, err)
+	return err
 }
 
 func (db *DB) onAccessKey(ctx context.Context, verb, user, keyID, statement string, args ...any) error {

@@ -99,6 +99,21 @@ func findEntity(ctx context.Context, q querier, who Entity) (entity, error) {
 	return e, nil
 }
 
+// findEntityByID finds the entity of a kind that has an ID. Nothing else ever
+// has that ID, whatever names it had or is given. Name is what an error calls
+// it.
+func findEntityByID(ctx context.Context, q querier, kind EntityKind, id, name string) (entity, error) {
+	e, err := scanEntity(q.QueryRowContext(ctx,
+		`SELECT `+entityColumns+` FROM entities e WHERE e.kind = $1 AND e.id = $2`, string(kind), clean(id)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return entity{}, Entity{kind, name}.missing()
+	}
+	if err != nil {
+		return entity{}, fmt.Errorf("read %s %s: %w", kind, name, translate(err))
+	}
+	return e, nil
+}
+
 // onEntity finds who in a transaction that writes IAM, and does something to it.
 func (db *DB) onEntity(ctx context.Context, verb string, who Entity, do func(*tx, entity) error) error {
 	err := db.transactIAM(ctx, func(tx *tx) error {
@@ -189,6 +204,16 @@ func (db *DB) User(ctx context.Context, name string) (*sallyport.User, error) {
 	return e.user(), nil
 }
 
+// UserByID returns the user with an ID, without its groups, or NoSuchEntity,
+// which says its name as the caller knows it.
+func (db *DB) UserByID(ctx context.Context, id, name string) (*sallyport.User, error) {
+	e, err := findEntityByID(ctx, db.read, userKind, id, name)
+	if err != nil {
+		return nil, err
+	}
+	return e.user(), nil
+}
+
 // Users lists users whose path begins with pathPrefix, in order of name.
 func (db *DB) Users(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.User, Cursor, error) {
 	return listEntities(ctx, db, userKind, pathPrefix, page, entity.user)
@@ -222,6 +247,16 @@ func (db *DB) CreateRole(ctx context.Context, r sallyport.Role) error {
 // Role returns a role, or NoSuchEntity.
 func (db *DB) Role(ctx context.Context, name string) (*sallyport.Role, error) {
 	e, err := findEntity(ctx, db.read, Role(name))
+	if err != nil {
+		return nil, err
+	}
+	return e.role(), nil
+}
+
+// RoleByID returns the role with an ID, or NoSuchEntity, which says its name
+// as the caller knows it.
+func (db *DB) RoleByID(ctx context.Context, id, name string) (*sallyport.Role, error) {
+	e, err := findEntityByID(ctx, db.read, roleKind, id, name)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +306,9 @@ func (db *DB) Rename(ctx context.Context, who Entity, name, path string) error {
 // Delete removes a user, group or role that nothing hangs on any more, or says
 // with DeleteConflict what to take off it first.
 func (db *DB) Delete(ctx context.Context, who Entity) error {
-	return db.onEntity(ctx, "delete", who, func(tx *tx, e entity) error {
+	var id string
+	err := db.onEntity(ctx, "delete", who, func(tx *tx, e entity) error {
+		id = e.id
 		for _, c := range []struct{ query, message string }{
 			{`SELECT count(*) FROM access_keys WHERE user_id = $1`, "Cannot delete entity, must delete access keys first."},
 			{`SELECT count(*) FROM members WHERE user_id = $1`, "Cannot delete entity, must remove user from its groups first."},
@@ -290,6 +327,8 @@ func (db *DB) Delete(ctx context.Context, who Entity) error {
 		_, err := tx.exec(`DELETE FROM entities WHERE id = $1`, e.id)
 		return err
 	})
+	db.gone(ctx, id, err)
+	return err
 }
 
 // Tag gives a user or role tags, in place of any by the same names in whatever

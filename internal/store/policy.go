@@ -490,15 +490,28 @@ type Grant struct {
 
 // Grants is all that decides what a user or role may do.
 type Grants struct {
-	ID       string // of the user or role, so that a namesake's credentials can be told
 	Policies []Grant
 	Boundary *Grant // the permissions boundary, if there is one
 }
 
-// Grants returns every policy that applies to a user or role: its own inline
-// and managed ones, its groups', and its boundary, all as of one moment.
-// [DB.Revision] says how long the answer is good for.
+// Grants is [DB.GrantsOf] for the user, group or role with a name.
 func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
+	e, err := findEntity(ctx, db.read, who)
+	if err != nil {
+		return nil, err
+	}
+	g, err := db.GrantsOf(ctx, e.id)
+	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+		return nil, who.missing() // it was deleted in between
+	}
+	return g, err
+}
+
+// GrantsOf returns every policy that applies to the user, group or role with an
+// ID: its own inline and managed ones, its groups', and its boundary, all as of
+// one moment; NoSuchEntity if there is none. [DB.Revision] says how long the
+// answer is good for.
+func (db *DB) GrantsOf(ctx context.Context, id string) (*Grants, error) {
 	type row struct {
 		what string // "self", "boundary", "inline" or "managed"
 		Grant
@@ -508,7 +521,7 @@ func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
 	rows, err := collect(ctx, db.read, func(s scanner) (r row, err error) {
 		return r, s.Scan(&r.what, &r.From.Kind, &r.From.Name, &r.Name, &r.Document)
 	}, `WITH self AS (
-			SELECT id, kind, name, boundary FROM entities WHERE kind = $1 AND name = $2
+			SELECT id, kind, name, boundary FROM entities WHERE id = $1
 		), held AS (
 			SELECT id, kind, name FROM self
 			UNION ALL
@@ -527,18 +540,17 @@ func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
 			FROM held h JOIN attachments a ON a.entity = h.id
 			LEFT JOIN policies p ON p.arn = a.arn
 			LEFT JOIN policy_versions v ON v.arn = p.arn AND v.version = p.default_version
-		ORDER BY 1, 2, 3, 4`, string(who.Kind), clean(who.Name))
+		ORDER BY 1, 2, 3, 4`, clean(id))
 	if err != nil {
-		return nil, fmt.Errorf("read policies of %s %s: %w", who.Kind, who.Name, translate(err))
+		return nil, fmt.Errorf("read policies of %s: %w", id, translate(err))
 	}
 	if len(rows) == 0 {
-		return nil, who.missing()
+		return nil, sallyport.Errorf(sallyport.NoSuchEntity, "There is no user, group or role with the ID %s.", sallyport.Clip(clean(id), 64))
 	}
 	var g Grants
 	for _, r := range rows {
 		switch r.what {
-		case "self":
-			g.ID = r.Name
+		case "self": // it is there
 		case "boundary":
 			g.Boundary = &r.Grant
 		default:

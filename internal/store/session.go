@@ -44,17 +44,17 @@ type Log struct {
 	Hash []byte
 }
 
-const sessionColumns = `id, owner, owner_id, node, document, reason, started, max_duration, state, ended, cause, exit_status`
+const sessionColumns = `id, owner, owner_id, root, basis, node, document, reason, started, max_duration, state, ended, cause, exit_status`
 const recordColumns = sessionColumns + `, parameters, token, client, bound, node_token, resume, log_size, log_hash`
 
 func scanSession(s scanner) (*sallyport.Session, error) { return scanSessionAnd(s) }
 
 func scanSessionAnd(s scanner, more ...any) (*sallyport.Session, error) {
 	var v sallyport.Session
-	var id, node, state string
+	var id, basis, node, state string
 	var started, maxDuration, ended int64
 	var exit sql.NullInt64
-	if err := s.Scan(append([]any{&id, &v.Owner, &v.OwnerID, &node, &v.Document, &v.Reason, &started, &maxDuration, &state, &ended, &v.Cause, &exit}, more...)...); err != nil {
+	if err := s.Scan(append([]any{&id, &v.Owner, &v.OwnerID, &v.Root, &basis, &node, &v.Document, &v.Reason, &started, &maxDuration, &state, &ended, &v.Cause, &exit}, more...)...); err != nil {
 		return nil, err
 	}
 	var err error
@@ -68,6 +68,7 @@ func scanSessionAnd(s scanner, more ...any) (*sallyport.Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.Basis = strings.Fields(basis)
 	v.Started, v.MaxDuration = fromMillis(started), time.Duration(maxDuration)*time.Millisecond
 	if exit.Valid {
 		status := int(exit.Int64)
@@ -121,8 +122,8 @@ func endedMillis(s *sallyport.Session) int64 {
 func (db *DB) InsertSession(ctx context.Context, r *SessionRecord) error {
 	err := db.transact(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO sessions (`+recordColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
-			r.ID.String(), r.Owner, r.OwnerID, r.Node.String(), r.Document, clean(r.Reason), millis(r.Started), r.MaxDuration.Milliseconds(),
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`,
+			r.ID.String(), r.Owner, r.OwnerID, r.Root, strings.Join(r.Basis, " "), r.Node.String(), r.Document, clean(r.Reason), millis(r.Started), r.MaxDuration.Milliseconds(),
 			r.State().String(), endedMillis(r.Session), clean(r.Cause), exitStatus(r.Session),
 			clean(string(r.Parameters)), r.Access.Token[:], clean(r.Access.Client), r.Access.Bound, r.Access.NodeToken[:],
 			string(r.Resume), r.Log.Size, blob(r.Log.Hash))

@@ -20,7 +20,10 @@ import (
 )
 
 func testSession(started int, owner string, node sallyport.NodeID) *sallyport.Session {
-	return sallyport.NewSession(sallyport.NewSessionID(owner), "arn:aws:iam::123456789012:user/"+owner, "AIDA"+strings.ToUpper(owner), node, "SSM-SessionManagerRunShell", at(started))
+	return sallyport.NewSession(sallyport.NewSessionID(owner), &sallyport.Principal{
+		ARN: "arn:aws:iam::123456789012:user/" + owner, ID: "AIDA" + strings.ToUpper(owner), Root: "AIDA" + strings.ToUpper(owner),
+		Basis: []string{"AKIA" + strings.ToUpper(owner), "AIDA" + strings.ToUpper(owner)},
+	}, node, "SSM-SessionManagerRunShell", at(started))
 }
 
 var sameSession = cmp.Options{
@@ -299,7 +302,7 @@ func makeHistory(t testing.TB, db *DB, n, owners, nodes int) {
 	must(t, db.transact(ctx, func(tx *tx) error {
 		_, err := tx.exec(`WITH RECURSIVE seq (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM seq WHERE i < $1)
 			INSERT INTO sessions (`+recordColumns+`)
-			SELECT 'ann-' || `+hex+`, 'arn:aws:iam::123456789012:user/u' || CAST(i % `+strconv.Itoa(owners)+` AS TEXT), 'AIDA',
+			SELECT 'ann-' || `+hex+`, 'arn:aws:iam::123456789012:user/u' || CAST(i % `+strconv.Itoa(owners)+` AS TEXT), 'AIDA', 'AIDA', 'AKIA AIDA',
 				'mi-' || `+strings.ReplaceAll(hex, "(i)", "(i % "+strconv.Itoa(nodes)+")")+`,
 				'SSM-SessionManagerRunShell', 'a reason of some length, as people give', CAST($2 AS BIGINT) + CAST(i AS BIGINT) * 1000, 0,
 				CASE WHEN i % 10 = 7 THEN 'Failed' ELSE 'Terminated' END, CAST($2 AS BIGINT) + CAST(i AS BIGINT) * 1000 + 500, '', NULL,

@@ -83,8 +83,8 @@ func listUsers(ctx context.Context, c *api.Call, in *iam.ListUsersInput) (*iam.L
 	return &iam.ListUsersOutput{Users: each(users, listedUser(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
 }
 
-// updateUser renames. The user's keys go on working, since they are the user's
-// by ID; session tokens name the user, and end.
+// updateUser renames. The user's keys, session tokens and sessions go on, since
+// they are the user's by ID.
 func updateUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) (*iam.UpdateUserOutput, error) {
 	if err := c.Server.Store.Rename(ctx, store.User(*in.UserName), val(in.NewUserName), val(in.NewPath)); err != nil {
 		return nil, err

@@ -221,10 +221,10 @@ type sessionCall struct {
 	rec *store.SessionRecord // nil if there is none
 }
 
-// aboutSession finds a session and asks policy about it under both of the names
-// policies use: session/<owner's name>-… and session/<owner's user ID>-….
-// Whose session it is counts for more than what a policy allows: its owner may,
-// unless denied. It reports what policy said.
+// aboutSession finds a session, reports whether the caller owns it, and returns
+// the question for policy. The session goes by both of the names that policies
+// use: session/<owner's name>-… and session/<owner's user ID>-…. To a caller who
+// does not own it, neither is a name that begins with the caller's own.
 func (s *Server) aboutSession(ctx context.Context, c *api.Call, text string) (call sessionCall, mine bool, q api.Question, err error) {
 	if call.id, err = sallyport.ParseSessionID(text); err != nil {
 		return call, false, q, err
@@ -245,9 +245,19 @@ func (s *Server) aboutSession(ctx context.Context, c *api.Call, text string) (ca
 			"aws:ssmmessages:session-id": rec.OwnerID,
 			"aws:ssmmessages:target-id":  rec.Node.String(),
 		}
-		q.Unnamed = !mine && (strings.HasPrefix(text, c.Who.Name+"-") || strings.HasPrefix(rec.OwnerID, c.Who.ID+"-"))
+		q.Unnamed = !mine && (strings.HasPrefix(text, c.Who.Name+"-") || strings.HasPrefix(rec.OwnerID+suffix, c.Who.ID+"-"))
 	}
 	return call, mine, q, nil
+}
+
+// ownerMay reports whether the owner of a session may resume and terminate it
+// though no policy allows that, since AWS's sample policies do not mention it:
+// unless policy said in d that it is denied, as the user or role that the session
+// was started as, and with credentials whose session policies, if they have any,
+// allow it. Other credentials of the owner's have to be allowed.
+func ownerMay(c *api.Call, rec *sallyport.Session, d api.Decision) bool {
+	startedAs, _, _ := strings.Cut(rec.OwnerID, ":")
+	return d.Allowed || !d.Explicit && startedAs == c.Who.EntityID() && d.Layer != api.SessionPolicies
 }
 
 func (s *Server) resumeSessionOn(ctx context.Context, c *api.Call, in *ssm.ResumeSessionInput) ([]api.Question, error) {
@@ -261,8 +271,10 @@ func (s *Server) resumeSessionOn(ctx context.Context, c *api.Call, in *ssm.Resum
 		return nil, err
 	case d.Explicit:
 		return []api.Question{q}, nil // which says so
-	case mine:
+	case mine && ownerMay(c, call.rec.Session, d):
 		return nil, nil
+	case mine:
+		return []api.Question{q}, nil
 	case call.rec == nil && d.Allowed:
 		return nil, sallyport.Errorf(sallyport.DoesNotExistException, "There is no session %s.", call.id)
 	}
@@ -284,12 +296,12 @@ func (s *Server) resumeSession(ctx context.Context, _ *api.Call, in *ssm.ResumeS
 }
 
 func (s *Server) terminateSessionOn(ctx context.Context, c *api.Call, in *ssm.TerminateSessionInput) ([]api.Question, error) {
-	_, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
+	call, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
 	if err != nil {
 		return nil, err
 	}
 	if mine {
-		if d, err := c.Decide(ctx, q); err != nil || !d.Explicit {
+		if d, err := c.Decide(ctx, q); err != nil || ownerMay(c, call.rec.Session, d) {
 			return nil, err
 		}
 	}

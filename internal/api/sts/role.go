@@ -141,8 +141,11 @@ func assumeRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (*sts
 	}
 	session := *in.RoleSessionName
 	t, err := c.Server.Issue(api.Grant{
-		Who:      &sallyport.Principal{Kind: sallyport.AssumedRole, Role: r.Name, Name: session},
-		EntityID: r.ID, For: length, Tags: tags, Policies: policies,
+		Who: &sallyport.Principal{
+			Kind: sallyport.AssumedRole, Role: r.Name, ID: r.ID + ":" + session, Name: session,
+			Root: c.Who.Root, Basis: append(slices.Clone(c.Who.Basis), r.ID),
+		},
+		For: length, Tags: tags, Policies: policies,
 	}, c.At)
 	if err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func getSessionToken(_ context.Context, c *api.Call, in *sts.GetSessionTokenInpu
 	if c.Who.Kind == sallyport.Root {
 		length = min(length, maxRootSession)
 	}
-	t, err := c.Server.Issue(api.Grant{Who: c.Who, EntityID: c.Who.ID, For: length}, c.At)
+	t, err := c.Server.Issue(api.Grant{Who: c.Who, SessionToken: true, For: length}, c.At)
 	if err != nil {
 		return nil, err
 	}

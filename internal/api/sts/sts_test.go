@@ -303,7 +303,7 @@ func TestTokensThatAreNoGood(t *testing.T) {
 	one, other := d.assumed(ann, "admin", nil), d.assumed(ann, "admin", nil)
 	u, err := d.db.User(t.Context(), "ann")
 	d.must(err)
-	old := d.issue(api.Grant{Who: &sallyport.Principal{Kind: sallyport.UserKind, Name: "ann"}, EntityID: u.ID, For: time.Hour}, time.Now().Add(-2*time.Hour))
+	old := d.issue(api.Grant{Who: &sallyport.Principal{Kind: sallyport.UserKind, Name: "ann", ID: u.ID, Root: u.ID}, For: time.Hour}, time.Now().Add(-2*time.Hour))
 	_, err = d.who(old)
 	d.refused(err, "ExpiredToken", "expired at")
 

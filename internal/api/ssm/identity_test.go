@@ -1,0 +1,278 @@
+package ssm_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/servertest"
+	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+const realmARN = "arn:aws:iam::000000000000:"
+
+// connector allows all that a person in a role does here, and to assume another.
+const connector = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["ssm:StartSession","ssm:DescribeSessions","sts:AssumeRole"],"Resource":"*"}]}`
+
+// role makes a role that trusts the account, with one inline policy.
+func role(s *servertest.Server, name, policy string) {
+	s.T.Helper()
+	ctx := s.T.Context()
+	err := s.Store.CreateRole(ctx, sallyport.Role{
+		Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: time.Hour,
+		Trust: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"sts:AssumeRole"}}`,
+	})
+	if err == nil {
+		err = s.Store.PutInlinePolicy(ctx, store.Role(name), "own", policy)
+	}
+	if err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+// assume returns the credentials of a session of a role. An empty policy is no
+// session policy.
+func assume(s *servertest.Server, p aws.CredentialsProvider, role, session, policy string) aws.CredentialsProvider {
+	s.T.Helper()
+	in := &sts.AssumeRoleInput{RoleArn: aws.String(realmARN + "role/" + role), RoleSessionName: &session}
+	if policy != "" {
+		in.Policy = &policy
+	}
+	out, err := sts.NewFromConfig(s.AWS(p)).AssumeRole(s.T.Context(), in)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return credentials.NewStaticCredentialsProvider(*out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey, *out.Credentials.SessionToken)
+}
+
+func keyID(t *testing.T, p aws.CredentialsProvider) *string {
+	t.Helper()
+	c, err := p.Retrieve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &c.AccessKeyID
+}
+
+// begin starts a session and joins it without a signature, as old clients do.
+func begin(t *testing.T, s *servertest.Server, p aws.CredentialsProvider, node *servertest.Node) (*ssm.StartSessionOutput, *servertest.Person) {
+	t.Helper()
+	out, err := s.SSM(p).StartSession(t.Context(), &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	person, err := s.Join(*out.SessionId, *out.TokenValue, "c", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := person.Hear(t.Context(), 2); err != nil || got != "$ " {
+		t.Fatalf("heard %q, %v", got, err)
+	}
+	return out, person
+}
+
+// A session ends with any identity that the credentials which started it rest
+// on, and says with which; its token is then good for nothing.
+func TestSessionEndsWithWhatItRestsOn(t *testing.T) {
+	for claim, tt := range map[string]struct {
+		as    string // "user"; or "role" or "chain", of a role and of a role assumed from it
+		gone  func(ctx context.Context, s *servertest.Server, admin *iam.Client, key *string) error
+		cause string
+	}{
+		"the user is deleted": {"user", func(ctx context.Context, s *servertest.Server, admin *iam.Client, key *string) error {
+			// As though the key had been another's, so that the user goes first.
+			hook := s.Store.OnGone
+			s.Store.OnGone = nil
+			_, err := admin.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: aws.String("ann"), AccessKeyId: key})
+			s.Store.OnGone = hook
+			if err == nil {
+				_, err = admin.DeleteUserPolicy(ctx, &iam.DeleteUserPolicyInput{UserName: aws.String("ann"), PolicyName: aws.String("test")})
+			}
+			if err == nil {
+				_, err = admin.DeleteUser(ctx, &iam.DeleteUserInput{UserName: aws.String("ann")})
+			}
+			return err
+		}, "The user who started the session was deleted."},
+		"the access key is deactivated": {"user", func(ctx context.Context, _ *servertest.Server, admin *iam.Client, key *string) error {
+			_, err := admin.UpdateAccessKey(ctx, &iam.UpdateAccessKeyInput{UserName: aws.String("ann"), AccessKeyId: key, Status: "Inactive"})
+			return err
+		}, "The access key with which the session was started is not active any more."},
+		"the access key behind two roles is deleted": {"chain", func(ctx context.Context, _ *servertest.Server, admin *iam.Client, key *string) error {
+			_, err := admin.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: aws.String("ann"), AccessKeyId: key})
+			return err
+		}, "The access key with which the session was started is not active any more."},
+		"the role is deleted": {"role", func(ctx context.Context, s *servertest.Server, admin *iam.Client, _ *string) error {
+			return deleteRole(ctx, admin, "First")
+		}, "A role in which the session was started was deleted."},
+		"the role that the role was assumed from is deleted": {"chain", func(ctx context.Context, s *servertest.Server, admin *iam.Client, _ *string) error {
+			return deleteRole(ctx, admin, "First")
+		}, "A role in which the session was started was deleted."},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, s *servertest.Server) {
+				ctx := t.Context()
+				node := s.Register("")
+				node.Online()
+				role(s, "First", connector)
+				role(s, "Second", connector)
+				ann, bob := s.User("ann", connector), s.User("bob", connector)
+				by := ann
+				if tt.as != "user" {
+					by = assume(s, by, "First", "work", "")
+				}
+				if tt.as == "chain" {
+					by = assume(s, by, "Second", "work", "")
+				}
+				out, person := begin(t, s, by, node)
+				_, other := begin(t, s, bob, node)
+
+				if err := tt.gone(ctx, s, iam.NewFromConfig(s.AWS(s.Root())), keyID(t, ann)); err != nil {
+					t.Fatal(err)
+				}
+				if closed := <-person.Closed; closed.Output != tt.cause {
+					t.Errorf("the client was told %q", closed.Output)
+				}
+				again, err := s.Join(*out.SessionId, *out.TokenValue, "c", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if closed := <-again.Closed; closed.Output != tt.cause {
+					t.Errorf("coming back, the client was told %q", closed.Output)
+				}
+				if _, err := s.SSM(by).DescribeSessions(ctx, &ssm.DescribeSessionsInput{State: types.SessionStateActive}); err == nil || !strings.Contains(err.Error(), "UnrecognizedClientException") {
+					t.Errorf("the credentials are still good: %v", err)
+				}
+				if err := other.Stream.Send(ctx, wire.KindOutput, []byte("hello")); err != nil { // bob's session has nothing to do with it
+					t.Fatal(err)
+				}
+				if got, err := other.Hear(ctx, 5); err != nil || got != "hello" {
+					t.Errorf("the other session: heard %q, %v", got, err)
+				}
+			})
+		})
+	}
+}
+
+func deleteRole(ctx context.Context, admin *iam.Client, name string) error {
+	_, err := admin.DeleteRolePolicy(ctx, &iam.DeleteRolePolicyInput{RoleName: &name, PolicyName: aws.String("own")})
+	if err == nil {
+		_, err = admin.DeleteRole(ctx, &iam.DeleteRoleInput{RoleName: &name})
+	}
+	return err
+}
+
+// A server that was stopped between the end of an identity and of the sessions
+// that rest on it ends them when they are joined, and when it starts again.
+func TestSessionWhoseEndWasMissed(t *testing.T) {
+	const cause = "The access key with which the session was started is not active any more."
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		node := s.Register("")
+		offline := node.Online()
+		ann := s.User("ann", everything)
+		joined, person := begin(t, s, ann, node)
+		person.Leave()
+		left, person := begin(t, s, ann, node)
+		person.Leave()
+
+		s.Store.OnGone = nil
+		if err := s.Store.SetAccessKeyActive(ctx, "ann", *keyID(t, ann), false); err != nil {
+			t.Fatal(err)
+		}
+		again, err := s.Join(*joined.SessionId, *joined.TokenValue, "c", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if closed := <-again.Closed; closed.Output != cause {
+			t.Errorf("the client was told %q", closed.Output)
+		}
+		offline()
+		s.Restart()
+		time.Sleep(time.Minute)
+		id, err := sallyport.ParseSessionID(*left.SessionId)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := s.Store.Session(ctx, id)
+		if err != nil || rec.State() != sallyport.Terminated || rec.Cause != cause {
+			t.Errorf("after the restart it is %v, %q, %v", rec.State(), rec.Cause, err)
+		}
+	})
+}
+
+// A session's owner is the identity at the root of the credentials: not a name,
+// a path or a role session's name.
+func TestOwnerIsAnIdentity(t *testing.T) {
+	const sessions = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["ssm:StartSession","sts:AssumeRole"],"Resource":"*"},
+		{"Effect":"Allow","Action":["ssm:TerminateSession","ssm:ResumeSession"],"Resource":["arn:aws:ssm:*:*:session/${aws:userid}-*","arn:aws:ssm:*:*:session/${aws:username}-*"]}]}`
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		node := s.Register("")
+		node.Online()
+		role(s, "Ops", sessions)
+		role(s, "Poor", connector)
+		role(s, "Rich", everything)
+		ann, bob := s.User("ann", connector), s.User("bob", sessions)
+		start := func(p aws.CredentialsProvider) *string {
+			t.Helper()
+			out, err := s.SSM(p).StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.SessionId
+		}
+		resume := func(p aws.CredentialsProvider, id *string) error {
+			_, err := s.SSM(p).ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: id})
+			return err
+		}
+		terminate := func(p aws.CredentialsProvider, id *string) error {
+			_, err := s.SSM(p).TerminateSession(ctx, &ssm.TerminateSessionInput{SessionId: id})
+			return err
+		}
+		may := func(claim string, err error) {
+			t.Helper()
+			if err != nil {
+				t.Errorf("%s: %v", claim, err)
+			}
+		}
+
+		own := start(ann)
+		inRole := start(assume(s, ann, "Ops", "work", ""))
+		may("under another role session name", resume(assume(s, ann, "Ops", "rework", ""), inRole))
+		namesake := assume(s, bob, "Ops", "work", "")
+		wantCode(t, resume(namesake, inRole), "AccessDeniedException", "resumed by its owner alone")
+		wantCode(t, terminate(namesake, inRole), "AccessDeniedException", "ssm:TerminateSession")
+		may("in a role that is allowed it", resume(assume(s, ann, "Rich", "work", ""), own))
+		wantCode(t, resume(assume(s, ann, "Poor", "work", ""), own), "AccessDeniedException", "ssm:ResumeSession")
+		wantCode(t, terminate(assume(s, ann, "Poor", "work", ""), own), "AccessDeniedException", "ssm:TerminateSession")
+		// Credentials that were limited on purpose stay so.
+		limited := assume(s, ann, "Ops", "work", connector)
+		wantCode(t, resume(limited, inRole), "AccessDeniedException", "session policy")
+		wantCode(t, terminate(limited, inRole), "AccessDeniedException", "session policy")
+
+		admin := iam.NewFromConfig(s.AWS(s.Root()))
+		_, err := admin.UpdateUser(ctx, &iam.UpdateUserInput{UserName: aws.String("ann"), NewPath: aws.String("/moved/"), NewUserName: aws.String("anna")})
+		may("rename", err)
+		wantCode(t, terminate(s.User("ann", sessions), own), "AccessDeniedException", "ssm:TerminateSession")
+		may("after a change of name and path", resume(ann, own))
+		may("in the role, after it", resume(assume(s, ann, "Ops", "work", ""), inRole))
+		out, err := s.SSM(ann).ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: own})
+		may("resume", err)
+		person, err := s.Join(*own, *out.TokenValue, "c", ann)
+		may("join", err)
+		if got, err := person.Hear(ctx, 2); err != nil || got != "$ " {
+			t.Errorf("heard %q, %v", got, err)
+		}
+		may("the owner", terminate(ann, own))
+	})
+}

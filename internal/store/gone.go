@@ -1,0 +1,49 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sallyport/sallyport"
+)
+
+// Gone returns the first of ids that is not in force any more: a user or role
+// that was deleted, an access key that was deleted or is not active. It returns
+// "" if all are in force.
+func (db *DB) Gone(ctx context.Context, ids []string) (string, error) {
+	if len(ids) == 0 {
+		return "", nil
+	}
+	var w where
+	list := w.list(ids)
+	found, err := collect(ctx, db.read, readString, `SELECT id FROM entities WHERE id IN (`+list+`)
+		UNION ALL SELECT id FROM access_keys WHERE active = TRUE AND id IN (`+list+`)`, w.args...)
+	if err != nil {
+		return "", fmt.Errorf("look for identities: %w", translate(err))
+	}
+	there := map[string]bool{}
+	for _, id := range found {
+		there[id] = true
+	}
+	for _, id := range ids {
+		if !there[id] {
+			return id, nil
+		}
+	}
+	return "", nil
+}
+
+// gone tells OnGone that an identity is not in force any more, once the method
+// that saw to it has returned err. If err leaves open what happened, as a
+// connection does that is lost in a commit, the database is asked.
+func (db *DB) gone(ctx context.Context, id string, err error) {
+	switch {
+	case db.OnGone == nil || id == "" || sallyport.CodeOf(err) != "":
+		return
+	case err != nil:
+		if gone, err := db.Gone(context.WithoutCancel(ctx), []string{id}); err != nil || gone == "" {
+			return
+		}
+	}
+	db.OnGone(id)
+}
