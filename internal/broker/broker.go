@@ -37,6 +37,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/store"
@@ -145,7 +146,10 @@ func (b *Broker) takeUp(rec *store.SessionRecord) {
 	if err == nil {
 		s.setTask(kept.Task)
 		s.idle = kept.Idle
-		s.log, err = b.Shelf.Open(s.id, s.replay)
+		err = panics.Run(func() (err error) { // what reads the log meets what strangers sent
+			s.log, err = b.Shelf.Open(s.id, s.replay)
+			return err
+		})
 	}
 	s.dispatchAt = now
 	s.gone = [2]time.Time{now, now}
@@ -154,7 +158,7 @@ func (b *Broker) takeUp(rec *store.SessionRecord) {
 		s.fate, s.endingAt, s.tellNode = sallyport.Terminated, now, true
 		s.nodeDone = err != nil // its log was sealed already, and only the end was not saved
 	case err != nil:
-		s.out.Error("session not taken up", sallyport.LogErr, err)
+		s.out.Error("session not taken up", sallyport.LogErr, err, panics.Stack(err))
 		s.beginEnd(sallyport.Terminated, "The session was cut short: the server was restarted and has lost its log.")
 		s.nodeDone = true // nothing of it can be relayed any more
 		s.endingAt = now.Add(-endGrace)
@@ -272,6 +276,9 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	task := r.Task
 	task.SessionId, task.SessionOwner, task.DocumentName = id.String(), r.Who.ARN, r.Document
 	s.setTask(task)
+	if _, err := encodeTask(task); err != nil {
+		return Invitation{}, fmt.Errorf("start session: %w", err)
+	}
 	s.idle = or(r.Idle, b.idle())
 	s.dispatchAt = rec.Started
 	s.stirred = rec.Started
@@ -494,6 +501,11 @@ func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sal
 	return nil
 }
 
+// maxTaskID is how many bytes of a task's ID an answer repeats. A session's ID
+// has 96 at most; nothing reads the member. (amazon-ssm-agent
+// agent/messageservice.)
+const maxTaskID = 128
+
 // Complete takes a node's word that a session is over there, and returns the
 // answer that keeps it from saying so again. A session of another node's is
 // none of its business.
@@ -508,7 +520,7 @@ func (b *Broker) Complete(at sallyport.NodeID, frame wire.Frame) (answer []byte,
 		}
 	}
 	return encode(wire.AgentTaskAcknowledge{
-		SchemaVersion: 1, MessageId: frame.ID.String(), TaskId: msg.TaskId, Topic: string(wire.TypeAgentTaskComplete),
+		SchemaVersion: 1, MessageId: frame.ID.String(), TaskId: sallyport.Clip(msg.TaskId, maxTaskID), Topic: string(wire.TypeAgentTaskComplete),
 	}.Frame(time.Now())), nil
 }
 
@@ -524,7 +536,11 @@ func (b *Broker) Tidy(ctx context.Context) (sealed int, err error) {
 		if ctx.Err() != nil || b.find(id) != nil {
 			continue
 		}
-		if _, e := b.Shelf.Seal(id); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		e := panics.Run(func() error {
+			_, err := b.Shelf.Seal(id)
+			return err
+		})
+		if e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 			continue
 		}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -69,7 +71,7 @@ type end struct {
 
 // says queues a control frame, and wakes the writer.
 func (e *end) says(frame []byte) {
-	if e != nil && len(e.control) < maxControl {
+	if e != nil && len(frame) > 0 && len(e.control) < maxControl {
 		e.control = append(e.control, frame)
 		e.stir()
 	}
@@ -84,13 +86,34 @@ func (e *end) stir() {
 
 func (e *end) can(capability string) bool { return e != nil && slices.Contains(e.caps, capability) }
 
-// encode writes a frame that we made ourselves.
+// encode writes a frame that the broker made itself. It returns nil, which is
+// not sent, if the frame is longer than a frame may be. What strangers chose of
+// its payload is bounded where they chose it: see [Broker.Start], [acceptable]
+// and [Broker.Complete].
 func encode(f wire.Frame) []byte {
 	b, err := f.AppendBinary(nil)
 	if err != nil {
-		panic("broker: a frame of ours cannot be encoded: " + err.Error()) // a bug here
+		return nil
 	}
 	return b
+}
+
+// What is kept of the capabilities that an end announces. An end of ours
+// announces six.
+const (
+	maxCapabilities = 32
+	maxCapability   = 64
+)
+
+// acceptable is what is kept of the capabilities that an end announces: the
+// first few, less those that are no names. They are passed on to the other end.
+func acceptable(capabilities []string) (kept []string) {
+	for _, c := range capabilities[:min(len(capabilities), maxCapabilities)] {
+		if c != "" && len(c) <= maxCapability && strings.IndexFunc(c, func(r rune) bool { return r <= ' ' || r > '~' }) < 0 {
+			kept = append(kept, c)
+		}
+	}
+	return kept
 }
 
 // attach makes conn the side's socket and carries frames until it fails, is
@@ -99,16 +122,17 @@ func encode(f wire.Frame) []byte {
 func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	e := &end{side: at, conn: conn, caps: caps, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	defer close(e.done)
+	e := &end{side: at, conn: conn, caps: acceptable(caps), ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	defer s.vacate(e)
 
 	for { // the socket it replaces must be silent before ours is heard
-		s.mu.Lock()
-		old := s.ends[at]
+		old, err := s.enter(e)
+		if err != nil {
+			return err
+		}
 		if old == nil {
 			break
 		}
-		s.mu.Unlock()
 		old.cancel(errReplaced)
 		select {
 		case <-old.done:
@@ -116,11 +140,6 @@ func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string)
 			return context.Cause(ctx)
 		}
 	}
-	if err := s.joined(e); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	s.mu.Unlock()
 
 	writer := make(chan error, 1)
 	go func() {
@@ -134,15 +153,58 @@ func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string)
 		err = werr // the cause; pump only saw its context end
 	}
 	s.left(e, err)
+	if panics.Is(err) {
+		s.broke(err)
+	}
 	if errors.Is(err, errOver) {
 		return nil
 	}
 	return err
 }
 
+// enter makes e its side's end, unless there is another, which it returns.
+func (s *session) enter(e *end) (old *end, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.ends[e.side]; old != nil {
+		return old, nil
+	}
+	return nil, s.joined(e)
+}
+
+// vacate makes room for the side's next end, whatever became of e.
+func (s *session) vacate(e *end) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends[e.side] == e {
+		s.ends[e.side] = nil
+	}
+	close(e.done)
+}
+
+// broke ends a session in which code of ours panicked.
+func (s *session) broke(err error) {
+	s.out.Error("session panicked", sallyport.LogErr, err, panics.Stack(err))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fate := sallyport.Terminated
+	if s.rec.State() == sallyport.Connecting {
+		fate = sallyport.Failed
+	}
+	s.beginEnd(fate, "The server met an error of its own in this session. Its operator's log has the details.")
+}
+
+// unlocked calls f without mu, which the caller holds.
+func (s *session) unlocked(f func() error) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return f()
+}
+
 // pump owns the reads of e's socket. It always keeps reading, so that pings
 // are answered and a stock agent, which has six seconds of patience, stays.
-func (s *session) pump(ctx context.Context, e *end) error {
+func (s *session) pump(ctx context.Context, e *end) (err error) {
+	defer panics.Recover(&err)
 	for {
 		buf := frames.Get().(*[]byte)
 		frame, err := e.conn.AppendFrame(ctx, (*buf)[:0])
@@ -194,16 +256,28 @@ func (s *session) receive(e *end, buf *[]byte) (kept bool, err error) {
 	return false, nil
 }
 
-func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool, err error) {
-	frame := *buf
+// A reception is what becomes of a stream message.
+type reception uint8
+
+const (
+	repeated  reception = iota // it has been dealt with
+	unwelcome                  // there is no room: it is not acknowledged, and comes again
+	tooMuch                    // there will be no room
+	logged                     // it is kept in the log alone
+	inHand                     // it is kept in memory too
+)
+
+// greet answers a stream message that came before, and says what becomes of one
+// that did not.
+func (s *session) greet(e *end, head wire.Head) reception {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	l := &s.lanes[e.side]
 	switch l.look(head.Seq) {
 	case isAcked:
 		// Its acknowledgement was lost, or is on its way.
 		e.says(encode(wire.Ack{Type: head.Type, ID: head.ID, Seq: head.Seq}.Frame(time.Now())))
-		s.mu.Unlock()
-		return false, nil
+		return repeated
 	case isHeld:
 		if to := s.ends[e.side.other()]; to != nil {
 			if before := len(to.repeats); before < 64 {
@@ -212,19 +286,31 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 				}
 			}
 		}
-		s.mu.Unlock()
-		return false, nil
+		return repeated
 	}
-	full := len(l.held) >= maxHeld || head.Seq < 0 || e.side == person && l.bytes > typedAhead
-	tooMuch := e.side == node && l.bytes > hardCap
-	inLogOnly := e.side == node && l.memory > inMemory
-	s.mu.Unlock()
-	if tooMuch {
+	switch {
+	case e.side == node && l.bytes > hardCap:
+		return tooMuch
+	case len(l.held) >= maxHeld || head.Seq < 0 || e.side == person && l.bytes > typedAhead:
+		return unwelcome
+	case e.side == node && l.memory > inMemory:
+		return logged
+	}
+	return inHand
+}
+
+func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool, err error) {
+	frame := *buf
+	l := &s.lanes[e.side]
+	how := s.greet(e, head)
+	switch how {
+	case repeated:
+		return false, nil
+	case tooMuch:
 		s.end("The client was away for too long: what the node said no longer fits.")
 		return false, errOver
-	}
-	if full {
-		s.b.dropped.Add(1) // unacknowledged: it will come again
+	case unwelcome:
+		s.b.dropped.Add(1)
 		return false, nil
 	}
 
@@ -232,7 +318,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 	// this lane, so nothing has changed when mu is taken again.
 	h := &held{seq: head.Seq, size: len(frame)}
 	switch {
-	case e.side == node && s.unlogged && !inLogOnly:
+	case e.side == node && s.unlogged && how == inHand:
 	case e.side == node:
 		h.at, err = s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: frame})
 	case head.Kind == wire.KindSize:
@@ -242,7 +328,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 		s.unloggable(err)
 		return false, errOver
 	}
-	if !inLogOnly {
+	if how == inHand {
 		h.frame, kept = buf, true
 	}
 	s.mu.Lock()
@@ -271,12 +357,11 @@ func (s *session) passOn(to *end, l *lane, h *held) bool {
 	to.writing = true
 	l.cursor++
 	h.refs++
-	s.mu.Unlock()
-	err := s.send(to.ctx, to, *h.frame)
-	s.mu.Lock()
-	h.release()
-	to.writing = false
-	if err != nil {
+	defer func() {
+		h.release()
+		to.writing = false
+	}()
+	if err := s.unlocked(func() error { return s.send(to.ctx, to, *h.frame) }); err != nil {
 		to.cancel(err)
 	}
 	if len(to.control) > 0 || len(to.repeats) > 0 || l.cursor < len(l.held) || s.fate != 0 {
@@ -325,59 +410,71 @@ func (s *session) regulate(forwardedToNode bool) {
 
 // write owns the writes of e's socket: control frames first, so that an
 // acknowledgement is never stuck behind output, then the lane in order.
-func (s *session) write(ctx context.Context, e *end) error {
+func (s *session) write(ctx context.Context, e *end) (err error) {
+	defer panics.Recover(&err)
 	var scratch []byte
 	var batch []*held
 	for {
-		s.mu.Lock()
-		if e.writing { // passOn is, and will wake us if it has to
-			s.mu.Unlock()
-			if err := e.sleep(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		l := &s.lanes[e.side.other()]
-		control := e.control
-		e.control = nil
-		batch = append(batch[:0], e.repeats...)
-		e.repeats = e.repeats[:0]
-		batch = l.take(batch, 16)
-		idle := len(control) == 0 && len(batch) == 0
-		var last []byte
-		if idle {
-			last = s.lastWord(e)
-		}
-		e.writing = !idle || last != nil
-		s.mu.Unlock()
-
-		if last != nil {
+		control, last := s.takeToWrite(e, &batch)
+		switch {
+		case last != nil:
 			if err := s.send(ctx, e, last); err != nil {
 				return err
 			}
-			s.mu.Lock()
-			s.told = true
-			s.mu.Unlock()
+			s.noteTold()
 			return errOver
-		}
-		if idle {
+		case len(control) == 0 && len(batch) == 0:
 			if err := e.sleep(ctx); err != nil {
 				return err
 			}
 			continue
 		}
 		err := s.writeAll(ctx, e, control, batch, &scratch)
-		s.mu.Lock()
-		e.writing = false
-		for i, h := range batch {
-			h.release()
-			batch[i] = nil
-		}
-		s.mu.Unlock()
+		s.written(e, batch)
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// takeToWrite takes what is to be written to e: control frames and stream
+// messages or, when there are none and the session is over, the last word. It
+// takes nothing while passOn writes, which wakes the writer if it has to.
+func (s *session) takeToWrite(e *end, batch *[]*held) (control [][]byte, last []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*batch = (*batch)[:0]
+	if e.writing {
+		return nil, nil
+	}
+	control, e.control = e.control, nil
+	*batch = append(*batch, e.repeats...)
+	e.repeats = e.repeats[:0]
+	*batch = s.lanes[e.side.other()].take(*batch, 16)
+	idle := len(control) == 0 && len(*batch) == 0
+	if idle {
+		last = s.lastWord(e)
+	}
+	e.writing = !idle || last != nil
+	return control, last
+}
+
+// written releases what has been written to e.
+func (s *session) written(e *end, batch []*held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.writing = false
+	for i, h := range batch {
+		h.release()
+		batch[i] = nil
+	}
+}
+
+// noteTold notes that the person has been told of the end.
+func (s *session) noteTold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = true
 }
 
 // sleep waits until the writer is woken.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/wire"
@@ -82,15 +83,34 @@ func (s *session) look() {
 func (s *session) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for panicked := 0; ; {
 		select {
 		case <-ctx.Done():
-			s.suspend(context.Cause(ctx))
+			err := panics.Run(func() error {
+				s.suspend(context.Cause(ctx))
+				return nil
+			})
+			if err != nil {
+				s.out.Error("session panicked", sallyport.LogErr, err, panics.Stack(err))
+			}
 			return
 		case <-timer.C:
 		case <-s.kick:
 		}
-		wait, finished := s.step(ctx)
+		var wait time.Duration
+		var finished bool
+		err := panics.Run(func() error {
+			wait, finished = s.step(ctx)
+			return nil
+		})
+		if err != nil {
+			s.broke(err)
+			if panicked++; panicked == maxPanics {
+				s.abandon()
+				return
+			}
+			wait = saveAgain
+		}
 		if finished {
 			return
 		}
@@ -98,23 +118,31 @@ func (s *session) run(ctx context.Context) {
 	}
 }
 
+// maxPanics is how many panics of run end a session whatever its state. The
+// first ends it as any other cause does.
+const maxPanics = 3
+
+// abandon gives up a session whose end panics too. The store keeps it as it is,
+// for the next server, which may be of another version.
+func (s *session) abandon() {
+	s.out.Error("session abandoned")
+	err := panics.Run(func() error {
+		s.release(errOver)
+		if s.log != nil {
+			s.log.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		s.out.Error("session panicked", sallyport.LogErr, err, panics.Stack(err))
+	}
+	s.b.forget(s)
+	close(s.over)
+}
+
 // step does what is due and says when to look again.
 func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) {
-	now := time.Now()
-	s.mu.Lock()
-	next := s.judge(now)
-	dispatch := s.fate == 0 && !s.came[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt) && (s.came[person] || !s.awaited)
-	if dispatch {
-		s.dispatched++
-		s.dispatchAt = now.Add(s.b.dispatchAgain())
-		next = s.dispatchAt
-	}
-	tell := s.tellNode
-	s.tellNode = false
-	finish := s.fate != 0 && s.mayFinish(now)
-	save := s.unsaved && !finish
-	s.mu.Unlock()
-
+	next, dispatch, tell, finish, save := s.decide(time.Now())
 	switch {
 	case finish:
 		if s.finish(ctx) {
@@ -130,6 +158,24 @@ func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) 
 		return saveAgain, false
 	}
 	return max(time.Until(next), time.Millisecond), false
+}
+
+// decide says what is due.
+func (s *session) decide(now time.Time) (next time.Time, dispatch, tell, finish, save bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = s.judge(now)
+	dispatch = s.fate == 0 && !s.came[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt) && (s.came[person] || !s.awaited)
+	if dispatch {
+		s.dispatched++
+		s.dispatchAt = now.Add(s.b.dispatchAgain())
+		next = s.dispatchAt
+	}
+	tell = s.tellNode
+	s.tellNode = false
+	finish = s.fate != 0 && s.mayFinish(now)
+	save = s.unsaved && !finish
+	return next, dispatch, tell, finish, save
 }
 
 // How patient a session is, where the operator has no say.
@@ -232,8 +278,8 @@ func (s *session) beginEnd(fate sallyport.State, cause string) {
 	now := time.Now()
 	s.rec.Cause = cause
 	if fate == sallyport.Terminated {
-		if err := s.rec.Advance(sallyport.Terminating, now); err != nil {
-			panic("broker: " + err.Error()) // every state that is not final may
+		if err := s.rec.Advance(sallyport.Terminating, now); err != nil { // every state that is not final may
+			s.out.Error("session ends out of turn", sallyport.LogErr, err)
 		}
 	}
 	s.fate, s.endingAt, s.unsaved = fate, now, true
@@ -392,7 +438,15 @@ func (s *session) note(what string) {
 // caller holds mu.
 func (s *session) noteAcks() {
 	if s.ackTimer == nil {
-		s.ackTimer = time.AfterFunc(ackDelay, s.logAcks)
+		s.ackTimer = time.AfterFunc(ackDelay, func() {
+			err := panics.Run(func() error {
+				s.logAcks()
+				return nil
+			})
+			if err != nil {
+				s.broke(err)
+			}
+		})
 	} else {
 		s.ackTimer.Reset(ackDelay)
 	}
@@ -431,17 +485,48 @@ func (s *session) replay(at int64, e record.Entry) {
 	}
 }
 
+// encodeTask writes the message that tells a node to start a session. An error
+// is the caller's to hear: it says how long the message may be.
+func encodeTask(task wire.AgentTaskPayload) ([]byte, error) {
+	frame, err := task.Frame(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	b, err := frame.AppendBinary(nil)
+	if errors.Is(err, wire.ErrTooLong) {
+		return nil, sallyport.Errorf(sallyport.InvalidParameters,
+			"The session's document, with its parameters filled in, takes %d bytes as the node is sent it, and may take %d. "+
+				"Shorten the parameters, or have the command read what is long from a file on the node.", len(frame.Payload), wire.MaxPayload)
+	}
+	return b, err
+}
+
+// undispatchable ends a session that the node cannot be told of.
+func (s *session) undispatchable(err error) {
+	cause := "The session's document cannot be sent to the node."
+	if sallyport.CodeOf(err) != "" {
+		cause = sallyport.Public(err).Message
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fate := sallyport.Terminated
+	if s.rec.State() == sallyport.Connecting {
+		fate = sallyport.Failed
+	}
+	s.beginEnd(fate, cause)
+}
+
 // dispatch tells the node to start the session.
 func (s *session) dispatch(ctx context.Context) {
-	frame, err := s.task.Frame(time.Now())
+	frame, err := encodeTask(s.task)
 	if err != nil {
-		s.end("The session's document cannot be sent to the node.")
-		s.out.Error("session not dispatched", sallyport.LogErr, err)
+		s.out.Error("session not dispatched", sallyport.LogNode, s.rec.Node, sallyport.LogErr, err)
+		s.undispatchable(err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if err := s.b.Bus.Send(ctx, s.rec.Node, encode(frame)); err != nil {
+	if err := s.b.Bus.Send(ctx, s.rec.Node, frame); err != nil {
 		s.out.Warn("session not dispatched", sallyport.LogNode, s.rec.Node, sallyport.LogErr, err)
 	}
 }
@@ -494,16 +579,18 @@ func (s *session) finish(ctx context.Context) bool {
 		s.mu.Unlock()
 		s.log.Close()
 	}
-	sealed, err := s.b.Shelf.Seal(s.id)
+	var sealed record.Sealed
+	err := panics.Run(func() (err error) { // what reads the log meets what strangers sent
+		sealed, err = s.b.Shelf.Seal(s.id)
+		return err
+	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.out.Error("recording not sealed", sallyport.LogErr, err)
+		s.out.Error("recording not sealed", sallyport.LogErr, err, panics.Stack(err))
 	}
 
 	s.mu.Lock()
-	if !s.rec.State().Final() {
-		if err := s.rec.Advance(s.fate, time.Now()); err != nil {
-			panic("broker: " + err.Error()) // beginEnd saw to it
-		}
+	if err := s.conclude(time.Now()); err != nil {
+		s.out.Error("session ends out of turn", sallyport.LogErr, err)
 	}
 	rec := *s.rec
 	s.mu.Unlock()
@@ -521,6 +608,20 @@ func (s *session) finish(ctx context.Context) bool {
 	at, _ := rec.Ended()
 	s.out.Info("session ended", "state", rec.State().String(), sallyport.LogCause, rec.Cause, sallyport.LogDuration, at.Sub(rec.Started).Round(time.Millisecond))
 	return true
+}
+
+// conclude brings a session to its final state: its fate, or Terminated if that
+// is not open to it. The caller holds mu.
+func (s *session) conclude(now time.Time) error {
+	if s.rec.State().Final() || s.rec.Advance(s.fate, now) == nil {
+		return nil
+	}
+	if s.rec.State() != sallyport.Terminating {
+		if err := s.rec.Advance(sallyport.Terminating, now); err != nil {
+			return err
+		}
+	}
+	return s.rec.Advance(sallyport.Terminated, now)
 }
 
 // suspend lets go of a session because the server is stopping. It stays in the
