@@ -44,7 +44,7 @@ func TestTaskThatIsTooLong(t *testing.T) {
 func TestStoredTaskThatIsTooLong(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		other := w.begin()
-		rec := sallyport.NewSession(sallyport.NewSessionID("ann"), w.ann.ARN, w.ann.ID, w.node, "x", time.Now())
+		rec := sallyport.NewSession(sallyport.NewSessionID("ann"), w.ann, w.node, "x", time.Now())
 		resume, err := json.Marshal(resumed{Task: tooLong()})
 		if err != nil {
 			t.Fatal(err)
@@ -241,7 +241,7 @@ func FuzzFrames(f *testing.F) {
 	}
 	b := &Broker{Shelf: shelf, Log: slog.New(slog.DiscardHandler)}
 	f.Fuzz(func(t *testing.T, fromPerson, fromNode []byte) {
-		rec := sallyport.NewSession(sallyport.NewSessionID("x"), "", "", sallyport.NewNodeID(), "x", now)
+		rec := sallyport.NewSession(sallyport.NewSessionID("x"), new(sallyport.Principal), sallyport.NewNodeID(), "x", now)
 		s := b.newSession(rec)
 		if s.log, err = shelf.Create(s.id); err != nil {
 			t.Fatal(err)
@@ -289,7 +289,7 @@ func FuzzEncode(f *testing.F) {
 	b := &Broker{Log: slog.New(slog.DiscardHandler), live: map[sallyport.SessionID]*session{}}
 	f.Fuzz(func(t *testing.T, status, output, word string, n uint16) {
 		node := sallyport.NewNodeID()
-		rec := sallyport.NewSession(sallyport.NewSessionID(word), "", "", node, "x", time.Now())
+		rec := sallyport.NewSession(sallyport.NewSessionID(word), new(sallyport.Principal), node, "x", time.Now())
 		s := b.newSession(rec)
 		b.live[s.id] = s
 		defer delete(b.live, s.id)
