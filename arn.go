@@ -50,6 +50,9 @@ func (r Realm) Node(id NodeID) string {
 	return r.arn("ssm", "managed-instance/"+id.String())
 }
 
+// Nodes names every managed node of the account and region.
+func (r Realm) Nodes() string { return r.arn("ssm", "managed-instance/*") }
+
 // Session names a session.
 func (r Realm) Session(id SessionID) string { return r.arn("ssm", "session/"+id.String()) }
 

@@ -61,7 +61,8 @@ type Node struct {
 	ID         NodeID
 	Name       string // from its activation's DefaultInstanceName, or given since
 	Activation string // the ActivationId it registered with
-	Role       string // the IAM role its credentials are for: path without its leading slash, and name
+	Role       string // the IAM role its credentials are for, to show: path without its leading slash, and name
+	RoleID     string // which role that is; empty if it was gone when IDs were first kept
 	Registered time.Time
 	Tags       map[string]string
 
@@ -101,7 +102,8 @@ type Activation struct {
 	Code        SecretHash
 	Description string
 	Name        string // DefaultInstanceName
-	Role        string
+	Role        string // of the nodes that register, as Node has it
+	RoleID      string
 	Limit       int // of registrations, 1 to 1000
 	Count       int // of registrations so far
 	Created     time.Time

@@ -46,6 +46,11 @@ type Principal struct {
 	// Node is the one node these credentials speak for; zero for people.
 	Node NodeID
 
+	// Powerless says why the principal may do nothing, whatever policies say: a
+	// sentence about a node, whose role was deleted or does not trust nodes. ""
+	// if policies decide.
+	Powerless string
+
 	Tags        map[string]string // of the user, or of the role and its session
 	SessionTags map[string]string // the part of Tags given with the session
 
@@ -117,6 +122,9 @@ type Role struct {
 
 	Boundary string // ARN of the permissions boundary; empty if there is none
 }
+
+// PathAndName is how nodes show their role: "service-role/Nodes".
+func (r *Role) PathAndName() string { return strings.TrimPrefix(r.Path, "/") + r.Name }
 
 // A Policy is a managed policy. Its ARN names it: AWS's own belong to account
 // "aws" and cannot be changed.

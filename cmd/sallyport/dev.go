@@ -120,8 +120,12 @@ func devRegister(ctx context.Context, r server.Running, state string) (*agent.Re
 	}
 	now := time.Now()
 	code := sallyport.GenerateSecret()
+	role, err := r.API.NodeRole(ctx, server.NodeRole)
+	if err != nil {
+		return nil, err
+	}
 	activation := sallyport.Activation{
-		ID: uuid.NewString(), Code: code.Hash(), Role: "service-role/" + server.NodeRole, Name: name, Description: "sallyport dev",
+		ID: uuid.NewString(), Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Name: name, Description: "sallyport dev",
 		Limit: 1, Created: now, Expires: now.Add(time.Hour),
 	}
 	if err := r.Store.CreateActivation(ctx, activation); err != nil {

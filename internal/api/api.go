@@ -12,8 +12,11 @@
 // One folder beside this file is one service, one file in it one operation or a
 // family of them. An operation is declared with [SDK], [Plain] or [Query], each
 // of which wants to know what policy must allow, so none can be added without
-// saying so. Only this package asks policy; the console and the sockets of the
-// gateway come through it too ([Server.AdmitSocket]).
+// saying so. What a request names is, from the first time it is looked up, one
+// thing with one ID: policy is asked about it and the operation acts on it, even
+// if the name is given to another meanwhile ([store.ResolveOnce]). Only this
+// package asks policy; the console and the sockets of the gateway come through
+// it too ([Server.AdmitSocket]).
 //
 // It knows nothing of sockets.
 package api
@@ -122,8 +125,10 @@ type Call struct {
 // Action is what policies call the operation.
 func (c *Call) Action() string { return c.Service.Name + ":" + c.Operation }
 
-// ServeHTTP answers one request.
+// ServeHTTP answers one request. In all of its context a name means one thing,
+// so that what policy was asked about is what is acted on.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r = r.WithContext(store.ResolveOnce(r.Context()))
 	c := &Call{Request: r, ID: uuid.NewString(), At: time.Now(), Server: s}
 	w.Header().Set("x-amzn-RequestId", c.ID)
 	w.Header().Set("Cache-Control", "no-store")

@@ -168,6 +168,9 @@ func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.R
 	if who == nil {
 		return policy.Decision{}, errors.New("policy was asked about nobody")
 	}
+	if who.Powerless != "" {
+		return policy.Decision{Layer: policy.Identity}, nil
+	}
 	if who.Kind == sallyport.Root {
 		return policy.Decision{Allowed: true, Policy: "the account's root, whom no policy binds"}, nil
 	}
@@ -436,6 +439,9 @@ func (s *Server) NodeLacks(ctx context.Context, id sallyport.NodeID) (string, er
 	if err != nil {
 		return "", err
 	}
+	if who.Powerless != "" {
+		return who.Powerless, nil
+	}
 	for _, action := range NodeNeeds {
 		d, err := s.Decide(ctx, who, nil, Question{Action: action})
 		if err != nil {
@@ -461,14 +467,49 @@ var NodeNeeds = []string{
 	"ssmmessages:CreateDataChannel", "ssmmessages:OpenDataChannel",
 }
 
+// FindRole returns the role for nodes that is named by its name, or by its path
+// and name; nil if there is none.
+func (s *Server) FindRole(ctx context.Context, name string) (*sallyport.Role, error) {
+	r, err := s.Store.Role(ctx, RoleName(name))
+	switch {
+	case sallyport.CodeOf(err) == sallyport.NoSuchEntity:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case strings.Contains(name, "/") && r.PathAndName() != strings.TrimPrefix(name, "/"):
+		return nil, nil
+	}
+	return r, nil
+}
+
+// NodeRole is [Server.FindRole] for a role that nodes are to act in: it has to
+// be there, and to trust them.
+func (s *Server) NodeRole(ctx context.Context, name string) (*sallyport.Role, error) {
+	r, err := s.FindRole(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Nonexistent role or missing ssm service principal in trust policy: there is no role %s. Create it first (iam create-role).", sallyport.Clip(name, 64))
+	}
+	return r, s.TrustsNodes(r, sallyport.NodeID{})
+}
+
 // TrustsNodes returns nil if a role's trust policy lets Systems Manager act in
-// it, which is to say nodes.
-func TrustsNodes(r *sallyport.Role) error {
+// it for a node; for any node, if it is zero. Conditions may be on
+// aws:SourceAccount and aws:SourceArn. (Systems Manager user guide, "Create the
+// IAM service role required for Systems Manager in hybrid environments".)
+func (s *Server) TrustsNodes(r *sallyport.Role, node sallyport.NodeID) error {
 	trust, err := policy.ParseTrust(r.Trust)
 	if err != nil {
 		return fmt.Errorf("trust policy of role %s: %w", r.Name, err)
 	}
 	req := &policy.Request{Action: "sts:AssumeRole"}
+	req.Context.Set("aws:SourceAccount", s.Realm.Account)
+	req.Context.Set("aws:SourceArn", s.Realm.Nodes())
+	if !node.IsZero() {
+		req.Context.Set("aws:SourceArn", s.Realm.Node(node))
+	}
 	if d := policy.DecideTrust(req, &policy.Caller{Service: "ssm.amazonaws.com"}, policy.Named{Name: r.Name, Document: trust}); !d.Allowed {
 		return sallyport.Errorf(sallyport.ValidationException,
 			"Nonexistent role or missing ssm service principal in trust policy: role %s does not trust ssm.amazonaws.com. Let its trust policy allow sts:AssumeRole to the service ssm.amazonaws.com.", r.Name)

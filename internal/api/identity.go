@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
@@ -320,18 +321,29 @@ func (s *Server) rolePrincipal(r *sallyport.Role, session string, tags map[strin
 // "service-role/Nodes".
 func RoleName(role string) string { return role[strings.LastIndexByte(role, '/')+1:] }
 
-// nodePrincipal is a node, acting in the role it has today. A role that has
-// been deleted leaves a principal that may do nothing.
+// nodePrincipal is a node, acting in the role it has today, which is found by
+// its ID. The node may do nothing if that role was deleted, or does not trust
+// nodes: its trust is asked whenever the node's credentials are issued or used.
+// Such a node gets credentials all the same, because a stock agent that is
+// refused them sleeps for minutes to an hour.
 func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallyport.Principal, error) {
 	name := RoleName(n.Role)
-	r, err := s.Store.Role(ctx, name)
-	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
-		r, err = &sallyport.Role{Name: name, ID: "AROA"}, nil
+	powerless := ""
+	r, err := s.Store.RoleByID(ctx, n.RoleID, name)
+	if err == nil {
+		err = s.TrustsNodes(r, n.ID)
+		if sallyport.CodeOf(err) != "" {
+			powerless, err = fmt.Sprintf("Its role %s does not trust ssm.amazonaws.com any more. Let the role's trust policy allow sts:AssumeRole to that service, or give the node another role.", name), nil
+		}
+	} else if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+		powerless, err = fmt.Sprintf("Its role %s was deleted. Give the node another role; one made anew by that name is another role.", name), nil
+		r = &sallyport.Role{Name: name, ID: cmp.Or(n.RoleID, "AROA")}
 	}
 	if err != nil {
 		return nil, err
 	}
 	who := s.rolePrincipal(r, n.ID.String(), nil)
+	who.Powerless = powerless
 	who.Kind, who.Node, who.Root = sallyport.NodeKind, n.ID, n.ID.String()
 	return who, nil
 }

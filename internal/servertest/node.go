@@ -78,7 +78,11 @@ func (s *Server) activation(role string) (sallyport.Activation, sallyport.Secret
 	s.T.Helper()
 	now := time.Now()
 	code := sallyport.GenerateSecret()
-	a := sallyport.Activation{ID: uuid.NewString(), Code: code.Hash(), Role: role, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
+	r, err := s.API.NodeRole(s.T.Context(), role)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	a := sallyport.Activation{ID: uuid.NewString(), Code: code.Hash(), Role: r.PathAndName(), RoleID: r.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
 	if err := s.Store.CreateActivation(s.T.Context(), a); err != nil {
 		s.T.Fatal(err)
 	}

@@ -132,6 +132,7 @@ func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error)
 			return nil, err
 		}
 		c.Key.User = c.User.Name
+		means(ctx, string(userKind), c.User.Name, c.User.ID)
 	}
 	secret, err := box.Open(sealed, keyOwner(c.Key.ID, id.String))
 	if err != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-const activationColumns = `id, code, description, name, role, most, registrations, created, expires, tags`
+const activationColumns = `id, code, description, name, role, role_id, most, registrations, created, expires, tags`
 
 func scanActivation(s scanner) (*sallyport.Activation, error) {
 	var a sallyport.Activation
 	var code []byte
 	var created, expires int64
 	var tags string
-	if err := s.Scan(&a.ID, &code, &a.Description, &a.Name, &a.Role, &a.Limit, &a.Count, &created, &expires, &tags); err != nil {
+	if err := s.Scan(&a.ID, &code, &a.Description, &a.Name, &a.Role, &a.RoleID, &a.Limit, &a.Count, &created, &expires, &tags); err != nil {
 		return nil, err
 	}
 	copy(a.Code[:], code)
@@ -36,9 +36,9 @@ func noActivation(id string) error {
 // CreateActivation adds an activation. Its Count is 0 whatever a says.
 func (db *DB) CreateActivation(ctx context.Context, a sallyport.Activation) error {
 	err := db.transact(ctx, func(tx *tx) error {
-		_, err := tx.exec(`INSERT INTO activations (id, code, description, name, role, most, created, expires, tags)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			a.ID, a.Code[:], clean(a.Description), clean(a.Name), a.Role, a.Limit, millis(a.Created), millis(a.Expires), tagsJSON(a.Tags))
+		_, err := tx.exec(`INSERT INTO activations (id, code, description, name, role, role_id, most, created, expires, tags)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+			a.ID, a.Code[:], clean(a.Description), clean(a.Name), a.Role, a.RoleID, a.Limit, millis(a.Created), millis(a.Expires), tagsJSON(a.Tags))
 		return err
 	})
 	return wrap(err, "create activation %s", a.ID)
@@ -131,7 +131,7 @@ func (db *DB) Register(ctx context.Context, activation string, code sallyport.Se
 		if counted == 0 {
 			return sallyport.Errorf(sallyport.InvalidActivation, "Activation %s has been used for the %d registrations it allows. Create another.", a.ID, a.Limit)
 		}
-		n.Activation, n.Name, n.Role, n.Tags = a.ID, a.Name, a.Role, a.Tags
+		n.Activation, n.Name, n.Role, n.RoleID, n.Tags = a.ID, a.Name, a.Role, a.RoleID, a.Tags
 		return insertNode(tx, &n)
 	})
 	if err != nil {
@@ -142,10 +142,10 @@ func (db *DB) Register(ctx context.Context, activation string, code sallyport.Se
 
 func insertNode(tx *tx, n *sallyport.Node) error {
 	a := n.Agent
-	if _, err := tx.exec(`INSERT INTO nodes (id, name, activation, role, registered, public_key, fingerprint,
+	if _, err := tx.exec(`INSERT INTO nodes (id, name, activation, role, role_id, registered, public_key, fingerprint,
 			agent_name, agent_version, platform_type, platform_name, platform_version, computer_name, ip_address, availability_zone, connection_channel)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
-		n.ID.String(), n.Name, n.Activation, n.Role, millis(n.Registered), blob(n.PublicKey), n.Fingerprint,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+		n.ID.String(), n.Name, n.Activation, n.Role, n.RoleID, millis(n.Registered), blob(n.PublicKey), n.Fingerprint,
 		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/sallyport/sallyport"
 )
@@ -97,19 +98,30 @@ func (db *DB) CreateDocument(ctx context.Context, v sallyport.DocumentVersion, t
 		}
 		return insertDocumentVersion(tx, v)
 	})
+	if err == nil {
+		made(ctx, "document", v.Document, documentID(v.Created))
+	}
 	return wrap(err, "create document %s", v.Document)
 }
 
 func findDocument(ctx context.Context, q querier, name string) (*sallyport.Document, error) {
 	d, err := scanDocument(q.QueryRowContext(ctx, `SELECT `+documentColumns+` FROM documents WHERE name = $1`, clean(name)))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, noDocument(name)
-	}
-	if err != nil {
+	id := ""
+	switch {
+	case err == nil:
+		id = documentID(d.Created)
+	case !errors.Is(err, sql.ErrNoRows):
 		return nil, fmt.Errorf("read document %s: %w", name, translate(err))
+	}
+	if !means(ctx, "document", name, id) || err != nil {
+		return nil, noDocument(name)
 	}
 	return d, nil
 }
+
+// documentID tells a document from others that had its name, or will: its
+// name's only ID is when it was created.
+func documentID(created time.Time) string { return strconv.FormatInt(millis(created), 10) }
 
 // Document returns a document, or InvalidDocument.
 func (db *DB) Document(ctx context.Context, name string) (*sallyport.Document, error) {

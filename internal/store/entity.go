@@ -90,11 +90,11 @@ func (e entity) role() *sallyport.Role {
 func findEntity(ctx context.Context, q querier, who Entity) (entity, error) {
 	e, err := scanEntity(q.QueryRowContext(ctx,
 		`SELECT `+entityColumns+` FROM entities e WHERE e.kind = $1 AND e.name = $2`, string(who.Kind), clean(who.Name)))
-	if errors.Is(err, sql.ErrNoRows) {
-		return entity{}, who.missing()
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return entity{}, fmt.Errorf("read %s %s: %w", who.Kind, who.Name, translate(err))
+	}
+	if !means(ctx, string(who.Kind), who.Name, e.id) || err != nil {
+		return entity{}, who.missing()
 	}
 	return e, nil
 }
@@ -111,6 +111,7 @@ func findEntityByID(ctx context.Context, q querier, kind EntityKind, id, name st
 	if err != nil {
 		return entity{}, fmt.Errorf("read %s %s: %w", kind, name, translate(err))
 	}
+	means(ctx, string(kind), e.name, e.id)
 	return e, nil
 }
 
@@ -153,6 +154,9 @@ func (db *DB) createEntity(ctx context.Context, who Entity, e entity) error {
 		}
 		return err
 	})
+	if err == nil {
+		made(ctx, string(who.Kind), e.name, e.id)
+	}
 	return wrap(err, "create %s %s", who.Kind, who.Name)
 }
 

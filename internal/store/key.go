@@ -201,6 +201,9 @@ func (db *DB) CreateKMSAlias(ctx context.Context, a sallyport.KMSAlias) error {
 		_, err = tx.exec(`INSERT INTO kms_aliases (`+kmsAliasColumns+`) VALUES ($1, $2, $3, $3)`, clean(a.Name), clean(a.Key), millis(a.Created))
 		return err
 	})
+	if err == nil {
+		made(ctx, "alias", a.Name, a.Key)
+	}
 	return wrap(err, "create alias")
 }
 
@@ -210,19 +213,30 @@ func (db *DB) UpdateKMSAlias(ctx context.Context, name, key string, now time.Tim
 		if _, err := findKMSKey(tx.ctx, tx, key); err != nil {
 			return err
 		}
-		n, err := tx.exec(`UPDATE kms_aliases SET key_id = $2, updated = $3 WHERE name = $1`, clean(name), clean(key), millis(now))
+		a, err := findKMSAlias(tx.ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		n, err := tx.exec(`UPDATE kms_aliases SET key_id = $2, updated = $3 WHERE name = $1 AND key_id = $4`, clean(name), clean(key), millis(now), a.Key)
 		if err == nil && n == 0 {
 			err = noKMSAlias(name)
 		}
 		return err
 	})
+	if err == nil {
+		made(ctx, "alias", name, key)
+	}
 	return wrap(err, "update alias")
 }
 
 // DeleteKMSAlias takes a name off a key.
 func (db *DB) DeleteKMSAlias(ctx context.Context, name string) error {
 	err := db.transact(ctx, func(tx *tx) error {
-		n, err := tx.exec(`DELETE FROM kms_aliases WHERE name = $1`, clean(name))
+		a, err := findKMSAlias(tx.ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		n, err := tx.exec(`DELETE FROM kms_aliases WHERE name = $1 AND key_id = $2`, clean(name), a.Key)
 		if err == nil && n == 0 {
 			err = noKMSAlias(name)
 		}
@@ -233,11 +247,18 @@ func (db *DB) DeleteKMSAlias(ctx context.Context, name string) error {
 
 // KMSAlias returns an alias by its name, or NotFoundException.
 func (db *DB) KMSAlias(ctx context.Context, name string) (sallyport.KMSAlias, error) {
-	a, err := scanKMSAlias(db.read.QueryRowContext(ctx, `SELECT `+kmsAliasColumns+` FROM kms_aliases WHERE name = $1`, clean(name)))
-	if errors.Is(err, sql.ErrNoRows) {
+	return findKMSAlias(ctx, db.read, name)
+}
+
+func findKMSAlias(ctx context.Context, q querier, name string) (sallyport.KMSAlias, error) {
+	a, err := scanKMSAlias(q.QueryRowContext(ctx, `SELECT `+kmsAliasColumns+` FROM kms_aliases WHERE name = $1`, clean(name)))
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return a, wrap(translate(err), "read alias")
+	}
+	if !means(ctx, "alias", name, a.Key) || err != nil {
 		return a, noKMSAlias(name)
 	}
-	return a, wrap(translate(err), "read alias")
+	return a, nil
 }
 
 // KMSAliases lists aliases by name: all, or those of one key.

@@ -46,7 +46,7 @@ func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, e
 // nodeQuery returns the query for up to limit nodes in order of id, a row for
 // each of their tags.
 func (db *DB) nodeQuery(w where, index string, limit int) string {
-	return `SELECT n.id, n.name, n.activation, n.role, n.registered, n.public_key, n.fingerprint,
+	return `SELECT n.id, n.name, n.activation, n.role, n.role_id, n.registered, n.public_key, n.fingerprint,
 			n.agent_name, n.agent_version, n.platform_type, n.platform_name, n.platform_version, n.computer_name,
 			n.ip_address, n.availability_zone, n.connection_channel,
 			n.last_ping, n.online, n.trouble_at, n.trouble, t.name, t.value
@@ -92,7 +92,7 @@ func scanNode(s scanner) (n *sallyport.Node, tag, value sql.NullString, err erro
 	n = &sallyport.Node{}
 	var id string
 	var registered, ping, trouble int64
-	if err := s.Scan(&id, &n.Name, &n.Activation, &n.Role, &registered, &n.PublicKey, &n.Fingerprint,
+	if err := s.Scan(&id, &n.Name, &n.Activation, &n.Role, &n.RoleID, &registered, &n.PublicKey, &n.Fingerprint,
 		&n.Agent.Name, &n.Agent.Version, &n.Agent.PlatformType, &n.Agent.PlatformName, &n.Agent.PlatformVersion, &n.Agent.ComputerName,
 		&n.Agent.IPAddress, &n.Agent.AvailabilityZone, &n.Agent.ConnectionChannel,
 		&ping, &n.Online, &trouble, &n.Trouble.Reason, &tag, &value); err != nil {
@@ -247,9 +247,10 @@ func (db *DB) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.
 		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
 }
 
-// SetNodeRole changes the role a node's credentials are for.
-func (db *DB) SetNodeRole(ctx context.Context, id sallyport.NodeID, role string) error {
-	return db.updateNode(ctx, "set role of", id, `UPDATE nodes SET role = $2 WHERE id = $1`, role)
+// SetNodeRole changes the role a node's credentials are for: what it is called,
+// and which it is.
+func (db *DB) SetNodeRole(ctx context.Context, id sallyport.NodeID, role, roleID string) error {
+	return db.updateNode(ctx, "set role of", id, `UPDATE nodes SET role = $2, role_id = $3 WHERE id = $1`, role, roleID)
 }
 
 // SetNodeKey changes the key a node proves itself with. old must be the key it

@@ -37,7 +37,7 @@ func TestActivationIsKeptWhole(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		a := sallyport.Activation{ID: "11111111-2222-3333-4444-555555555555", Code: sallyport.GenerateSecret().Hash(), Description: "lab", Name: "bench",
-			Role: "service-role/node", Limit: 3, Created: at(1), Expires: at(2), Tags: map[string]string{"env": "lab", "ü": ""}}
+			Role: "service-role/node", RoleID: "AROA1", Limit: 3, Created: at(1), Expires: at(2), Tags: map[string]string{"env": "lab", "ü": ""}}
 		must(t, db.CreateActivation(ctx, a))
 		got, err := db.Activation(ctx, a.ID)
 		must(t, err)
@@ -85,11 +85,11 @@ func TestRegister(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		code := sallyport.GenerateSecret()
-		a := sallyport.Activation{ID: "11111111-2222-3333-4444-555555555555", Code: code.Hash(), Name: "bench", Role: "node", Limit: 2,
+		a := sallyport.Activation{ID: "11111111-2222-3333-4444-555555555555", Code: code.Hash(), Name: "bench", Role: "node", RoleID: "AROA1", Limit: 2,
 			Expires: at(100), Tags: map[string]string{"env": "lab"}}
 		must(t, db.CreateActivation(ctx, a))
 
-		want := &sallyport.Node{ID: sallyport.NewNodeID(), Name: "bench", Activation: a.ID, Role: "node", Registered: at(5), Tags: a.Tags,
+		want := &sallyport.Node{ID: sallyport.NewNodeID(), Name: "bench", Activation: a.ID, Role: "node", RoleID: "AROA1", Registered: at(5), Tags: a.Tags,
 			PublicKey: []byte{1, 2}, Fingerprint: "fp", Agent: sallyport.Agent{Name: "amazon-ssm-agent", Version: "3.3.1.0", PlatformType: "Linux"}}
 		got, err := db.Register(ctx, a.ID, code, sallyport.Node{ID: want.ID, PublicKey: want.PublicKey, Fingerprint: "fp", Agent: want.Agent, Online: true}, at(5).Add(time.Microsecond))
 		must(t, err)
@@ -177,8 +177,8 @@ func TestNodeChanges(t *testing.T) {
 			PlatformVersion: "12", ComputerName: strings.Repeat("x", 10_000), IPAddress: "10.0.0.1", AvailabilityZone: "on-prem", ConnectionChannel: "ssmmessages"}
 		must(t, db.UpdateAgent(ctx, n.ID, n.Agent))
 		n.Agent.PlatformName, n.Agent.ComputerName = "Debian\ufffd\ufffd", strings.Repeat("x", 255)+"…"
-		n.Role, n.Name = "r2", "named"
-		must(t, db.SetNodeRole(ctx, n.ID, "r2"))
+		n.Role, n.RoleID, n.Name = "r2", "AROA2", "named"
+		must(t, db.SetNodeRole(ctx, n.ID, "r2", "AROA2"))
 		must(t, db.SetNodeName(ctx, n.ID, "named"))
 		must(t, db.TagNode(ctx, n.ID, map[string]string{"b": "3", "c": "4"}))
 		must(t, db.UntagNode(ctx, n.ID, []string{"a", "nothing"}))
@@ -207,7 +207,7 @@ func TestNodeChanges(t *testing.T) {
 		for name, err := range map[string]error{
 			"Deregister":  db.Deregister(ctx, n.ID),
 			"UpdateAgent": db.UpdateAgent(ctx, n.ID, n.Agent),
-			"SetNodeRole": db.SetNodeRole(ctx, n.ID, "r"),
+			"SetNodeRole": db.SetNodeRole(ctx, n.ID, "r", "AROA1"),
 			"SetNodeName": db.SetNodeName(ctx, n.ID, "r"),
 			"SetNodeKey":  db.SetNodeKey(ctx, n.ID, nil, nil),
 			"TagNode":     db.TagNode(ctx, n.ID, nil),

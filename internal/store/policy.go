@@ -58,6 +58,9 @@ func (db *DB) CreatePolicy(ctx context.Context, p sallyport.Policy) error {
 		_, err = tx.exec(`INSERT INTO policy_versions (arn, version, document, created) VALUES ($1, 1, $2, $3)`, p.ARN, p.Document, millis(p.Created))
 		return err
 	})
+	if err == nil {
+		made(ctx, "policy", p.ARN, p.ID)
+	}
 	return wrap(err, "create policy %s", p.Name)
 }
 
@@ -88,11 +91,15 @@ func (db *DB) Policy(ctx context.Context, arn string) (*sallyport.Policy, error)
 
 func findPolicy(ctx context.Context, q querier, arn string) (*sallyport.Policy, error) {
 	p, err := scanPolicy(q.QueryRowContext(ctx, `SELECT `+policyColumns+` FROM policies p WHERE p.arn = $1`, clean(arn)))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, noPolicy(arn)
-	}
-	if err != nil {
+	id := ""
+	switch {
+	case err == nil:
+		id = p.ID
+	case !errors.Is(err, sql.ErrNoRows):
 		return nil, fmt.Errorf("read policy %s: %w", arn, translate(err))
+	}
+	if !means(ctx, "policy", arn, id) || err != nil {
+		return nil, noPolicy(arn)
 	}
 	return p, nil
 }

@@ -20,16 +20,17 @@ const (
 	maxActivationLife = 30 * 24 * time.Hour
 )
 
-func (s *Server) createActivationOn(_ context.Context, c *api.Call, in *ssm.CreateActivationInput) ([]api.Question, error) {
+func (s *Server) createActivationOn(ctx context.Context, c *api.Call, in *ssm.CreateActivationInput) ([]api.Question, error) {
 	tags, err := readTags(in.Tags)
-	return []api.Question{
-		{Action: c.Action(), RequestTags: tags, TagKeys: keysOf(tags)},
-		s.passRole(*in.IamRole),
-	}, err
+	if err != nil {
+		return nil, err
+	}
+	pass, err := s.passRole(ctx, *in.IamRole)
+	return []api.Question{{Action: c.Action(), RequestTags: tags, TagKeys: keysOf(tags)}, pass}, err
 }
 
 func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.CreateActivationInput) (*ssm.CreateActivationOutput, error) {
-	role, err := s.nodeRole(ctx, *in.IamRole)
+	role, err := s.API.NodeRole(ctx, *in.IamRole)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +40,7 @@ func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.Crea
 	}
 	code := sallyport.GenerateSecret()
 	a := sallyport.Activation{
-		ID: uuid.NewString(), Code: code.Hash(), Role: role, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
+		ID: uuid.NewString(), Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
 		Limit: 1, Created: c.At, Expires: c.At.Add(activationLife), Tags: tags,
 	}
 	if in.RegistrationLimit != nil {

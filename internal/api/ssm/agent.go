@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"time"
@@ -105,6 +106,9 @@ func (s *Server) roleToken(ctx context.Context, c *api.Call, in *roleTokenInput)
 	if err != nil {
 		return nil, err
 	}
+	if who.Powerless != "" { // the credentials are good for nothing, and the node is parked
+		s.db().Trouble(ctx, n.ID, sallyport.Trouble{At: c.At, Reason: who.Powerless})
+	}
 	t, err := s.API.Issue(api.Grant{Who: who, For: tokenLife}, c.At)
 	if err != nil {
 		return nil, err
@@ -135,7 +139,7 @@ func (s *Server) updateInstanceInformation(ctx context.Context, c *api.Call, in 
 	}
 	s.db().Ping(ctx, id, c.At)
 	if err := c.Allow(ctx, api.Question{Action: c.Action(), Resources: []string{s.realm().Node(id)}}); err != nil {
-		s.db().Trouble(ctx, id, sallyport.Trouble{At: c.At, Reason: api.Lacks(c.Who.Role, c.Action())})
+		s.db().Trouble(ctx, id, sallyport.Trouble{At: c.At, Reason: cmp.Or(c.Who.Powerless, api.Lacks(c.Who.Role, c.Action()))})
 		return &empty{}, nil
 	}
 	n, err := s.db().Node(ctx, id)

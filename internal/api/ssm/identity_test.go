@@ -276,3 +276,141 @@ func TestOwnerIsAnIdentity(t *testing.T) {
 		may("the owner", terminate(ann, own))
 	})
 }
+
+// trusting is the trust policy of a role for nodes.
+const trusting = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole",
+	"Condition":{"StringEquals":{"aws:SourceAccount":"000000000000"},"ArnEquals":{"aws:SourceArn":"arn:aws:ssm:home-1:000000000000:*"}}}}`
+
+// makeNodeRole makes a role for nodes, with the rights of one.
+func makeNodeRole(t *testing.T, admin *iam.Client, path, name string) {
+	t.Helper()
+	_, err := admin.CreateRole(t.Context(), &iam.CreateRoleInput{RoleName: &name, Path: &path, AssumeRolePolicyDocument: aws.String(trusting)})
+	if err == nil {
+		_, err = admin.AttachRolePolicy(t.Context(), &iam.AttachRolePolicyInput{RoleName: &name, PolicyArn: aws.String("arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A role is handed to nodes by the ARN it has, however a request names it.
+func TestPassRole(t *testing.T) {
+	const maker = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["ssm:*","iam:PassRole"],"Resource":"*"},
+		{"Effect":"Deny","Action":"iam:PassRole","Resource":"arn:aws:iam::*:role/admin/*"}]}`
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		admin := iam.NewFromConfig(s.AWS(s.Root()))
+		makeNodeRole(t, admin, "/admin/", "Power")
+		makeNodeRole(t, admin, "/", "Plain")
+		ann := s.SSM(s.User("ann", maker))
+		node := s.Register("")
+		pass := map[string]func(role string) error{
+			"CreateActivation": func(role string) error {
+				_, err := ann.CreateActivation(ctx, &ssm.CreateActivationInput{IamRole: &role})
+				return err
+			},
+			"UpdateManagedInstanceRole": func(role string) error {
+				_, err := ann.UpdateManagedInstanceRole(ctx, &ssm.UpdateManagedInstanceRoleInput{InstanceId: aws.String(node.ID.String()), IamRole: &role})
+				return err
+			},
+		}
+		for operation, pass := range pass {
+			for _, denied := range []string{"Power", "admin/Power", "/admin/Power", "admin/Nobody"} {
+				err := pass(denied)
+				wantCode(t, err, "AccessDeniedException", "iam:PassRole on resource: role "+denied+" with an explicit deny")
+			}
+			for _, missing := range []string{"other/Power", "Nobody", "power"} {
+				wantCode(t, pass(missing), "ValidationException", "there is no role "+missing)
+			}
+			if err := pass("Plain"); err != nil {
+				t.Errorf("%s: %v", operation, err)
+			}
+		}
+		got, err := s.Store.Node(ctx, node.ID)
+		if err != nil || got.Role != "Plain" {
+			t.Errorf("the node has the role %q, %v", got.Role, err)
+		}
+	})
+}
+
+// A node acts in the role it was given, and not in one that has its name now;
+// and only while that role trusts nodes.
+func TestNodeRoleIsKeptByID(t *testing.T) {
+	const strangers = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"sts:AssumeRole"}}`
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		admin := iam.NewFromConfig(s.AWS(s.Root()))
+		root := s.SSM(s.Root())
+		makeNodeRole(t, admin, "/", "Nodes")
+		made, err := root.CreateActivation(ctx, &ssm.CreateActivationInput{IamRole: aws.String("Nodes"), RegistrationLimit: aws.Int32(2)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := s.Register("Nodes")
+		node.Online()
+		start := func() error {
+			_, err := root.StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+			return err
+		}
+		acts := func(n *servertest.Node) error {
+			return n.Client().Call(ctx, "ssm", "AmazonSSM.ListInstanceAssociations", map[string]string{"InstanceId": n.ID.String()}, nil)
+		}
+		trust := func(document string) {
+			t.Helper()
+			if _, err := admin.UpdateAssumeRolePolicy(ctx, &iam.UpdateAssumeRolePolicyInput{RoleName: aws.String("Nodes"), PolicyDocument: &document}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := start(); err != nil {
+			t.Fatal(err)
+		}
+		before := node.Client() // its credentials are from before
+
+		trust(strangers)
+		time.Sleep(15 * time.Second)
+		wantCode(t, start(), "TargetNotConnected", "Its role Nodes does not trust ssm.amazonaws.com any more.")
+		for claim, err := range map[string]error{
+			"credentials from before": before.Call(ctx, "ssm", "AmazonSSM.ListInstanceAssociations", map[string]string{"InstanceId": node.ID.String()}, nil),
+			"new credentials":         acts(node),
+		} {
+			if sallyport.CodeOf(err) != sallyport.AccessDeniedException {
+				t.Errorf("with %s: %v", claim, err)
+			}
+		}
+		trust(trusting)
+		time.Sleep(5 * time.Second)
+		if err := start(); err != nil {
+			t.Errorf("trusted again: %v", err)
+		}
+
+		// Deleted, and made anew by the same name, with every right.
+		_, err = admin.DetachRolePolicy(ctx, &iam.DetachRolePolicyInput{RoleName: aws.String("Nodes"), PolicyArn: aws.String("arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")})
+		if err == nil {
+			_, err = admin.DeleteRole(ctx, &iam.DeleteRoleInput{RoleName: aws.String("Nodes")})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		makeNodeRole(t, admin, "/", "Nodes")
+		time.Sleep(15 * time.Second)
+		wantCode(t, start(), "TargetNotConnected", "Its role Nodes was deleted.")
+		if err := acts(node); sallyport.CodeOf(err) != sallyport.AccessDeniedException {
+			t.Errorf("in the role's namesake: %v", err)
+		}
+		late := *node // registers now, by an activation that was made for the role that is gone
+		if late.ID, err = late.TryRegister(*made.ActivationId, *made.ActivationCode); err != nil {
+			t.Fatal(err)
+		}
+		if err := acts(&late); sallyport.CodeOf(err) != sallyport.AccessDeniedException {
+			t.Errorf("registered into the role's namesake: %v", err)
+		}
+
+		if _, err := root.UpdateManagedInstanceRole(ctx, &ssm.UpdateManagedInstanceRoleInput{InstanceId: aws.String(node.ID.String()), IamRole: aws.String("Nodes")}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if err := start(); err != nil {
+			t.Errorf("given the new role: %v", err)
+		}
+	})
+}

@@ -269,7 +269,11 @@ func (s *Server) deregister(ctx context.Context, _ *api.Call, in *ssm.Deregister
 
 func (s *Server) updateRoleOn(ctx context.Context, c *api.Call, in *ssm.UpdateManagedInstanceRoleInput) ([]api.Question, error) {
 	q, err := s.onNode(ctx, c, *in.InstanceId)
-	return []api.Question{q, s.passRole(*in.IamRole)}, err
+	if err != nil {
+		return nil, err
+	}
+	pass, err := s.passRole(ctx, *in.IamRole)
+	return []api.Question{q, pass}, err
 }
 
 func (s *Server) updateRole(ctx context.Context, _ *api.Call, in *ssm.UpdateManagedInstanceRoleInput) (*ssm.UpdateManagedInstanceRoleOutput, error) {
@@ -277,9 +281,9 @@ func (s *Server) updateRole(ctx context.Context, _ *api.Call, in *ssm.UpdateMana
 	if err != nil {
 		return nil, err
 	}
-	role, err := s.nodeRole(ctx, *in.IamRole)
+	role, err := s.API.NodeRole(ctx, *in.IamRole)
 	if err != nil {
 		return nil, err
 	}
-	return &ssm.UpdateManagedInstanceRoleOutput{}, s.db().SetNodeRole(ctx, id, role)
+	return &ssm.UpdateManagedInstanceRoleOutput{}, s.db().SetNodeRole(ctx, id, role.PathAndName(), role.ID)
 }

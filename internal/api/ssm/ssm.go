@@ -109,35 +109,27 @@ func (s *Server) onNode(ctx context.Context, c *api.Call, text string) (api.Ques
 	return q, err
 }
 
-// passRole asks whether the caller may hand a role to nodes. Without it, whoever
-// may create an activation could become whatever any role may do.
-func (s *Server) passRole(role string) api.Question {
+// passRole asks whether the caller may hand a role to nodes. Without it, a caller
+// who may create an activation could do what any role may do. The role is asked
+// about by its own ARN, however it was named. One that is not there is asked
+// about by what its ARN would be, so that only a caller who may hand it out hears
+// that it is not.
+func (s *Server) passRole(ctx context.Context, role string) (api.Question, error) {
 	path, name := "/", api.RoleName(role)
 	if i := strings.LastIndexByte(role, '/'); i >= 0 {
 		path = "/" + strings.Trim(role[:i], "/") + "/"
 	}
-	return api.Question{
+	q := api.Question{
 		Action:    "iam:PassRole",
 		Resources: []string{s.realm().Role(path, name)},
+		Name:      "role " + sallyport.Clip(role, 64),
 		Keys:      map[string]string{"iam:PassedToService": "ssm.amazonaws.com"},
 	}
-}
-
-// nodeRole checks that a role is there, by name or path and name, and that it
-// trusts nodes to act in it. It returns the role's path and name, as nodes keep
-// it.
-func (s *Server) nodeRole(ctx context.Context, role string) (string, error) {
-	r, err := s.db().Role(ctx, api.RoleName(role))
-	if sallyport.CodeOf(err) == sallyport.NoSuchEntity || err == nil && strings.Contains(role, "/") && strings.TrimPrefix(r.Path, "/")+r.Name != strings.TrimPrefix(role, "/") {
-		return "", sallyport.Errorf(sallyport.ValidationException, "Nonexistent role or missing ssm service principal in trust policy: there is no role %s. Create it first (iam create-role).", sallyport.Clip(role, 64))
+	r, err := s.API.FindRole(ctx, role)
+	if r != nil {
+		q.Resources = []string{s.realm().Role(r.Path, r.Name)} // its tags are no condition, as in AWS
 	}
-	if err != nil {
-		return "", err
-	}
-	if err := api.TrustsNodes(r); err != nil {
-		return "", err
-	}
-	return strings.TrimPrefix(r.Path, "/") + r.Name, nil
+	return q, err
 }
 
 // own checks that a node speaks of itself. A person's credentials may not speak

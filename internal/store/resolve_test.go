@@ -1,0 +1,170 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/sallyport/sallyport"
+)
+
+// In one call a name means what it meant first. Each row looks a name up, gives
+// it to another thing as another call would, and then acts by it.
+func TestNamesAreResolvedOnce(t *testing.T) {
+	const policy = "arn:aws:iam::123456789012:policy/p"
+	makePolicy := func(ctx context.Context, db *DB, id string) error {
+		return db.CreatePolicy(ctx, sallyport.Policy{ARN: policy, Name: "p", Path: "/", ID: id, Document: "{}", Created: at(0)})
+	}
+	makeDocument := func(ctx context.Context, db *DB, n int) error {
+		return db.CreateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(n)}, nil)
+	}
+	for claim, tt := range map[string]struct {
+		make   func(ctx context.Context, db *DB) error
+		look   func(ctx context.Context, db *DB) error
+		swap   func(ctx context.Context, db *DB) error
+		act    func(ctx context.Context, db *DB) error
+		refuse sallyport.Code
+	}{
+		"a user that was renamed, and another": {
+			func(ctx context.Context, db *DB) error {
+				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"})
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.User(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.Rename(ctx, User("x"), "y", ""), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/admin/", ID: "AIDA2"}))
+			},
+			func(ctx context.Context, db *DB) error { return db.PutInlinePolicy(ctx, User("x"), "own", "{}") },
+			sallyport.NoSuchEntity,
+		},
+		"a user that came only then": {
+			func(context.Context, *DB) error { return nil },
+			func(ctx context.Context, db *DB) error {
+				if _, err := db.User(ctx, "x"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
+					return errors.New("there is a user x")
+				}
+				return nil
+			},
+			func(ctx context.Context, db *DB) error {
+				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/admin/", ID: "AIDA2"})
+			},
+			func(ctx context.Context, db *DB) error { return db.Tag(ctx, User("x"), map[string]string{"a": "b"}) },
+			sallyport.NoSuchEntity,
+		},
+		"a caller, by an access key": {
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"}),
+					db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", User: "x", Active: true}, sallyport.GenerateSecret()))
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.Credential(ctx, "AKIA1"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.Rename(ctx, User("x"), "y", ""), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA2"}))
+			},
+			func(ctx context.Context, db *DB) error {
+				return db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA2", User: "x", Active: true}, sallyport.GenerateSecret())
+			},
+			sallyport.NoSuchEntity,
+		},
+		"a caller, by ID": {
+			func(ctx context.Context, db *DB) error {
+				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"})
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.UserByID(ctx, "AIDA1", "x"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.Delete(ctx, User("x")), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA2"}))
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.AccessKeys(ctx, "x"); return err },
+			sallyport.NoSuchEntity,
+		},
+		"a role that was deleted and made anew": {
+			func(ctx context.Context, db *DB) error {
+				return db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: "AROA1"})
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.Role(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.Delete(ctx, Role("x")), db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: "AROA2"}))
+			},
+			func(ctx context.Context, db *DB) error { return db.UpdateTrust(ctx, "x", "{}") },
+			sallyport.NoSuchEntity,
+		},
+		"a group's policies": {
+			func(ctx context.Context, db *DB) error {
+				return db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: "AGPA1"})
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.Group(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.Delete(ctx, Group("x")), db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: "AGPA2"}))
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.Grants(ctx, Group("x")); return err },
+			sallyport.NoSuchEntity,
+		},
+		"a managed policy": {
+			func(ctx context.Context, db *DB) error { return makePolicy(ctx, db, "ANPA1") },
+			func(ctx context.Context, db *DB) error { _, err := db.Policy(ctx, policy); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.DeletePolicy(ctx, policy), makePolicy(ctx, db, "ANPA2"))
+			},
+			func(ctx context.Context, db *DB) error {
+				_, err := db.CreatePolicyVersion(ctx, policy, "{}", true, at(1))
+				return err
+			},
+			sallyport.NoSuchEntity,
+		},
+		"a document": {
+			func(ctx context.Context, db *DB) error { return makeDocument(ctx, db, 1) },
+			func(ctx context.Context, db *DB) error { _, err := db.Document(ctx, "d"); return err },
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.DeleteDocument(ctx, "d", "", ""), makeDocument(ctx, db, 2))
+			},
+			func(ctx context.Context, db *DB) error {
+				_, err := db.UpdateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{ }", Created: at(3)}, "")
+				return err
+			},
+			sallyport.InvalidDocument,
+		},
+		"an alias that is moved to another key": {
+			func(ctx context.Context, db *DB) error {
+				return errors.Join(db.CreateKMSKey(ctx, sallyport.KMSKey{ID: "k1", Policy: "{}"}, []byte("m")), db.CreateKMSKey(ctx, sallyport.KMSKey{ID: "k2", Policy: "{}"}, []byte("m")),
+					db.CreateKMSAlias(ctx, sallyport.KMSAlias{Name: "alias/a", Key: "k1"}))
+			},
+			func(ctx context.Context, db *DB) error { _, err := db.KMSAlias(ctx, "alias/a"); return err },
+			func(ctx context.Context, db *DB) error { return db.UpdateKMSAlias(ctx, "alias/a", "k2", at(1)) },
+			func(ctx context.Context, db *DB) error {
+				_, err := db.KMSAlias(ctx, "alias/a")
+				return errors.Join(db.DeleteKMSAlias(ctx, "alias/a"), err)
+			},
+			sallyport.NotFoundException,
+		},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			onEach(t, func(t *testing.T, db *DB) {
+				must(t, tt.make(t.Context(), db))
+				call := ResolveOnce(t.Context())
+				must(t, tt.look(call, db))
+				must(t, tt.swap(t.Context(), db))
+				wantCode(t, tt.act(call, db), tt.refuse, "")
+				if err := tt.act(ResolveOnce(t.Context()), db); err != nil {
+					t.Errorf("a call of now: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A call finds what it makes itself, though it was not there before.
+func TestACallFindsWhatItMade(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := ResolveOnce(t.Context())
+		if _, err := db.Document(ctx, "d"); sallyport.CodeOf(err) != sallyport.InvalidDocument {
+			t.Fatal(err)
+		}
+		must(t, db.CreateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(1)}, nil))
+		_, err := db.Document(ctx, "d")
+		must(t, err)
+		if _, err := db.Role(ctx, "r"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
+			t.Fatal(err)
+		}
+		must(t, db.CreateRole(ctx, sallyport.Role{Name: "r", Path: "/", ID: "AROA1"}))
+		_, err = db.Role(ctx, "r")
+		must(t, err)
+	})
+}
