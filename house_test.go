@@ -33,12 +33,12 @@ var mayImport = map[string]string{
 	"internal/socket":    "rawio wire",
 
 	// What both ends of a session share: the machine's and the person's.
-	"internal/datachannel": "wire",
-	"internal/mux":         "",
+	"internal/datachannel": "panics wire",
+	"internal/mux":         "panics",
 	"internal/endpoint":    "sigv4 socket",
 
 	// The two ends. They meet the server on the wire alone.
-	"internal/agent":     "wire sigv4 datachannel mux socket asciicast pty endpoint",
+	"internal/agent":     "panics wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "agent endpoint",
 	"internal/client":    "wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",

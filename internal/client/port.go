@@ -218,7 +218,9 @@ func (r *run) carryConn(ctx context.Context, session *smux.Session, conn net.Con
 		conn.Close() // why is AcceptStream's to say
 		return
 	}
-	mux.Join(stream, conn, o)
+	if err := mux.Join(stream, conn, o); err != nil {
+		r.finish(err)
+	}
 }
 
 // accept hands over the connections that come to l, which ctx closes.

@@ -42,6 +42,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -191,7 +192,7 @@ func (s *Stream) receives() wire.Type {
 
 // Run moves the stream over conn until conn fails, ctx ends or the stream is
 // closed, which alone is no error. It closes nothing, and no longer uses conn
-// when it returns.
+// when it returns. A panic, on the way or in Control or Direct, is an error too.
 //
 // The stream survives. Run it again over another Conn, and everything that was
 // not acknowledged is sent again at once, in order.
@@ -206,8 +207,16 @@ func (s *Stream) Run(ctx context.Context, conn Conn) error {
 		}
 		return err
 	}
-	l.users.Go(func() { s.pump(l) })
-	fail(s.read(l))
+	l.users.Go(func() {
+		err := panics.Run(func() error {
+			s.pump(l)
+			return nil
+		})
+		if err != nil {
+			fail(err)
+		}
+	})
+	fail(panics.Run(func() error { return s.read(l) }))
 	s.detach()
 	l.users.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, ErrClosed) {
@@ -311,11 +320,21 @@ func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 		return fmt.Errorf("send message: %w", err)
 	}
 
+	l, err := s.push(frame)
+	if l != nil {
+		s.transmit(l, seq)
+	}
+	return err
+}
+
+// push keeps a frame until it is acknowledged. It returns the link to write it
+// to, or nil if that is the pump's to do.
+func (s *Stream) push(frame *buffer) (*link, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		frame.release()
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	s.sender.push(frame)
 	l := s.link
@@ -326,11 +345,7 @@ func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 		token(s.wake)
 		l = nil
 	}
-	s.mu.Unlock()
-	if l != nil {
-		s.transmit(l, seq)
-	}
-	return nil
+	return l, nil
 }
 
 // TrySend sends p as one message if that can be done without waiting, neither
@@ -435,23 +450,10 @@ func (s *Stream) Unsent() bool {
 func (s *Stream) Receive(ctx context.Context) (Message, error) {
 	s.init()
 	for {
-		s.mu.Lock()
-		if s.last != nil {
-			s.last.release()
-			s.last = nil
+		m, came, closed := s.pop()
+		if came {
+			return s.open(m)
 		}
-		if s.receiver.ready.n > 0 {
-			m := s.receiver.pop(s.through, s.ReceiveBuffer)
-			s.last = m.data
-			if s.receiver.pending(s.now()) {
-				token(s.wake)
-			}
-			s.mu.Unlock()
-			return s.open(Message{m.kind, m.data.b})
-		}
-		s.settled.ring()
-		closed := s.closed
-		s.mu.Unlock()
 		if closed {
 			return Message{}, io.EOF
 		}
@@ -461,6 +463,26 @@ func (s *Stream) Receive(ctx context.Context) (Message, error) {
 			return Message{}, context.Cause(ctx)
 		}
 	}
+}
+
+// pop takes the next message, if one has come.
+func (s *Stream) pop() (m Message, came, closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil {
+		s.last.release()
+		s.last = nil
+	}
+	if s.receiver.ready.n == 0 {
+		s.settled.ring()
+		return m, false, s.closed
+	}
+	next := s.receiver.pop(s.through, s.ReceiveBuffer)
+	s.last = next.data
+	if s.receiver.pending(s.now()) {
+		token(s.wake)
+	}
+	return Message{next.kind, next.data.b}, true, s.closed
 }
 
 // SetPeer says what the other end can do: what it announced, as a

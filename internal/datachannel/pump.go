@@ -122,6 +122,7 @@ func (s *Stream) transmit(l *link, last int64) {
 		return
 	}
 	s.sender.busy = true
+	defer func() { s.sender.busy = false }()
 	for s.link == l && l.ctx.Err() == nil && !s.paused {
 		if s.sender.mark > last {
 			if s.sender.unsent() {
@@ -134,20 +135,40 @@ func (s *Stream) transmit(l *link, last int64) {
 			break
 		}
 		s.wakeBy(s.sender.resendAt)
-		l.users.Add(1) // before Run can wait for it: s.link is still l
-		s.mu.Unlock()
-		err := l.conn.WriteFrame(l.ctx, frame.b)
-		if err != nil {
-			l.fail(fmt.Errorf("write frame: %w", err))
-		}
-		l.users.Done()
-		s.mu.Lock()
-		frame.release()
+		s.writeUnlocked(l, frame)
 	}
-	s.sender.busy = false
 	if s.link != nil && s.link != l {
 		token(s.wake) // the new socket's pump found us here, and left it to us
 	}
+}
+
+// writeUnlocked writes a frame and releases it. The caller holds mu, which is
+// let go meanwhile.
+func (s *Stream) writeUnlocked(l *link, frame *buffer) {
+	l.users.Add(1) // before Run can wait for it: s.link is still l
+	s.mu.Unlock()
+	defer func() {
+		l.users.Done()
+		s.mu.Lock()
+		frame.release()
+	}()
+	if err := l.conn.WriteFrame(l.ctx, frame.b); err != nil {
+		l.fail(fmt.Errorf("write frame: %w", err))
+	}
+}
+
+// dues takes the acknowledgements that are due and the frames that must be sent
+// again. Last is the newest message that may be written.
+func (s *Stream) dues(acks []wire.Ack, lost []*buffer) (_ []wire.Ack, _ []*buffer, last int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	acks = s.receiver.takeAcks(acks, now, s.receives(), s.through, s.ReceiveBuffer)
+	if !s.paused {
+		lost = s.sender.lost(lost, now, s.through)
+	}
+	s.acking = len(acks) > 0
+	return acks, lost, s.sender.next() - 1
 }
 
 func (s *Stream) pump(l *link) {
@@ -160,17 +181,8 @@ func (s *Stream) pump(l *link) {
 		payload []byte
 	)
 	for {
-		s.mu.Lock()
-		now := s.now()
-		acks = s.receiver.takeAcks(acks[:0], now, s.receives(), s.through, s.ReceiveBuffer)
-		lost = lost[:0]
-		if !s.paused {
-			lost = s.sender.lost(lost, now, s.through)
-		}
-		last := s.sender.next() - 1
-		s.acking = len(acks) > 0
-		s.mu.Unlock()
-
+		var last int64
+		acks, lost, last = s.dues(acks[:0], lost[:0])
 		var err error
 		for _, a := range acks {
 			payload = a.AppendJSON(payload[:0])
@@ -201,7 +213,7 @@ func (s *Stream) pump(l *link) {
 		s.transmit(l, last)
 
 		s.mu.Lock()
-		now = s.now()
+		now := s.now()
 		s.alarm = never
 		if s.receiver.pending(now) {
 			s.alarm = 0

@@ -18,12 +18,15 @@
 package mux
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
 	"sync"
 
 	"github.com/xtaci/smux"
+
+	"github.com/sallyport/sallyport/internal/panics"
 )
 
 // Options are what the two ends have agreed on. They must be the same at both.
@@ -64,12 +67,25 @@ func Server(over io.ReadWriteCloser, o Options) (*smux.Session, error) {
 // itself, and the end of file is passed on; otherwise the first to end takes
 // the other with it, which is all that AWS's programs can say to each other.
 //
-// Closing either from outside ends it too.
-func Join(stream *smux.Stream, conn net.Conn, o Options) {
+// Closing either from outside ends it too. The error is a panic on the way.
+func Join(stream *smux.Stream, conn net.Conn, o Options) error {
 	defer stream.Close()
 	defer conn.Close()
 	var both sync.WaitGroup
-	both.Go(func() {
+	var in, out error
+	guard := func(panicked *error, f func()) {
+		both.Go(func() {
+			*panicked = panics.Run(func() error {
+				f()
+				return nil
+			})
+			if *panicked != nil {
+				stream.Close()
+				conn.Close()
+			}
+		})
+	}
+	guard(&in, func() {
 		_, err := io.Copy(conn, stream)
 		switch {
 		case !o.Own:
@@ -82,7 +98,7 @@ func Join(stream *smux.Stream, conn net.Conn, o Options) {
 			io.Copy(io.Discard, stream)
 		}
 	})
-	both.Go(func() {
+	guard(&out, func() {
 		io.Copy(stream, conn)
 		if o.Own {
 			stream.CloseWrite()
@@ -92,6 +108,7 @@ func Join(stream *smux.Stream, conn net.Conn, o Options) {
 		conn.Close()
 	})
 	both.Wait()
+	return cmp.Or(in, out)
 }
 
 // Refuse ends a stream whose connection could not be made. It returns when the
