@@ -47,6 +47,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -176,7 +177,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wait := backoff{}
 	for {
 		began := time.Now()
-		err := a.serve(serving)
+		err := panics.Run(func() error { return a.serve(serving) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -187,7 +188,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			wait = backoff{}
 		}
 		delay := wait.next()
-		a.Log.Warn("control channel lost", sallyport.LogErr, err, "retry_in", delay.Round(100*time.Millisecond))
+		a.Log.Warn("control channel lost", sallyport.LogErr, err, panics.Stack(err), "retry_in", delay.Round(100*time.Millisecond))
 		if !a.pause(ctx, delay) {
 			return nil
 		}
@@ -257,18 +258,29 @@ func (a *Agent) serve(ctx context.Context) error {
 	var both sync.WaitGroup
 	defer both.Wait()
 	both.Go(func() {
-		if err := conn.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
+		if err := panics.Run(func() error { return conn.KeepAlive(ctx, pingEvery, pongWithin) }); err != nil {
 			cancel(err)
 		}
 	})
-	both.Go(func() { a.informEvery(ctx) })
+	both.Go(func() {
+		err := panics.Run(func() error {
+			a.informEvery(ctx)
+			return nil
+		})
+		if err != nil {
+			cancel(err)
+		}
+	})
+	err = panics.Run(func() error { return a.listen(ctx, conn) })
+	cancel(err)
+	return context.Cause(ctx)
+}
+
+// listen answers what comes on the control channel.
+func (a *Agent) listen(ctx context.Context, conn *socket.Conn) error {
 	for {
 		b, err := conn.ReadFrame(ctx)
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
-			cancel(err)
 			return err
 		}
 		a.receive(b)
@@ -370,7 +382,7 @@ func (a *Agent) launch(s *session) {
 	id := s.id.String()
 	a.sessions[id] = s
 	a.running.Go(func() {
-		s.run()
+		s.guard(s.run)
 		a.mu.Lock()
 		if a.sessions[id] == s { // and has not been handed over
 			a.forget(id)

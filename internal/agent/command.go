@@ -91,16 +91,20 @@ func (s *session) serveCommand() (*int, error) {
 	feeding := make(chan struct{})
 	go func() {
 		defer close(feeding)
-		s.feed(p, input)
+		s.guard(func() { s.feed(p, input) })
 	}()
 	defer func() {
 		s.stream.Close()
 		<-feeding
 	}()
 	var saying sync.WaitGroup
-	saying.Go(func() { s.pass(p.Stdout, wire.KindOutput, what.StdOutSeparatorPrefix) })
+	saying.Go(func() {
+		s.guard(func() { s.pass(p.Stdout, wire.KindOutput, what.StdOutSeparatorPrefix) })
+	})
 	if p.Stderr != nil {
-		saying.Go(func() { s.pass(p.Stderr, wire.KindStdErr, what.StdErrSeparatorPrefix) })
+		saying.Go(func() {
+			s.guard(func() { s.pass(p.Stderr, wire.KindStdErr, what.StdErrSeparatorPrefix) })
+		})
 	}
 	select {
 	case <-p.Exited():
@@ -227,12 +231,14 @@ func (s *session) feed(p Pipes, input bool) {
 	}
 	defer end()
 	writing.Go(func() {
-		for b := range in {
-			p.Stdin.Write(b) // one that reads no more does not mind
-		}
-		if p.Stdin != nil {
-			p.Stdin.Close()
-		}
+		s.guard(func() {
+			for b := range in {
+				p.Stdin.Write(b) // one that reads no more does not mind
+			}
+			if p.Stdin != nil {
+				p.Stdin.Close()
+			}
+		})
 	})
 	for {
 		m, err := s.next(s.ctx)

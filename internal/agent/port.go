@@ -12,8 +12,11 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/xtaci/smux"
+
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/mux"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -68,7 +71,12 @@ type pipe struct {
 	ctx context.Context
 }
 
+// Write is called by smux, in a goroutine of its own.
 func (p pipe) Write(b []byte) (int, error) {
+	err := panics.Run(func() error { return p.s.stream.Send(p.ctx, wire.KindOutput, b) })
+	if panics.Is(err) {
+		p.s.panicked(err)
+	}
 	if err := p.s.stream.Send(p.ctx, wire.KindOutput, b); err != nil {
 		return 0, err
 	}
@@ -92,22 +100,7 @@ func (s *session) multiplex(ctx context.Context, end context.CancelCauseFunc, to
 	stop := context.AfterFunc(ctx, func() { session.Close() })
 	defer stop()
 	all.Go(func() {
-		for {
-			m, err := s.receive(ctx)
-			if err != nil {
-				end(err)
-				out.CloseWithError(err)
-				return
-			}
-			if m.flag == wire.FlagTerminateSession {
-				end(errTerminated)
-				out.Close()
-				return
-			}
-			if _, err := out.Write(m.bytes); err != nil {
-				return // the session is over
-			}
-		}
+		s.guard(func() { s.feedMux(ctx, end, out) })
 	})
 	for {
 		stream, err := session.AcceptStream()
@@ -118,18 +111,45 @@ func (s *session) multiplex(ctx context.Context, end context.CancelCauseFunc, to
 			return fmt.Errorf("the client's end of the port session broke: %w", err)
 		}
 		all.Go(func() {
-			conn, err := s.dial(ctx, to)
-			if err != nil {
-				s.log.Debug("port not reached", sallyport.LogErr, err)
-				s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
-				mux.Refuse(stream, o)
-				return
-			}
-			s.log.Debug("port connected", sallyport.LogAddr, conn.RemoteAddr().String())
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			defer stop()
-			mux.Join(stream, conn, o)
+			s.guard(func() { s.connect(ctx, stream, to, o) })
 		})
+	}
+}
+
+// feedMux hands what the client sends to out, which smux reads.
+func (s *session) feedMux(ctx context.Context, end context.CancelCauseFunc, out *io.PipeWriter) {
+	for {
+		m, err := s.receive(ctx)
+		if err != nil {
+			end(err)
+			out.CloseWithError(err)
+			return
+		}
+		if m.flag == wire.FlagTerminateSession {
+			end(errTerminated)
+			out.Close()
+			return
+		}
+		if _, err := out.Write(m.bytes); err != nil {
+			return // the session is over
+		}
+	}
+}
+
+// connect joins a stream that the client has opened to the port.
+func (s *session) connect(ctx context.Context, stream *smux.Stream, to []netip.AddrPort, o mux.Options) {
+	conn, err := s.dial(ctx, to)
+	if err != nil {
+		s.log.Debug("port not reached", sallyport.LogErr, err)
+		s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
+		mux.Refuse(stream, o)
+		return
+	}
+	s.log.Debug("port connected", sallyport.LogAddr, conn.RemoteAddr().String())
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := mux.Join(stream, conn, o); err != nil {
+		s.panicked(err)
 	}
 }
 
@@ -185,7 +205,7 @@ func (s *session) single(ctx context.Context, end context.CancelCauseFunc, to []
 		reading.Go(func() {
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
-			s.say(ctx, c)
+			s.guard(func() { s.say(ctx, c) })
 			over.Store(true)
 			if !again {
 				end(io.EOF)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -97,6 +98,29 @@ func (s *session) hear(f wire.Frame) {
 	}
 }
 
+// errPanicked is why a session ends in which code of the agent's panicked.
+//
+//lint:ignore ST1005 a sentence for the person
+var errPanicked = errors.New("The agent met an error of its own in this session. Its log on the node has the details.")
+
+// panicked ends the session for a panic that was recovered from.
+func (s *session) panicked(err error) {
+	s.log.Error("session panicked", sallyport.LogErr, err, panics.Stack(err))
+	s.end(errPanicked)
+}
+
+// guard runs f, and has a panic in it end the session and nothing else. Every
+// goroutine of a session runs in it.
+func (s *session) guard(f func()) {
+	err := panics.Run(func() error {
+		f()
+		return nil
+	})
+	if err != nil {
+		s.panicked(err)
+	}
+}
+
 // run is the session's life, or as much of it as this program has.
 func (s *session) run() {
 	defer close(s.over)
@@ -128,8 +152,8 @@ func (s *session) live() {
 	switch {
 	case err == nil:
 		done.ExitStatus = status
-	case errors.Is(context.Cause(s.ctx), datachannel.ErrSealed):
-		done.FinalTaskStatus, done.Output = "Failed", datachannel.ErrSealed.Error()
+	case errors.Is(context.Cause(s.ctx), datachannel.ErrSealed), errors.Is(context.Cause(s.ctx), errPanicked):
+		done.FinalTaskStatus, done.Output = "Failed", context.Cause(s.ctx).Error()
 	case err == errUpgraded:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
 	case context.Cause(s.ctx) != nil: // somebody ended it, which is a success
@@ -188,7 +212,7 @@ func (s *session) serve() (status *int, err error) {
 		return nil, fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", kind, kind)
 	}
 	var carrying sync.WaitGroup
-	carrying.Go(s.carry)
+	carrying.Go(func() { s.guard(s.carry) })
 	defer func() {
 		s.finish()
 		carrying.Wait()
@@ -201,8 +225,20 @@ func (s *session) serve() (status *int, err error) {
 			return nil, context.Cause(s.ctx)
 		}
 	}
-	status, err = serve()
+	err = panics.Run(func() (err error) {
+		status, err = serve()
+		return err
+	})
+	if panics.Is(err) {
+		s.left = false
+		if s.shell != nil {
+			s.shell.Close()
+		}
+	}
 	flushed := s.flush() // what was sent before a failure is the person's too
+	if panics.Is(err) {
+		s.panicked(err)
+	}
 	if err == nil && errors.Is(flushed, errHeld) {
 		return nil, errHeld // the end of it has not arrived
 	}
@@ -271,6 +307,10 @@ func (s *session) carry() {
 		if s.ctx.Err() != nil {
 			return
 		}
+		if panics.Is(err) {
+			s.panicked(err)
+			return
+		}
 		if over(err) {
 			s.end(errClosed)
 			return
@@ -295,9 +335,11 @@ func (s *session) ride(conn *socket.Conn) error {
 	alive := make(chan struct{})
 	go func() {
 		defer close(alive)
-		if err := conn.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
-			cancel(err)
-		}
+		s.guard(func() {
+			if err := conn.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
+				cancel(err)
+			}
+		})
 	}()
 	err := s.stream.Run(ctx, conn)
 	if err != nil {

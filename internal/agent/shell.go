@@ -38,7 +38,11 @@ func (s *session) serveShell() (status *int, err error) {
 	}
 	shell, typed := make(chan Terminal, 1), make(chan []byte, 64)
 	untaken, untyped := make(chan []byte, 1), make(chan []byte, 1)
-	go func() { untaken <- s.type_(shell, typed) }()
+	go func() {
+		var rest []byte
+		s.guard(func() { rest = s.type_(shell, typed) })
+		untaken <- rest
+	}()
 
 	if s.shell == nil {
 		if s.shell, err = s.startShell(); err != nil {
@@ -53,7 +57,11 @@ func (s *session) serveShell() (status *int, err error) {
 	shell <- s.shell
 	// What is typed has a goroutine of its own: a program that does not read
 	// must not keep a resize waiting.
-	go func() { untyped <- s.keyboard(s.shell, s.untyped, typed) }()
+	go func() {
+		var rest []byte
+		s.guard(func() { rest = s.keyboard(s.shell, s.untyped, typed) })
+		untyped <- rest
+	}()
 
 	status, err = s.attend()
 	if s.left = err != nil && s.isHeld(); s.left {
@@ -94,7 +102,7 @@ func cannotStart(err error) error {
 
 // show sends what the shell says, until it says no more.
 func (s *session) show(term Terminal) error {
-	go func() { // so that a read of a terminal ends when the session does
+	go s.guard(func() { // so that a read of a terminal ends when the session does
 		select {
 		case <-s.ctx.Done():
 			if s.isHeld() {
@@ -104,7 +112,7 @@ func (s *session) show(term Terminal) error {
 			}
 		case <-term.Exited():
 		}
-	}()
+	})
 	if err := s.output(s.unsent); err != nil {
 		return err
 	}
