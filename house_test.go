@@ -59,6 +59,7 @@ var mayImport = map[string]string{
 	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
 		"broker gateway keyring rawio record route store",
 
+	"internal/simulation": "agent asciicast client pty record server store",
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
 	"internal/bench":      "client endpoint rawio server socket wire",
 	"internal/interop":    "",

@@ -1,0 +1,340 @@
+package simulation
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/asciicast"
+	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/store"
+)
+
+// An Invariant is what holds after every run.
+type Invariant string
+
+const (
+	// What was shown, recorded and read is the beginning of what was said, byte
+	// for byte.
+	Prefix Invariant = "prefix"
+
+	// Every session in the store is over.
+	Finished Invariant = "finished"
+
+	// The cause that the store has is true. None means that the program ended by
+	// itself, and then its status is the program's.
+	Cause Invariant = "cause"
+
+	// The client hears how its session ended, and it hears what the store says.
+	Told Invariant = "told"
+
+	// When the program ended by itself, the person has seen all it said, the
+	// recording has it all, and the program had all that was typed.
+	Complete Invariant = "complete"
+
+	// The store has the size and the hash of the recording that there is.
+	Sealed Invariant = "sealed"
+
+	// Nothing is left: programs, connections, files, sessions of the broker.
+	Empty Invariant = "empty"
+)
+
+// A Problem is an invariant that did not hold.
+type Problem struct {
+	Invariant Invariant
+	Text      string
+}
+
+func (p Problem) String() string { return string(p.Invariant) + ": " + p.Text }
+
+// A factKind is something that may be the cause of a session's end.
+type factKind uint8
+
+const (
+	left       factKind = iota // a client left, or was killed
+	terminated                 // an administrator ended a session
+	agentGone                  // the agent was stopped or killed
+	agentAway                  // and is there again
+	crashed                    // the server was killed
+	full                       // the disk was full
+)
+
+type fact struct {
+	kind    factKind
+	session *Session // nil for what is not of one session
+	at      time.Time
+}
+
+func (w *World) fact(kind factKind, s *Session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.facts = append(w.facts, fact{kind, s, time.Now()})
+}
+
+// happened reports whether something happened, to s or to all.
+func (w *World) happened(kind factKind, s *Session) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.facts {
+		if f.kind == kind && (f.session == nil || f.session == s) {
+			return true
+		}
+	}
+	return false
+}
+
+// causes are the sentences that sessions end with, by what they contain, and
+// what makes each true.
+var causes = []struct {
+	text string
+	true func(w *World, s *Session) bool
+}{
+	{"Terminated by", func(w *World, s *Session) bool { return w.happened(terminated, s) || w.happened(left, s) }},
+	{"was idle for", func(w *World, s *Session) bool { return w.Idle > 0 }},
+	{"log cannot be written", func(w *World, s *Session) bool { return w.happened(full, s) || w.happened(crashed, s) }},
+	{"has lost its log", func(w *World, s *Session) bool { return w.happened(crashed, s) }},
+	{"client was away", func(w *World, s *Session) bool { return w.happened(left, s) }},
+	{"No client connected", func(w *World, s *Session) bool { return w.happened(left, s) }},
+	{"client ended the session", func(w *World, s *Session) bool { return w.happened(left, s) }},
+	{"agent", func(w *World, s *Session) bool { return w.happened(agentGone, s) }},
+	{"was lost and did not come back", func(w *World, s *Session) bool { return w.happened(agentGone, s) }},
+	{"did not answer", func(w *World, s *Session) bool { return w.happened(agentGone, s) }},
+}
+
+// Settle waits until the store has no session that is on, no longer than a time.
+func (w *World) Settle(limit time.Duration) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Second) {
+		on, err := w.Store().Unfinished(context.Background())
+		if err == nil && len(on) == 0 {
+			return
+		}
+	}
+}
+
+// Check compares what every party of a session was told with what is true. The
+// session is over.
+func (w *World) Check(s *Session) (all []Problem) {
+	bad := func(i Invariant, format string, args ...any) {
+		all = append(all, Problem{i, s.name() + ": " + fmt.Sprintf(format, args...)})
+	}
+	rec, err := w.Store().Session(context.Background(), s.ID)
+	if err != nil {
+		bad(Finished, "not in the store: %v", err)
+		return all
+	}
+	final := rec.State().Final()
+	if !final {
+		bad(Finished, "the store says %v", rec.State())
+	}
+	var truth Truth
+	byItself := false
+	if s.Program != nil {
+		truth = s.Program.Truth()
+		if s.Kind == Shell {
+			truth.Output = append(w.Machine.Shown(s.ID), truth.Output...)
+		}
+		byItself = !truth.Ended.IsZero() && !truth.HungUp
+	}
+	simply := final && rec.Cause == "" // the store says that the program just ended
+
+	// The cause.
+	switch {
+	case !final:
+	case rec.Cause != "":
+		if !w.isTrue(rec.Cause, s) {
+			bad(Cause, "the store says %q, which did not happen", rec.Cause)
+		}
+	case s.Kind == Forward:
+		if !w.happened(left, s) {
+			bad(Cause, "the store names no cause, and the client did not leave")
+		}
+	case !byItself:
+		bad(Cause, "the store names no cause, and the program did not end by itself")
+	}
+	if simply && byItself && (rec.ExitStatus == nil || *rec.ExitStatus != s.Program.Status) {
+		bad(Cause, "the store has the status %s, and the program ended with %d", show(rec.ExitStatus), s.Program.Status)
+	}
+
+	// What the client was told.
+	ended := false
+	select {
+	case <-s.done:
+		ended = true
+	default:
+	}
+	switch {
+	case s.stdin == nil || s.gone: // it never came, or is no more
+	case !ended:
+		bad(Told, "the client was not told that the session is over")
+	case s.Failure != nil:
+		bad(Told, "the client failed: %v", s.Failure)
+	case s.Ending.How == client.Left:
+	case s.Ending.How != client.Closed:
+		bad(Told, "the client ended in way %d, and was not told why", s.Ending.How)
+	case final && (s.Ending.Output != rec.Cause || show(s.Ending.ExitStatus) != show(rec.ExitStatus)):
+		bad(Told, "the client was told %q, status %s, and the store says %q, status %s", s.Ending.Output, show(s.Ending.ExitStatus), rec.Cause, show(rec.ExitStatus))
+	}
+
+	// The bytes.
+	all = append(all, w.checkBytes(s, rec, truth, simply && byItself)...)
+	return all
+}
+
+func show(status *int) string {
+	if status == nil {
+		return "none"
+	}
+	return fmt.Sprint(*status)
+}
+
+func (w *World) isTrue(cause string, s *Session) bool {
+	for _, c := range causes {
+		if strings.Contains(cause, c.text) {
+			return c.true(w, s)
+		}
+	}
+	return false
+}
+
+// checkBytes compares screen, recording and program. Complete says that the
+// program ended by itself and the store agrees.
+func (w *World) checkBytes(s *Session, rec *store.SessionRecord, truth Truth, complete bool) (all []Problem) {
+	bad := func(i Invariant, format string, args ...any) {
+		all = append(all, Problem{i, s.name() + ": " + fmt.Sprintf(format, args...)})
+	}
+	if s.Kind == Forward || s.Program == nil {
+		return all // the test that connects checks its bytes
+	}
+	compare := func(what string, got, want []byte, whole bool) {
+		if !bytes.HasPrefix(want, got) {
+			bad(Prefix, "%s: %s", what, difference(got, want))
+		} else if whole && len(got) < len(want) {
+			bad(Complete, "%s: %d of %d bytes", what, len(got), len(want))
+		}
+	}
+	watched := s.stdin != nil && !s.gone
+	compare("screen", s.Out.Shown(), truth.Output, complete && watched)
+	compare("standard error", s.Err.Shown(), truth.Errors, complete && watched)
+	compare("input", truth.Input, s.sent.Shown(), false)
+
+	out, errs, err := w.recording(s)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if complete {
+			bad(Complete, "there is no recording")
+		}
+		return all
+	case err != nil:
+		bad(Sealed, "read recording: %v", err)
+		return all
+	}
+	compare("recording", out, truth.Output, complete)
+	compare("recording of standard error", errs, truth.Errors, complete)
+	if !bytes.HasPrefix(out, s.Out.Shown()) || !bytes.HasPrefix(errs, s.Err.Shown()) {
+		bad(Complete, "the recording has %d and %d bytes, and the person was shown %d and %d", len(out), len(errs), len(s.Out.Shown()), len(s.Err.Shown()))
+	}
+	cast, err := w.Disk.Read(s.ID.String() + ".cast")
+	if err != nil {
+		bad(Sealed, "%v", err)
+		return all
+	}
+	if sum := sha256.Sum256(cast); rec.Log.Size != int64(len(cast)) || !bytes.Equal(rec.Log.Hash, sum[:]) {
+		bad(Sealed, "the store has a recording of %d bytes, %x, and it has %d bytes, %x", rec.Log.Size, rec.Log.Hash, len(cast), sum)
+	}
+	return all
+}
+
+// recording returns what a session's recording shows, output and errors apart:
+// on pipes, programs write errors in capitals.
+func (w *World) recording(s *Session) (out, errs []byte, err error) {
+	cast, err := w.Disk.Read(s.ID.String() + ".cast")
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := asciicast.NewReader(bytes.NewReader(cast))
+	for err == nil {
+		var e asciicast.Event
+		if e, err = r.Next(); err == nil && e.Kind == "o" {
+			out = append(out, e.Text...)
+		}
+	}
+	if err != io.EOF {
+		return nil, nil, err
+	}
+	if s.Kind == Exec {
+		var rest []byte
+		for _, b := range out {
+			if b == ';' || 'A' <= b && b <= 'Z' {
+				errs = append(errs, b)
+			} else {
+				rest = append(rest, b)
+			}
+		}
+		out = rest
+	}
+	return out, errs, nil
+}
+
+func difference(got, want []byte) string {
+	for i := range got {
+		if i == len(want) || got[i] != want[i] {
+			return fmt.Sprintf("differs at byte %d: %.60q, want %.60q", i, got[i:], want[i:])
+		}
+	}
+	return "the same"
+}
+
+// tidied is when the server has made good what it could not do at once: it tries
+// every hour.
+const tidied = time.Hour + 2*time.Minute
+
+// CheckAll checks every session that was asked for, those whose answer was lost
+// included. What is not sealed at first is given the time that the server takes
+// over it.
+func (w *World) CheckAll() (all []Problem) {
+	all = w.checkAll()
+	if slices.ContainsFunc(all, func(p Problem) bool { return p.Invariant == Sealed }) {
+		time.Sleep(tidied)
+		all = w.checkAll()
+	}
+	return all
+}
+
+func (w *World) checkAll() (all []Problem) {
+	w.mu.Lock()
+	sessions := w.sessions
+	w.mu.Unlock()
+	for _, s := range sessions {
+		all = append(all, w.Check(s)...)
+	}
+	on, err := w.Store().Unfinished(context.Background())
+	if err != nil {
+		all = append(all, Problem{Finished, err.Error()})
+	}
+	for _, rec := range on {
+		all = append(all, Problem{Finished, fmt.Sprintf("%s is %v", rec.ID, rec.State())})
+	}
+	if n := w.server.running.Broker.Stats().Live; n != len(on) {
+		all = append(all, Problem{Empty, fmt.Sprintf("the broker has %d sessions, and the store %d", n, len(on))})
+	}
+	if n := w.Machine.Running(); n > 0 && len(on) == 0 {
+		all = append(all, Problem{Empty, fmt.Sprintf("%d programs run, and no session is on", n)})
+	}
+	for _, name := range w.Disk.Names() {
+		id, isLog := strings.CutSuffix(name, ".log")
+		if _, err := sallyport.ParseSessionID(id); isLog && err == nil && len(on) == 0 {
+			all = append(all, Problem{Sealed, name + " was not sealed"})
+		} else if strings.HasPrefix(name, ".seal-") {
+			all = append(all, Problem{Empty, name + " is left on the disk"})
+		}
+	}
+	return all
+}
