@@ -44,11 +44,13 @@ func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) 
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWorld(t, template, dir, seed, idle)
 		log = w.Log
+		defer func() {
+			problems = append(problems, w.Stop()...) // also if the test gave up
+			if left := goroutines(); len(left) > 0 { // the bubble panics, and says nothing
+				fmt.Fprintf(os.Stderr, "seed %d: %v\nevents:\n%s\n", seed, problems, w.Log)
+			}
+		}()
 		problems = test(w)
-		problems = append(problems, w.Stop()...)
-		if left := goroutines(); len(left) > 0 { // the bubble panics, and says nothing
-			fmt.Fprintf(os.Stderr, "seed %d: %v\nevents:\n%s\n", seed, problems, w.Log)
-		}
 	})
 	if *events {
 		t.Logf("events:\n%s", log)

@@ -56,7 +56,11 @@ func NewTemplate(tb testing.TB, dir string) *Template {
 	user := sallyport.User{Name: "ann", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now}
 	key := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: user.Name, Active: true, Created: now}
 	secret, code := sallyport.GenerateSecret(), sallyport.GenerateSecret()
-	a := sallyport.Activation{ID: "12345678-1234-1234-1234-123456789012", Code: code.Hash(), Role: "service-role/" + server.NodeRole, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
+	role, err := w.server.running.API.NodeRole(ctx, "service-role/"+server.NodeRole)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	a := sallyport.Activation{ID: "12345678-1234-1234-1234-123456789012", Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
 	if err := errors.Join(
 		db.CreateUser(ctx, user),
 		db.PutInlinePolicy(ctx, store.User(user.Name), "all", policy),
