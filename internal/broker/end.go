@@ -29,6 +29,7 @@ type Conn interface {
 var (
 	errReplaced = errors.New("the same end has opened another socket")
 	errOver     = errors.New("the session is over")
+	errBroke    = errors.New("code of the server panicked, which the log has in a line of its own")
 )
 
 // maxControl bounds the acknowledgements and notices that wait for a socket.
@@ -155,6 +156,7 @@ func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string)
 	s.left(e, err)
 	if panics.Is(err) {
 		s.broke(err)
+		return errBroke
 	}
 	if errors.Is(err, errOver) {
 		return nil
