@@ -94,7 +94,31 @@ const (
 
 	// CapNotices: shows a [SallyportNotice].
 	CapNotices = "notices"
+
+	// CapEnd: the end of a session is the last message of the node's stream,
+	// of kind [KindEnd]. A node is told by CreateDataChannel that the control
+	// plane can do it; the two ends announce it when they open.
+	CapEnd = "end"
 )
+
+// An End is the payload of [KindEnd]: how what ran on the node ended. The
+// control plane acknowledges it once it has the whole stream, and this, on its
+// disk; the node keeps both until then.
+type End struct {
+	Failed     bool   `json:",omitempty"` // the session did not end by itself
+	Output     string `json:",omitempty"` // Failed: why, for the person
+	ExitStatus *int   `json:",omitempty"` // of the program, where one ran
+}
+
+// SallyportSessions lists the sessions that an agent's process has, those that
+// are over and not yet reported included. A session of the node's that had been
+// attached and is not listed has been lost with the process that had it.
+type SallyportSessions struct{ Sessions []string }
+
+// Frame makes the message.
+func (p SallyportSessions) Frame(now time.Time) Frame {
+	return alone(TypeSallyportSessions, p, now)
+}
 
 // What the two ends of a session agree on in its handshake, because the one
 // that they agreed with may not be replaced while the session lasts: the

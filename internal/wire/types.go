@@ -34,6 +34,10 @@ const (
 	TypeAgentTaskComplete    Type = "agent_task_complete"
 	TypeAgentTaskAcknowledge Type = "agent_task_acknowledge"
 
+	// TypeSallyportSessions lists the sessions that the agent's process has. It
+	// is ours, and the first frame that an agent of ours sends.
+	TypeSallyportSessions Type = "sallyport_sessions"
+
 	TypeAgentJob         Type = "agent_job" // run a command, or cancel one
 	TypeAgentJobAck      Type = "agent_job_ack"
 	TypeAgentJobReply    Type = "agent_job_reply"
@@ -67,6 +71,8 @@ func intern(b []byte) Type {
 		return TypeSallyportPeer
 	case string(TypeSallyportNotice):
 		return TypeSallyportNotice
+	case string(TypeSallyportSessions):
+		return TypeSallyportSessions
 	case string(TypeInteractiveShell):
 		return TypeInteractiveShell
 	case string(TypeAgentTaskComplete):
@@ -110,6 +116,11 @@ const (
 	KindExitCode                             // text: "EXIT_CODE: 3"
 )
 
+// KindEnd is ours: the last message of a node's stream, an [End]. It is sent
+// only where the control plane announced [CapEnd], and the control plane passes
+// it on only to a client that announced it.
+const KindEnd Kind = 0x5A50_0001
+
 var kindNames = [...]string{
 	KindOutput: "Output", KindError: "Error", KindSize: "Size", KindParameter: "Parameter",
 	KindHandshakeRequest: "HandshakeRequest", KindHandshakeResponse: "HandshakeResponse", KindHandshakeComplete: "HandshakeComplete",
@@ -120,6 +131,9 @@ var kindNames = [...]string{
 func (k Kind) String() string {
 	if k > 0 && int(k) < len(kindNames) {
 		return kindNames[k]
+	}
+	if k == KindEnd {
+		return "End"
 	}
 	return "Kind(" + strconv.FormatUint(uint64(k), 10) + ")"
 }
