@@ -140,6 +140,7 @@ type Stream struct {
 	alarm    time.Duration
 	closed   bool
 	paused   bool // by pause_publication
+	ending   bool // the last message is numbered: neither a pause nor a lack of credit holds what is left
 	acking   bool // the pump is writing acknowledgements
 	through  bool // the peer batches acknowledgements and gives credit
 	big      bool // the peer takes big frames
@@ -304,6 +305,27 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 	return s.number(seq, kind, p)
 }
 
+// SendLast sends the last message of the stream, as [Stream.SendMessage] does,
+// but without waiting for room. What has not been written by then is written
+// whatever the other end has room for: it is at most SendBuffer, and a relay
+// between the two keeps it. Nothing may be sent after it.
+func (s *Stream) SendLast(ctx context.Context, kind wire.Kind, p []byte) error {
+	s.init()
+	p = s.seal(kind, p)
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-s.turn }()
+	s.mu.Lock()
+	s.ending = true
+	seq := s.sender.next()
+	token(s.wake)
+	s.mu.Unlock()
+	return s.number(seq, kind, p)
+}
+
 // number makes p message seq, keeps it and writes it. The caller has the turn.
 func (s *Stream) number(seq int64, kind wire.Kind, p []byte) (err error) {
 	f := wire.NewFrame(s.Sends, p, time.Now())
@@ -358,7 +380,7 @@ func (s *Stream) TrySend(kind wire.Kind, p []byte) bool {
 		return false
 	}
 	s.mu.Lock()
-	idle := s.link != nil && !s.paused && !s.sender.busy && !s.sender.unsent() && s.sender.bytes <= quiet && s.sender.end < s.sender.limit
+	idle := s.link != nil && !s.isPaused() && !s.sender.busy && !s.sender.unsent() && s.sender.bytes <= quiet && s.sender.end < s.sender.limit
 	s.mu.Unlock()
 	if !idle {
 		return false

@@ -123,14 +123,14 @@ func (s *Stream) transmit(l *link, last int64) {
 	}
 	s.sender.busy = true
 	defer func() { s.sender.busy = false }()
-	for s.link == l && l.ctx.Err() == nil && !s.paused {
+	for s.link == l && l.ctx.Err() == nil && !s.isPaused() {
 		if s.sender.mark > last {
 			if s.sender.unsent() {
 				token(s.wake)
 			}
 			break
 		}
-		frame := s.sender.first(s.now(), s.through)
+		frame := s.sender.first(s.now(), s.through, s.ending)
 		if frame == nil {
 			break
 		}
@@ -164,12 +164,15 @@ func (s *Stream) dues(acks []wire.Ack, lost []*buffer) (_ []wire.Ack, _ []*buffe
 	defer s.mu.Unlock()
 	now := s.now()
 	acks = s.receiver.takeAcks(acks, now, s.receives(), s.through, s.ReceiveBuffer)
-	if !s.paused {
+	if !s.isPaused() {
 		lost = s.sender.lost(lost, now, s.through)
 	}
 	s.acking = len(acks) > 0
 	return acks, lost, s.sender.next() - 1
 }
+
+// isPaused reports whether what is sent has to wait for the peer to resume it. The caller holds mu.
+func (s *Stream) isPaused() bool { return s.paused && !s.ending }
 
 func (s *Stream) pump(l *link) {
 	timer := time.NewTimer(time.Hour)
@@ -219,7 +222,7 @@ func (s *Stream) pump(l *link) {
 			s.alarm = 0
 		}
 		s.alarm = min(s.alarm, s.receiver.reportAt)
-		if !s.paused {
+		if !s.isPaused() {
 			s.alarm = min(s.alarm, s.sender.resendAt, s.sender.probeAt)
 		}
 		wait := s.alarm - now

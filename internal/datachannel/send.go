@@ -89,14 +89,14 @@ func (s *sender) rewind() {
 }
 
 // first returns the next frame to be written, or nil if there is none or no
-// credit for it. The caller releases it.
-func (s *sender) first(now time.Duration, own bool) *buffer {
+// credit for it, which an ending stream does without. The caller releases it.
+func (s *sender) first(now time.Duration, own, ending bool) *buffer {
 	for ; s.unsent(); s.mark++ {
 		e := s.queue.at(int(s.mark - s.base))
 		if e.frame == nil {
 			continue
 		}
-		if e.times == 0 && e.end > s.limit {
+		if e.times == 0 && e.end > s.limit && !ending {
 			// A receiver's word that it has room again may be lost. Without
 			// anything else on its way, there is nothing to ask for it with.
 			switch {

@@ -17,6 +17,8 @@ type State struct {
 	// What the peer can do.
 	Big, Through, Checksum bool
 
+	Ending bool `json:",omitempty"` // the last of Sent is the last there is
+
 	Base int64  // the number of the first of Sent
 	Sent []Sent // and not acknowledged, or after one that is not
 
@@ -54,7 +56,7 @@ func (s *Stream) State() (State, error) {
 	}
 	r := &s.receiver
 	st := State{
-		Sends: s.Sends, Big: s.big, Through: s.through, Checksum: s.checksum, Base: s.sender.base,
+		Sends: s.Sends, Big: s.big, Through: s.through, Checksum: s.checksum, Ending: s.ending, Base: s.sender.base,
 		Expected: r.expected, Last: r.lastID, Acknowledge: slices.Clone(r.acks),
 	}
 	begin := s.sender.begin
@@ -88,7 +90,7 @@ func (s *Stream) Restore(st State) error {
 	if st.Sends != s.Sends {
 		return fmt.Errorf("restore stream: it sends %q, not %q", st.Sends, s.Sends)
 	}
-	s.big, s.through, s.checksum = st.Big, st.Through, st.Checksum
+	s.big, s.through, s.checksum, s.ending = st.Big, st.Through, st.Checksum, st.Ending
 	s.sender.base, s.sender.mark = st.Base, st.Base
 	for i, m := range st.Sent {
 		if err := s.sender.restore(m, s.Sends, st.Base+int64(i)); err != nil {
