@@ -64,7 +64,22 @@ const (
 	PersonAcked                 // the body is a sequence number: the person has the node's frames up to it
 	NodeAcked                   // the body is a sequence number: the node has the person's frames up to it
 	Event                       // the body is text for whoever plays the recording
+
+	PersonJoined // the person's end has attached; no body, here and below
+	NodeJoined
+	PersonLeft // the person's end has detached
+	NodeLeft
+
+	// Fate is that the session ends, and why: the broker's, as JSON. It is on
+	// disk before either end is told.
+	Fate
 )
+
+// markers are what a recording says of an entry without a body.
+var markers = map[What]string{
+	PersonJoined: "person connected", NodeJoined: "node connected",
+	PersonLeft: "person disconnected", NodeLeft: "node disconnected",
+}
 
 // An Entry is one thing that happened.
 type Entry struct {
@@ -271,7 +286,7 @@ func (s *Shelf) pass() {
 	s.mu.Unlock()
 	began := time.Now()
 	for _, l := range logs {
-		l.sync()
+		l.Sync() // an error is the next Append's
 	}
 	took := time.Since(began)
 
@@ -282,19 +297,25 @@ func (s *Shelf) pass() {
 	}
 }
 
-func (l *Log) sync() {
+// Sync returns when all that was appended is on disk. What was appended is not
+// known to be there after an error, and the log takes nothing more.
+func (l *Log) Sync() error {
 	l.mu.Lock()
 	l.dirty = false
 	failed := l.err
 	l.mu.Unlock()
 	if failed != nil {
-		return
+		return failed
 	}
-	if err := l.file.Sync(); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := l.file.Sync(); err != nil {
 		l.mu.Lock()
-		l.err = fmt.Errorf("sync session log: %w", err)
-		l.mu.Unlock()
+		defer l.mu.Unlock()
+		if l.err == nil { // else it was closed meanwhile
+			l.err = fmt.Errorf("sync session log: %w", err)
+		}
+		return l.err
 	}
+	return nil
 }
 
 // ReadBody returns the body of the entry at an offset that Append or Open's

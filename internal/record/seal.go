@@ -23,9 +23,10 @@ type Sealed struct {
 	SHA256 []byte
 }
 
-// Seal makes the recording of a session that is over from its log, and then
-// removes the log. A session that has no log, because it never began, has no
-// recording either: [fs.ErrNotExist]. Sealing twice is sealing once.
+// Seal makes the recording of a session that is over from its log. The log stays
+// until [Shelf.Discard], which is for when the recording's size and hash are
+// stored. A session that has no log, because it never began, has no recording
+// either: [fs.ErrNotExist]. Sealing again makes the same recording.
 //
 // Frames that arrived out of order are put in order, which is why the log is
 // not the recording.
@@ -61,8 +62,15 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
 	s.disk.SyncDir(s.dir)
-	s.disk.Remove(f.Name()) // if it stays, the next Seal makes the same recording
 	return Sealed{info.Size(), hash.Sum(nil)}, nil
+}
+
+// Discard removes the log of a session whose recording is sealed.
+func (s *Shelf) Discard(id sallyport.SessionID) error {
+	if err := s.disk.Remove(s.logPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove session log: %w", err)
+	}
+	return nil
 }
 
 // sealed describes a recording made earlier.
@@ -159,6 +167,10 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) error {
 			}
 		case Event:
 			cast.Marker(at, string(e.Body))
+		default:
+			if text := markers[e.What]; text != "" {
+				cast.Marker(at, text)
+			}
 		}
 	})
 	if err != nil {
