@@ -17,6 +17,10 @@
 // again all it has not acknowledged. So the two ends keep their promises of
 // order and completeness to each other, and the broker adds none of its own.
 //
+// The node's last byte and its exit status reach the client and the disk before
+// the broker forgets them, whichever link stalls, is cut, or which process is
+// restarted meanwhile; and what the client was told is what the history says.
+//
 // A server that is stopped, or killed, leaves its sessions in the store and in
 // their logs. [Broker.Run] takes them up where they were: the ends come back in
 // time, or the session ends with a cause. None stays on for ever.
@@ -30,6 +34,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -101,9 +106,10 @@ var errStopped = errors.New("the server is stopping")
 // all sessions going until ctx is done. It returns when their goroutines have
 // stopped; the sessions themselves stay, for the next server.
 func (b *Broker) Run(ctx context.Context, ready func()) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	parent := ctx
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent)) // so that the cause is ours
 	defer cancel(nil)
-	left, err := b.Store.Unfinished(ctx)
+	left, err := b.Store.Unfinished(parent)
 	if err != nil {
 		return fmt.Errorf("take up sessions: %w", err)
 	}
@@ -112,7 +118,7 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 	b.ctx = ctx
 	b.mu.Unlock()
 	for _, rec := range left {
-		b.takeUp(rec)
+		b.takeUp(ctx, rec)
 	}
 	for _, rec := range left {
 		if err := b.endIfGone(ctx, b.find(rec.ID)); err != nil && sallyport.CodeOf(err) == "" {
@@ -120,7 +126,7 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 		}
 	}
 	ready()
-	<-ctx.Done()
+	<-parent.Done()
 
 	b.mu.Lock()
 	b.ctx = nil
@@ -137,54 +143,92 @@ type resumed struct {
 }
 
 // takeUp goes on with a session an earlier server left.
-func (b *Broker) takeUp(rec *store.SessionRecord) {
+func (b *Broker) takeUp(ctx context.Context, rec *store.SessionRecord) {
 	now := time.Now()
 	s := b.newSession(rec.Session)
 	s.access = rec.Access
 	var kept resumed
+	var was replayed
 	err := json.Unmarshal(rec.Resume, &kept)
 	if err == nil {
 		s.setTask(kept.Task)
 		s.idle = kept.Idle
 		err = panics.Run(func() (err error) { // what reads the log meets what strangers sent
-			s.log, err = b.Shelf.Open(s.id, s.replay)
+			s.log, err = b.Shelf.Open(s.id, func(at int64, e record.Entry) { s.replay(&was, at, e) })
 			return err
 		})
 	}
-	s.dispatchAt = now
-	s.gone = [2]time.Time{now, now}
-	switch state := s.rec.State(); {
-	case state == sallyport.Terminating:
-		s.fate, s.endingAt, s.tellNode = sallyport.Terminated, now, true
-		s.nodeDone = err != nil // its log was sealed already, and only the end was not saved
+	s.takenUp, s.dispatchAt, s.stirred = now, now, now
+	state := s.rec.State()
+	switch {
+	case err != nil && state == sallyport.Terminating:
+		// Its log was sealed and removed, and only the end was not saved.
+		s.fate, s.endingAt, s.nodeDone, s.committed = sallyport.Terminated, now, true, true
 	case err != nil:
 		s.out.Error("session not taken up", sallyport.LogErr, err, panics.Stack(err))
 		s.beginEnd(sallyport.Terminated, "The session was cut short: the server was restarted and has lost its log.")
 		s.nodeDone = true // nothing of it can be relayed any more
 		s.endingAt = now.Add(-endGrace)
-	case state == sallyport.Connecting:
-		// Told again: a node that was told already ignores the repeat.
 	default:
-		s.came = [2]bool{true, true}
-		if state == sallyport.Connected {
-			if err := s.rec.Advance(sallyport.Disconnected, now); err == nil {
-				s.unsaved = true
-			}
+		s.goOn(was, now)
+	}
+	s.out.Info("session taken up", "state", s.rec.State().String())
+	b.launch(ctx, s)
+}
+
+// goOn makes the session what its log says that it was.
+func (s *session) goOn(was replayed, now time.Time) {
+	s.attachedOnce = was.joined
+	state := s.rec.State()
+	if state == sallyport.Connected || state == sallyport.Disconnected { // a log from before it had this
+		s.attachedOnce = [2]bool{true, true}
+	}
+	for _, at := range []side{person, node} {
+		switch {
+		case !s.attachedOnce[at]:
+		case was.left[at].IsZero(): // it was attached, and lost this server's predecessor
+			s.detachedSince[at] = now
+			s.log.Append(record.Entry{At: now, What: at.left()})
+		default:
+			s.detachedSince[at] = was.left[at]
 		}
 	}
-	s.stirred = now
-	s.out.Info("session taken up", "state", s.rec.State().String())
-	b.launch(s)
+	if was.ended != nil {
+		s.rec.Cause, s.rec.ExitStatus, s.byNode = was.ended.Cause, was.ended.ExitStatus, was.ended.ByNode
+		s.endSeq = was.ended.EndSeq
+		s.nodeDone = s.byNode
+	}
+	switch {
+	case was.ended != nil && was.ended.State == sallyport.Failed.String() && state == sallyport.Connecting:
+		s.fate, s.endingAt, s.committed = sallyport.Failed, was.endAt, true
+	case was.ended != nil || state == sallyport.Terminating:
+		if state != sallyport.Terminating {
+			if err := s.rec.Advance(sallyport.Terminating, now); err != nil {
+				s.out.Error("session not ended", sallyport.LogErr, err)
+			}
+			s.unsaved = true
+		}
+		s.fate, s.endingAt, s.committed = sallyport.Terminated, now, true
+		s.kept = s.endSeq >= 0
+		s.tellNode = !s.nodeDone
+	case state == sallyport.Connecting:
+		// Dispatched again: a node that was told already ignores the repeat.
+	case state == sallyport.Connected:
+		if err := s.rec.Advance(sallyport.Disconnected, now); err == nil {
+			s.unsaved = true
+		}
+	}
 }
 
 func (b *Broker) newSession(rec *sallyport.Session) *session {
 	s := &session{
 		b: b, id: rec.ID, rec: rec,
-		out:   b.Log.With(sallyport.LogSession, rec.ID.String(), sallyport.LogNode, rec.Node.String()),
-		lanes: [2]lane{newLane(), newLane()},
-		kick:  make(chan struct{}, 1),
-		over:  make(chan struct{}),
-		noted: [2]int64{-1, -1},
+		out:    b.Log.With(sallyport.LogSession, rec.ID.String(), sallyport.LogNode, rec.Node.String()),
+		lanes:  [2]lane{newLane(), newLane()},
+		kick:   make(chan struct{}, 1),
+		over:   make(chan struct{}),
+		endSeq: -1,
+		noted:  [2]int64{-1, -1},
 	}
 	return s
 }
@@ -197,17 +241,25 @@ func (s *session) setTask(task wire.AgentTaskPayload) {
 	s.awaited = kind == "NonInteractiveCommands" || kind == "Port" || task.DocumentContent.Inputs.KmsKeyId != ""
 }
 
-// launch starts a session's life. It reports false if the server is stopping.
-func (b *Broker) launch(s *session) bool {
+// enter has Run wait for done before it returns. The error is for a server that
+// is stopping.
+func (b *Broker) enter() (ctx context.Context, done func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ctx == nil {
-		return false
+		return nil, nil, sallyport.Errorf(sallyport.ServiceUnavailableException, "The server is stopping. Try again in a moment.")
 	}
-	ctx := b.ctx
+	b.lives.Add(1)
+	return b.ctx, b.lives.Done, nil
+}
+
+// launch starts a session's life. It is called between enter and done, or by
+// Run.
+func (b *Broker) launch(ctx context.Context, s *session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.live[s.id] = s
 	b.lives.Go(func() { s.run(ctx) })
-	return true
 }
 
 func (b *Broker) find(id sallyport.SessionID) *session {
@@ -289,18 +341,20 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
+	running, done, err := b.enter() // before anything is kept: what is stored is launched
+	if err != nil {
+		return Invitation{}, fmt.Errorf("start session: %w", err)
+	}
+	defer done()
 	if s.log, err = b.Shelf.Create(id); err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
-	err = b.Store.InsertSession(ctx, &store.SessionRecord{Session: rec, Parameters: r.Parameters, Access: s.access, Resume: resume})
-	if err == nil && !b.launch(s) {
-		err = sallyport.Errorf(sallyport.ServiceUnavailableException, "The server is stopping. Try again in a moment.")
-	}
-	if err != nil {
+	if err := b.Store.InsertSession(ctx, &store.SessionRecord{Session: rec, Parameters: r.Parameters, Access: s.access, Resume: resume}); err != nil {
 		s.log.Close()
 		b.Shelf.Remove(id)
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
+	b.launch(running, s)
 	s.out.InfoContext(ctx, "session started", sallyport.LogWho, r.Who.ARN)
 	if err := b.endIfGone(ctx, s); err != nil { // since the caller was authorized
 		return Invitation{}, err
@@ -311,26 +365,50 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 // Resume mints another token for a session that is on; the one before is then
 // good for nothing. A session that is over, or ending, has no token to give:
 // the invitation's is empty, which is how a client learns that it is over. One
-// whose shell ended while its person was away has, for a minute, until they have
-// had what it said.
+// that the node ended has, until its client has had what the node said last.
 func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation, error) {
 	s := b.find(id)
 	if s == nil {
 		return Invitation{Session: id}, nil
 	}
 	token := sallyport.GenerateSecret()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fate != 0 && !s.owed() {
+	over := false
+	err := s.changeAccess(ctx, func(access *store.Access) error {
+		if over = s.fate != 0 && !s.owed(); over {
+			return errOver
+		}
+		access.Token, access.Client, access.Bound = token.Hash(), "", false
+		return nil
+	})
+	switch {
+	case over:
 		return Invitation{Session: id}, nil
-	}
-	access := s.access
-	access.Token, access.Client, access.Bound = token.Hash(), "", false
-	if err := b.Store.SetSessionAccess(ctx, id, access); err != nil {
+	case err != nil:
 		return Invitation{}, fmt.Errorf("resume session: %w", err)
 	}
-	s.access = access
 	return Invitation{id, token}, nil
+}
+
+// changeAccess has change say, while it holds mu, who may attach from now on,
+// and stores that. Nothing is changed by an error, which may be change's.
+func (s *session) changeAccess(ctx context.Context, change func(*store.Access) error) error {
+	s.accessMu.Lock()
+	defer s.accessMu.Unlock()
+	s.mu.Lock()
+	access := s.access
+	err := change(&access)
+	same := access == s.access
+	s.mu.Unlock()
+	if err != nil || same {
+		return err
+	}
+	if err := s.b.Store.SetSessionAccess(ctx, s.id, access); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.access = access
+	return nil
 }
 
 // Terminate ends a session for a cause, a sentence that its owner is told. A
@@ -386,14 +464,49 @@ func (b *Broker) CheckControlToken(node sallyport.NodeID, token sallyport.Secret
 
 // EndNode ends every session on a node, for a cause.
 func (b *Broker) EndNode(node sallyport.NodeID, cause string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, s := range b.live {
-		if s.rec.Node == node {
-			s.end(cause) // b.mu before s.mu, here and nowhere the other way about
+	for _, s := range b.on(node) {
+		s.end(cause)
+	}
+}
+
+// Lost ends the sessions of a node that its agent had, and has no more: those
+// that are not among ids. It is for what the agent says when it opens its control
+// channel.
+func (b *Broker) Lost(node sallyport.NodeID, ids []string) {
+	for _, s := range b.on(node) {
+		if !slices.Contains(ids, s.id.String()) {
+			s.lost()
 		}
 	}
 }
+
+// on lists the sessions on a node.
+func (b *Broker) on(node sallyport.NodeID) (all []*session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.live {
+		if s.rec.Node == node { // a session's node never changes
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// tidy seals one session's log, has the store know, and removes the log.
+func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
+	log, err := b.Shelf.Seal(id)
+	if err != nil {
+		return err
+	}
+	err = b.Store.SetSessionLog(ctx, id, store.Log{Size: log.Size, Hash: log.SHA256})
+	if err != nil && sallyport.CodeOf(err) != sallyport.DoesNotExistException {
+		return err
+	}
+	return b.Shelf.Discard(id)
+}
+
+// Capabilities are what this control plane can do for agents of ours.
+func Capabilities() []string { return []string{wire.CapEnd} }
 
 // NodeToken mints a token for the node's end of a session: CreateDataChannel.
 // It answers only the node the session was dispatched to.
@@ -403,15 +516,14 @@ func (b *Broker) NodeToken(ctx context.Context, at sallyport.NodeID, id sallypor
 		return sallyport.Secret{}, sallyport.Errorf(sallyport.DoesNotExistException, SessionOver+", or was never started on this node.")
 	}
 	token := sallyport.GenerateSecret()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	access := s.access
-	access.NodeToken = token.Hash()
-	if err := b.Store.SetSessionAccess(ctx, id, access); err != nil {
+	err := s.changeAccess(ctx, func(access *store.Access) error {
+		access.NodeToken = token.Hash()
+		s.dispatchAt = time.Now().Add(b.dispatchAgain()) // it has answered; it need not be asked again yet
+		return nil
+	})
+	if err != nil {
 		return sallyport.Secret{}, fmt.Errorf("create data channel: %w", err)
 	}
-	s.access = access
-	s.dispatchAt = time.Now().Add(b.dispatchAgain()) // it has answered; it need not be asked again yet
 	return token, nil
 }
 
@@ -438,8 +550,8 @@ func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport
 // or for none at all: whoever else has read it off a screen is refused. Who is
 // the principal that signed for the socket; nil if nobody did.
 //
-// Somebody who comes when the session is over, as where a shell could not be
-// started, is told why it is: that is the error.
+// A client that comes when the session is over, as where a shell could not be
+// started, is told how it ended: the error is an [Ended].
 func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string, conn Conn, capabilities []string) error {
 	s := b.find(id)
 	if s == nil {
@@ -455,12 +567,22 @@ func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sa
 	if errors.Is(err, errOver) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return tooLate(s.rec)
+		return ended(s.rec)
 	}
 	return err
 }
 
-// late answers somebody who comes when the session is over.
+// An Ended is the error of a client that comes when the session is over. It is a
+// *[sallyport.Error] too, whose message is the cause.
+type Ended struct {
+	error
+	ExitStatus *int
+}
+
+func (e *Ended) Unwrap() error { return e.error }
+
+// late answers a client that comes when the session is over. Its owner, who has
+// signed for the socket, needs no token: the last may have been lost on its way.
 func (b *Broker) late(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string) error {
 	rec, err := b.Store.Session(ctx, id)
 	switch {
@@ -468,14 +590,14 @@ func (b *Broker) late(ctx context.Context, who *sallyport.Principal, id sallypor
 		return refused()
 	case err != nil:
 		return err
-	case !mayJoin(rec.Session, rec.Access, who, token, client) || !rec.State().Final():
+	case !rec.State().Final(), !mayJoin(rec.Session, rec.Access, who, token, client) && (who == nil || !who.Owns(rec.Session)):
 		return refused()
 	}
-	return tooLate(rec.Session)
+	return ended(rec.Session)
 }
 
-func tooLate(rec *sallyport.Session) error {
-	return sallyport.Errorf(sallyport.DoesNotExistException, "%s", sallyport.Clip(rec.Cause, 1000))
+func ended(rec *sallyport.Session) error {
+	return &Ended{sallyport.Errorf(sallyport.DoesNotExistException, "%s", sallyport.Clip(rec.Cause, 1000)), rec.ExitStatus}
 }
 
 // mayJoin reports whether a token lets somebody in.
@@ -484,20 +606,16 @@ func mayJoin(rec *sallyport.Session, access store.Access, who *sallyport.Princip
 }
 
 func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sallyport.Secret, client string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !mayJoin(s.rec, s.access, who, token, client) {
-		return refused()
-	}
-	if s.access.Bound {
+	err := s.changeAccess(ctx, func(access *store.Access) error {
+		if !mayJoin(s.rec, *access, who, token, client) {
+			return refused()
+		}
+		access.Client, access.Bound = client, true
 		return nil
-	}
-	access := s.access
-	access.Client, access.Bound = client, true
-	if err := s.b.Store.SetSessionAccess(ctx, s.id, access); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("bind token: %w", err)
 	}
-	s.access = access
 	return nil
 }
 
@@ -524,9 +642,9 @@ func (b *Broker) Complete(at sallyport.NodeID, frame wire.Frame) (answer []byte,
 	}.Frame(time.Now())), nil
 }
 
-// Tidy seals what an earlier server left unsealed, because its disk was full or
-// it was killed between the end of a session and its recording. It returns how
-// many recordings it made.
+// Tidy seals what was left unsealed, because the disk was full or a server was
+// killed between the end of a session and its recording, and has the store know
+// the recordings' hashes. It returns how many recordings it made.
 func (b *Broker) Tidy(ctx context.Context) (sealed int, err error) {
 	ids, err := b.Shelf.Unsealed()
 	if err != nil {
@@ -536,10 +654,7 @@ func (b *Broker) Tidy(ctx context.Context) (sealed int, err error) {
 		if ctx.Err() != nil || b.find(id) != nil {
 			continue
 		}
-		e := panics.Run(func() error {
-			_, err := b.Shelf.Seal(id)
-			return err
-		})
+		e := panics.Run(func() error { return b.tidy(ctx, id) })
 		if e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 			continue

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -33,6 +35,8 @@ type world struct {
 	node sallyport.NodeID
 	ann  *sallyport.Principal
 
+	nodes map[sallyport.SessionID]*far // that attached last
+
 	stop func() // ends the broker's Run and waits for it
 
 	mu   sync.Mutex
@@ -43,7 +47,7 @@ func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, dir: dir, node: sallyport.NewNodeID(), ann: &sallyport.Principal{
+		w := &world{t: t, dir: dir, nodes: map[sallyport.SessionID]*far{}, node: sallyport.NewNodeID(), ann: &sallyport.Principal{
 			Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/ann", ID: "AIDAANN", Root: "AIDAANN", Name: "ann",
 		}}
 		w.start()
@@ -189,6 +193,7 @@ type far struct {
 	caps   []string
 
 	mu      sync.Mutex
+	stays   bool                // on its socket after channel_closed
 	closed  *wire.ChannelClosed // what the end was told last
 	heard   []wire.Type
 	notices []string
@@ -215,6 +220,9 @@ func (w *world) far(sends wire.Type, caps ...string) *far {
 			f.closed = new(wire.ChannelClosed)
 			if err := frame.Unmarshal(f.closed); err != nil {
 				w.t.Error(err)
+			}
+			if sends == wire.TypeInputStreamData && !f.stays { // as clients do
+				f.conn.Cut()
 			}
 		}
 	}}
@@ -257,6 +265,7 @@ func (w *world) attachNode(f *far, id sallyport.SessionID) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.nodes[id] = f
 	b := w.Broker
 	f.attach(func(c Conn) error { return b.JoinNode(context.Background(), w.node, id, token, c, f.caps) })
 }
@@ -298,8 +307,19 @@ func (f *far) wantClosed(output string) {
 	}
 }
 
-// complete has the node say that its shell has ended.
+// complete has the node say that its shell has ended: on its data channel, and
+// then on its control channel.
 func (w *world) complete(id sallyport.SessionID, status string, exit *int) {
+	w.t.Helper()
+	if f := w.nodes[id]; f != nil {
+		f.conn.WriteFrame(w.t.Context(), encode(wire.AgentSessionState{SchemaVersion: 1, SessionState: "Terminating", SessionId: id.String()}.Frame(time.Now())))
+		synctest.Wait()
+	}
+	w.report(id, status, exit)
+}
+
+// report has the node say on its control channel that its shell has ended.
+func (w *world) report(id sallyport.SessionID, status string, exit *int) {
 	w.t.Helper()
 	frame := wire.AgentTaskComplete{SchemaVersion: 1, TaskId: id.String(), FinalTaskStatus: status, InstanceId: w.node.String(), ExitStatus: exit}.Frame(time.Now())
 	answer, err := w.Complete(w.node, frame)
@@ -624,7 +644,8 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// What a shell says last while its person is away is kept for a minute.
+// What a shell says last while its person is away is kept for as long as they may
+// be away.
 func TestShellEndsWhilePersonIsAway(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv, person, node := w.together(datachannel.Capabilities()...)
@@ -649,7 +670,9 @@ func TestShellEndsWhilePersonIsAway(t *testing.T) {
 		node.say("famous last words")
 		node.leave()
 		w.complete(inv.Session, "Success", nil)
-		time.Sleep(time.Minute + time.Second)
+		time.Sleep(20*time.Minute - 2*time.Second)
+		w.wantState(inv.Session, sallyport.Terminating, "")
+		time.Sleep(2 * time.Second)
 		w.wantState(inv.Session, sallyport.Terminated, "")
 		if second, err := w.Resume(t.Context(), inv.Session); err != nil || !second.Token.Empty() {
 			t.Errorf("after that, %v, a token: %v", err, !second.Token.Empty())
@@ -726,7 +749,7 @@ func TestWhoMayAttach(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv := w.begin()
 		near, _ := sockets()
-		bob := &sallyport.Principal{ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB", Root: "AIDABOB"}
+		bob := &sallyport.Principal{ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB"}
 		other := sallyport.NewNodeID()
 		for name, err := range map[string]error{
 			"a person with another token":        w.JoinPerson(t.Context(), nil, inv.Session, sallyport.GenerateSecret(), "", near, nil),
@@ -861,13 +884,19 @@ func TestKilledBetweenSealAndSave(t *testing.T) {
 		node.say("hello")
 		w.Terminate(t.Context(), inv.Session, "Terminated by bob.")
 		w.halt()
-		sealed, err := w.Shelf.Seal(inv.Session)
-		if err != nil {
+		if _, err := w.Shelf.Seal(inv.Session); err != nil {
 			t.Fatal(err)
 		}
 		w.start()
-		time.Sleep(time.Second)
+		time.Sleep(endGrace + time.Second)
 		w.wantState(inv.Session, sallyport.Terminated, "Terminated by bob.")
+		sealed, err := w.Shelf.Seal(inv.Session) // what there is, now that the log is gone
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := w.Shelf.Unsealed(); err != nil || len(left) != 0 {
+			t.Errorf("logs are left: %v, %v", left, err)
+		}
 		rec, err := w.db.Session(t.Context(), inv.Session)
 		if err != nil || rec.Log.Size != sealed.Size || !bytes.Equal(rec.Log.Hash, sealed.SHA256) {
 			t.Errorf("stored %+v, %v; sealed %+v", rec.Log, err, sealed)
@@ -1121,9 +1150,317 @@ func TestLane(t *testing.T) {
 	l.cursor = 2
 	l.ack(wire.Ack{Seq: 3, Through: true})
 	check("through", 3, 1)
-	if l.held[0].seq != 4 || l.cursor != 1 {
+	if l.held[0].seq != 4 || l.cursor != 0 {
 		t.Errorf("held %d, cursor %d", l.held[0].seq, l.cursor)
 	}
 	l.ack(wire.Ack{Seq: -1, Through: true})
 	check("through nothing", 3, 1)
+}
+
+// A lane keeps its frames by number, whatever order they come in, and what it
+// remembers of acknowledgements is bounded, whatever is acknowledged.
+func TestLaneBounds(t *testing.T) {
+	l := newLane()
+	for seq := int64(9); seq >= 0; seq-- {
+		l.hold(&held{seq: seq, size: 10})
+	}
+	if batch := l.take(nil, 5, math.MaxInt64); len(batch) != 5 || l.cursor != 5 {
+		t.Fatalf("took %d, cursor %d", len(batch), l.cursor)
+	}
+	l.ack(wire.Ack{Seq: 9, Through: true})
+	l.hold(&held{seq: 12, size: 10})
+	l.take(nil, 5, math.MaxInt64)
+	if !l.hold(&held{seq: 11, size: 10}) || l.cursor != 2 {
+		t.Error("a frame that fills a gap behind the cursor is not said to be passed")
+	}
+	if l.whole(10, 13) || !l.whole(11, 13) || !l.whole(13, 13) {
+		t.Error("whole: number 10 is missing, and no other")
+	}
+
+	l = newLane()
+	for i := range int64(100_000) { // acknowledgements of what nobody sent
+		l.ack(wire.Ack{Seq: 2*i + 1})
+	}
+	if len(l.later) != 0 {
+		t.Errorf("%d spans of numbers that were not sent", len(l.later))
+	}
+	for i := range int64(3 * maxSpans) { // and of every other one that was
+		l.hold(&held{seq: 2*i + 1, size: 10})
+		l.ack(wire.Ack{Seq: 2*i + 1})
+	}
+	if len(l.later) > maxSpans || len(l.held) != 2*maxSpans {
+		t.Errorf("%d spans, %d held", len(l.later), len(l.held))
+	}
+	l.ack(wire.Ack{Seq: 6 * maxSpans, Through: true}) // nobody has sent that
+	l.ack(wire.Ack{Seq: 6*maxSpans - 1, Through: true})
+	if len(l.later) != 0 || len(l.held) != 0 || l.bytes != 0 || l.acked != 6*maxSpans-1 {
+		t.Errorf("after all was acknowledged: %d spans, %d held, %d bytes, to %d", len(l.later), len(l.held), l.bytes, l.acked)
+	}
+}
+
+// end has the node say, as the last message of its stream, how it ended.
+func (f *far) end(e wire.End) {
+	f.w.t.Helper()
+	b, err := json.Marshal(e)
+	if err != nil {
+		f.w.t.Fatal(err)
+	}
+	if err := f.stream.SendLast(f.w.t.Context(), wire.KindEnd, b); err != nil {
+		f.w.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
+func (f *far) wantFlushed(want bool) {
+	f.w.t.Helper()
+	ctx, cancel := context.WithTimeout(f.w.t.Context(), time.Millisecond)
+	defer cancel()
+	if err := f.stream.Flush(ctx); (err == nil) != want {
+		f.w.t.Fatalf("all that the node sent is acknowledged: %v, want %v", err == nil, want)
+	}
+}
+
+// hearEnd waits for the node's last message.
+func (f *far) hearEnd(status int) {
+	f.w.t.Helper()
+	ctx, cancel := context.WithTimeout(f.w.t.Context(), time.Minute)
+	defer cancel()
+	m, err := f.stream.Receive(ctx)
+	var e wire.End
+	if err != nil || m.Kind != wire.KindEnd || json.Unmarshal(m.Payload, &e) != nil || e.ExitStatus == nil || *e.ExitStatus != status {
+		f.w.t.Fatalf("heard %v %s, %v, want exit status %d", m.Kind, m.Payload, err, status)
+	}
+	synctest.Wait()
+}
+
+// The end is the last message of the node's stream. The node is free when all of
+// it is on the server's disk, and the client has it whatever happens then.
+func TestEndInTheStream(t *testing.T) {
+	status := 58
+	caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)
+	wantEnded := func(w *world, id sallyport.SessionID) {
+		w.t.Helper()
+		w.wantState(id, sallyport.Terminated, "")
+		if rec := w.stored(id); rec.ExitStatus == nil || *rec.ExitStatus != status {
+			w.t.Errorf("stored exit status %v", rec.ExitStatus)
+		}
+	}
+	tests := map[string]func(w *world, inv Invitation, person, node *far){
+		"both are there": func(w *world, inv Invitation, person, node *far) {
+			node.say("bye")
+			node.end(wire.End{ExitStatus: &status})
+			node.wantFlushed(true)
+			person.hear("bye")
+			person.hearEnd(status)
+			person.wantClosed("")
+			if person.closed.ExitStatus == nil || *person.closed.ExitStatus != status {
+				w.t.Errorf("told %v", person.closed.ExitStatus)
+			}
+		},
+		"the person is away": func(w *world, inv Invitation, person, node *far) {
+			person.leave()
+			node.say("bye")
+			node.end(wire.End{ExitStatus: &status})
+			node.wantFlushed(true)
+			node.leave()
+			time.Sleep(19 * time.Minute)
+			again, err := w.Resume(w.t.Context(), inv.Session)
+			if err != nil || again.Token.Empty() {
+				w.t.Fatalf("not resumed: %v", err)
+			}
+			w.attachPerson(person, again, "client-1")
+			person.hear("bye")
+			person.hearEnd(status)
+		},
+		"the server is restarted twice while the person is away": func(w *world, inv Invitation, person, node *far) {
+			person.leave()
+			node.say("bye")
+			node.end(wire.End{ExitStatus: &status})
+			node.wantFlushed(true)
+			node.leave()
+			for range 2 {
+				w.halt()
+				w.start()
+			}
+			w.attachPerson(person, inv, "client-1") // its token is good still
+			person.hear("bye")
+			person.hearEnd(status)
+		},
+		"an administrator comes too late": func(w *world, inv Invitation, person, node *far) {
+			person.leave()
+			node.end(wire.End{ExitStatus: &status})
+			w.Terminate(w.t.Context(), inv.Session, "Terminated by bob.")
+			w.attachPerson(person, inv, "client-1")
+			person.hearEnd(status)
+		},
+		"a message before it is late": func(w *world, inv Invitation, person, node *far) {
+			frame := func(seq int64, kind wire.Kind, payload string) []byte {
+				f := wire.NewFrame(wire.TypeOutputStreamData, []byte(payload), time.Now())
+				f.Seq, f.Kind = seq, kind
+				return encode(f)
+			}
+			for _, b := range [][]byte{frame(0, wire.KindOutput, "a"), frame(2, wire.KindEnd, `{"ExitStatus":58}`), frame(1, wire.KindOutput, "b")} {
+				if err := node.conn.WriteFrame(w.t.Context(), b); err != nil {
+					w.t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			person.hear("ab")
+			person.hearEnd(status)
+		},
+		"the client does not know it": func(w *world, inv Invitation, person, node *far) {
+			person.leave()
+			person.caps = []string{wire.CapExitStatus}
+			node.say("bye")
+			node.end(wire.End{ExitStatus: &status})
+			w.attachPerson(person, inv, "client-1")
+			person.hear("bye")
+			person.wantClosed("")
+			if person.closed.ExitStatus == nil || *person.closed.ExitStatus != status {
+				w.t.Errorf("told %v", person.closed.ExitStatus)
+			}
+			for _, heard := range person.heard {
+				if heard == wire.TypeOutputStreamData {
+					w.t.Error("the client was sent the node's last message")
+				}
+			}
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				inv, person, node := w.together(caps...)
+				test(w, inv, person, node)
+				wantEnded(w, inv.Session)
+			})
+		})
+	}
+}
+
+// What the session ended of first is what both its client and the history say.
+func TestEndAfterAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		status := 129
+		caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)
+		inv, person, node := w.together(caps...)
+		w.Terminate(t.Context(), inv.Session, "Terminated by bob.")
+		node.end(wire.End{ExitStatus: &status}) // of the shell, which was hung up on
+		node.wantFlushed(true)
+		person.wantClosed("Terminated by bob.")
+		w.wantState(inv.Session, sallyport.Terminated, "Terminated by bob.")
+		if rec := w.stored(inv.Session); rec.ExitStatus != nil {
+			t.Errorf("stored exit status %d", *rec.ExitStatus)
+		}
+	})
+}
+
+// A node that reports its end on the control channel may have more to say on the
+// data channel, which is waited for.
+func TestReportIsFasterThanTheOutput(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		w.report(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Connected, "")
+		node.say("the last of it")
+		node.leave()
+		person.hear("the last of it")
+		person.wantClosed("")
+		w.wantState(inv.Session, sallyport.Terminated, "")
+	})
+}
+
+// An agent of ours says an exit status. If it does not, it was stopped.
+func TestAgentWithoutStatus(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, _ := w.together(wire.CapExitStatus)
+		w.complete(inv.Session, "Success", nil)
+		person.wantClosed("without saying how its program ended")
+	})
+}
+
+// Two ends that attach, but never at once, do not keep a session for ever.
+func TestNeverTogether(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		person, node := w.far(wire.TypeInputStreamData), w.far(wire.TypeOutputStreamData)
+		w.attachNode(node, inv.Session)
+		node.leave()
+		w.attachPerson(person, inv, "client-1")
+		time.Sleep(91 * time.Second)
+		person.wantClosed("was lost and did not come back")
+		w.wantState(inv.Session, sallyport.Terminated, "was lost and did not come back")
+	})
+}
+
+// A node's absence is counted from when it left, however often the server is
+// restarted meanwhile.
+func TestAbsenceOutlivesTheServer(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.leave()
+		for range 3 {
+			time.Sleep(31 * time.Second)
+			w.halt()
+			w.start()
+			w.attachPerson(person, inv, "client-1")
+		}
+		time.Sleep(31 * time.Second)
+		person.wantClosed("was lost and did not come back")
+		w.wantState(inv.Session, sallyport.Terminated, "was lost and did not come back")
+	})
+}
+
+// An agent's new process that has not the sessions of the one before says so,
+// and they end at once; until then the person is told that the node is away.
+func TestSessionsOfAnotherProcess(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(wire.CapNotices)
+		kept, _, _ := w.together()
+		fresh := w.begin() // not begun there: it cannot have been lost
+		node.leave()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if len(person.notices) != 1 || !strings.Contains(person.notices[0], "is away") {
+			t.Errorf("told %q", person.notices)
+		}
+		w.Lost(w.node, []string{kept.Session.String()})
+		person.wantClosed("was restarted")
+		w.wantState(inv.Session, sallyport.Terminated, "was restarted")
+		w.wantState(kept.Session, sallyport.Connected, "")
+		w.wantState(fresh.Session, sallyport.Connecting, "")
+	})
+}
+
+// The recording that is made after a full disk is known to the store.
+func TestTidyStoresHashes(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, _, node := w.together()
+		node.say("hello")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		// As if the disk had been full when it ended.
+		cast := w.Shelf.CastPath(inv.Session)
+		if err := os.Remove(cast); err != nil {
+			t.Fatal(err)
+		}
+		again, err := w.Shelf.Create(inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Append(record.Entry{At: time.Now(), What: record.Event, Body: []byte("kept")})
+		again.Close()
+		if err := w.db.SetSessionLog(t.Context(), inv.Session, store.Log{}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := w.Tidy(t.Context()); err != nil || n != 1 {
+			t.Fatalf("tidied %d, %v", n, err)
+		}
+		rec, err := w.db.Session(t.Context(), inv.Session)
+		if err != nil || rec.Log.Size == 0 || len(rec.Log.Hash) == 0 {
+			t.Errorf("stored %+v, %v", rec.Log, err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(w.dir, "sessions", "*.log")); len(left) != 0 {
+			t.Errorf("left %q", left)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -25,17 +26,21 @@ type Conn interface {
 	WriteFrame(ctx context.Context, frame []byte) error
 }
 
-// Why an end is let go of.
+// Why an end's socket is closed.
 var (
 	errReplaced = errors.New("the same end has opened another socket")
 	errOver     = errors.New("the session is over")
-	errBroke    = errors.New("code of the server panicked, which the log has in a line of its own")
 )
 
-// maxControl bounds the acknowledgements and notices that wait for a socket.
-// An acknowledgement that finds no room is dropped: it is remembered, and its
-// frame will be repeated and answered.
-const maxControl = 8192
+// Bounds of what waits for a socket besides stream data. An acknowledgement that
+// finds no room is dropped: it is remembered, and its frame will be repeated
+// and answered.
+const (
+	maxControl  = 256 << 10 // bytes of acknowledgements and notices
+	maxAckFrame = 4 << 10   // of an acknowledgement: AWS's have 300 bytes
+	maxEndFrame = 8 << 10   // of a node's last message
+	maxRepeats  = 64        // frames
+)
 
 // A side is one of the two ends of a session.
 type side uint8
@@ -54,28 +59,46 @@ func (s side) stream() wire.Type {
 	return [...]wire.Type{wire.TypeInputStreamData, wire.TypeOutputStreamData}[s]
 }
 
+// joined and left are what the log says when the side attaches and detaches.
+func (s side) joined() record.What {
+	return [...]record.What{record.PersonJoined, record.NodeJoined}[s]
+}
+
+func (s side) left() record.What {
+	return [...]record.What{record.PersonLeft, record.NodeLeft}[s]
+}
+
 // An end is one side's socket while it is attached. Its session's mu guards
 // it, save what says otherwise.
 type end struct {
 	side   side
-	conn   Conn // read by the one goroutine of pump, written by whoever has set writing
+	conn   Conn // read by the one goroutine of pump, written by the one that has set writing
 	caps   []string
 	ctx    context.Context // the socket's
 	cancel context.CancelCauseFunc
 
-	control [][]byte // acknowledgements and notices, sent before stream data
-	repeats []*held  // held frames whose sender repeated them
-	writing bool     // somebody is writing to conn; one at a time, or frames would change places
-	wake    chan struct{}
-	done    chan struct{} // closed when both goroutines have returned
+	// first is the number of the first stream message on this socket; -1 before
+	// it. An end of ours begins a socket with the oldest message that it has no
+	// acknowledgement of, so it has one of all before.
+	first int64
+
+	control      [][]byte // acknowledgements and notices, sent before stream data
+	controlBytes int
+	repeats      []sending // held frames whose sender repeated them
+	writing      bool      // a goroutine is writing to conn; one at a time, or frames would change places
+	closedAt     time.Time // when channel_closed was written, after all else; zero before
+	wake         chan struct{}
+	done         chan struct{} // closed when both goroutines have returned
 }
 
 // says queues a control frame, and wakes the writer.
 func (e *end) says(frame []byte) {
-	if e != nil && len(frame) > 0 && len(e.control) < maxControl {
-		e.control = append(e.control, frame)
-		e.stir()
+	if e == nil || len(frame) == 0 || e.controlBytes+len(frame) > maxControl {
+		return
 	}
+	e.control = append(e.control, frame)
+	e.controlBytes += len(frame)
+	e.stir()
 }
 
 func (e *end) stir() {
@@ -123,7 +146,7 @@ func acceptable(capabilities []string) (kept []string) {
 func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	e := &end{side: at, conn: conn, caps: acceptable(caps), ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	e := &end{side: at, conn: conn, caps: acceptable(caps), ctx: ctx, cancel: cancel, first: -1, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	defer s.vacate(e)
 
 	for { // the socket it replaces must be silent before ours is heard
@@ -149,16 +172,16 @@ func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string)
 		writer <- err
 	}()
 	err := s.pump(ctx, e)
+	closedByPeer := context.Cause(ctx) == nil
 	cancel(err)
 	if werr := <-writer; errors.Is(werr, errOver) {
 		err = werr // the cause; pump only saw its context end
 	}
-	s.left(e, err)
+	s.detach(e, err, closedByPeer)
 	if panics.Is(err) {
 		s.broke(err)
-		return errBroke
 	}
-	if errors.Is(err, errOver) {
+	if errors.Is(err, errOver) || closedByPeer && !s.closedAt(e).IsZero() {
 		return nil
 	}
 	return err
@@ -171,7 +194,7 @@ func (s *session) enter(e *end) (old *end, err error) {
 	if old := s.ends[e.side]; old != nil {
 		return old, nil
 	}
-	return nil, s.joined(e)
+	return nil, s.join(e)
 }
 
 // vacate makes room for the side's next end, whatever became of e.
@@ -180,6 +203,7 @@ func (s *session) vacate(e *end) {
 	defer s.mu.Unlock()
 	if s.ends[e.side] == e {
 		s.ends[e.side] = nil
+		s.detachedSince[e.side] = time.Now()
 	}
 	close(e.done)
 }
@@ -203,37 +227,49 @@ func (s *session) unlocked(f func() error) error {
 	return f()
 }
 
+// closedAt is when e was sent channel_closed; zero before.
+func (s *session) closedAt(e *end) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.closedAt
+}
+
 // pump owns the reads of e's socket. It always keeps reading, so that pings
 // are answered and a stock agent, which has six seconds of patience, stays.
 func (s *session) pump(ctx context.Context, e *end) (err error) {
 	defer panics.Recover(&err)
+	buf := getBuffer(4 << 10)
 	for {
-		buf := frames.Get().(*[]byte)
-		frame, err := e.conn.AppendFrame(ctx, (*buf)[:0])
-		*buf = frame[:0]
+		frame, err := e.conn.AppendFrame(ctx, buf.b[:0])
+		buf.b = frame
 		if err != nil {
-			frames.Put(buf)
+			buf.put()
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
 			}
 			return fmt.Errorf("read from %s: %w", e.side, err)
 		}
-		*buf = frame
+		size := len(frame)
 		kept, err := s.receive(e, buf)
-		if !kept {
-			*buf = (*buf)[:0]
-			frames.Put(buf)
-		}
 		if err != nil {
+			if !kept {
+				buf.put()
+			}
 			return err
+		}
+		if kept || cap(buf.b) > 4<<10 && 8*size < cap(buf.b) {
+			if !kept {
+				buf.put()
+			}
+			buf = getBuffer(max(size, 4<<10))
 		}
 	}
 }
 
 // receive deals with one frame from e. It reports whether it kept the buffer.
 // A frame that makes no sense is dropped, as both of AWS's programs do.
-func (s *session) receive(e *end, buf *[]byte) (kept bool, err error) {
-	frame := *buf
+func (s *session) receive(e *end, buf *buffer) (kept bool, err error) {
+	frame := buf.b
 	head, err := wire.Peek(frame)
 	if err != nil {
 		s.b.dropped.Add(1)
@@ -244,7 +280,7 @@ func (s *session) receive(e *end, buf *[]byte) (kept bool, err error) {
 		return s.receiveStream(e, head, buf)
 	case wire.TypeAcknowledge:
 		ack, err := wire.ReadAck(frame[head.Payload:])
-		if err != nil || ack.Seq < -1 {
+		if err != nil || ack.Seq < -1 || len(frame) > maxAckFrame {
 			s.b.dropped.Add(1)
 			return false, nil
 		}
@@ -262,38 +298,46 @@ func (s *session) receive(e *end, buf *[]byte) (kept bool, err error) {
 type reception uint8
 
 const (
-	repeated  reception = iota // it has been dealt with
-	unwelcome                  // there is no room: it is not acknowledged, and comes again
-	tooMuch                    // there will be no room
-	logged                     // it is kept in the log alone
-	inHand                     // it is kept in memory too
+	dealtWith reception = iota
+	unwelcome           // there is no room: it is not acknowledged, and comes again
+	tooMuch             // there will be no room
+	logged              // it is kept in the log alone
+	inHand              // it is kept in memory too
 )
 
-// greet answers a stream message that came before, and says what becomes of one
-// that did not.
-func (s *session) greet(e *end, head wire.Head) reception {
+// greet answers a stream message that came before, takes the last message of a
+// node, and says what becomes of one that is new.
+func (s *session) greet(e *end, head wire.Head, frame []byte) reception {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e.first < 0 {
+		e.first = head.Seq
+	}
 	l := &s.lanes[e.side]
 	switch l.look(head.Seq) {
 	case isAcked:
 		// Its acknowledgement was lost, or is on its way.
 		e.says(encode(wire.Ack{Type: head.Type, ID: head.ID, Seq: head.Seq}.Frame(time.Now())))
-		return repeated
+		return dealtWith
 	case isHeld:
-		if to := s.ends[e.side.other()]; to != nil {
-			if before := len(to.repeats); before < 64 {
-				if to.repeats = l.again(to.repeats, head.Seq); len(to.repeats) > before {
-					to.stir()
-				}
-			}
+		switch to := s.ends[e.side.other()]; {
+		case e.side == node && s.endKept():
+			e.says(s.endAck()) // the node's acknowledgement was lost; the person's is ours to see to
+		case to != nil && len(to.repeats) < maxRepeats && head.Seq < s.unsentFrom(to):
+			to.repeats = l.again(to.repeats, head.Seq)
+			to.stir()
 		}
-		return repeated
+		return dealtWith
 	}
 	switch {
+	case e.side == node && head.Kind == wire.KindEnd && e.can(wire.CapEnd):
+		s.receiveEnd(e, head, frame)
+		return dealtWith
 	case e.side == node && l.bytes > hardCap:
 		return tooMuch
-	case len(l.held) >= maxHeld || head.Seq < 0 || e.side == person && l.bytes > typedAhead:
+	case len(l.held) >= maxHeld || head.Seq < 0,
+		e.side == person && (l.bytes > typedAhead || s.fate != 0),
+		e.side == node && s.endSeq >= 0:
 		return unwelcome
 	case e.side == node && l.memory > inMemory:
 		return logged
@@ -301,12 +345,12 @@ func (s *session) greet(e *end, head wire.Head) reception {
 	return inHand
 }
 
-func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool, err error) {
-	frame := *buf
+func (s *session) receiveStream(e *end, head wire.Head, buf *buffer) (kept bool, err error) {
+	frame := buf.b
 	l := &s.lanes[e.side]
-	how := s.greet(e, head)
+	how := s.greet(e, head, frame)
 	switch how {
-	case repeated:
+	case dealtWith:
 		return false, nil
 	case tooMuch:
 		s.end("The client was away for too long: what the node said no longer fits.")
@@ -331,18 +375,81 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 		return false, errOver
 	}
 	if how == inHand {
-		h.frame, kept = buf, true
+		h.frame, kept = buf.fit()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l.hold(h)
+	passed := l.hold(h)
 	s.carried[e.side] += int64(len(frame) - head.Payload)
 	s.stirred = time.Now()
-	if to := s.ends[e.side.other()]; to != nil && !s.passOn(to, l, h) {
-		to.stir()
+	if to := s.ends[e.side.other()]; to != nil {
+		if passed && len(to.repeats) < maxRepeats {
+			to.repeats = append(to.repeats, h.send())
+		}
+		if !s.passOn(to, l, h) {
+			to.stir()
+		}
+	}
+	if e.side == node && s.early != nil { // it may have been what the end waited for
+		if head, err := wire.Peek(s.early); err == nil {
+			s.receiveEnd(e, head, s.early)
+		}
 	}
 	s.regulate(e.side == person)
 	return kept, nil
+}
+
+// receiveEnd deals with the last message of the node's stream. It is taken once
+// all before it is here; until then it is set aside. The caller holds mu.
+func (s *session) receiveEnd(e *end, head wire.Head, frame []byte) {
+	var msg wire.End
+	l := &s.lanes[node]
+	switch {
+	case s.endSeq >= 0 || head.Seq < 0 || head.Seq <= l.newest || len(frame) > maxEndFrame || unmarshal(frame, &msg) != nil:
+		s.b.dropped.Add(1)
+		return
+	case !l.whole(e.first, head.Seq):
+		s.early = slices.Clone(frame)
+		return
+	}
+	buf := getBuffer(len(frame))
+	buf.b = append(buf.b[:0], frame...)
+	l.hold(&held{seq: head.Seq, size: len(frame), frame: buf})
+	s.early, s.endSeq, s.endID = nil, head.Seq, head.ID
+	s.nodeDone = true
+	switch {
+	case s.fate == 0:
+		s.endedByNode(msg)
+	case s.committed: // ended by something else before, and not for its client any more
+		e.says(s.endAck())
+	}
+	s.look()
+}
+
+// endKept reports whether the node need not keep its stream any more: it is
+// whole here and on disk, or the session ended otherwise before. The caller holds
+// mu.
+func (s *session) endKept() bool { return s.kept || s.endSeq >= 0 && s.committed && !s.byNode }
+
+// endAck acknowledges all of the node's stream.
+func (s *session) endAck() []byte {
+	return encode(wire.Ack{Type: wire.TypeOutputStreamData, ID: s.endID, Seq: s.endSeq, Through: true}.Frame(time.Now()))
+}
+
+// unsentFrom is the number from which on the node's stream is not sent to an
+// end: its last message is for clients that know it, once it is on disk, and if
+// it is how the session ended. The caller holds mu.
+func (s *session) unsentFrom(to *end) int64 {
+	if to.side == person && s.endSeq >= 0 && !s.sendsEnd(to) {
+		return s.endSeq
+	}
+	return math.MaxInt64
+}
+
+// sendsEnd reports whether the node's last message is sent to e. The caller
+// holds mu.
+func (s *session) sendsEnd(e *end) bool {
+	return s.endSeq >= 0 && s.committed && s.byNode && e.can(wire.CapEnd)
 }
 
 // passOn writes h, which has just joined the lane, at once and from here, if
@@ -350,20 +457,20 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *[]byte) (kept bool,
 // is unacknowledged that the system takes more. A keystroke and its echo are
 // spared the way through the writer, which is a thread to be woken on another
 // processor. It reports false if it is the writer's. The caller holds mu, which
-// is let go meanwhile.
+// is released meanwhile.
 func (s *session) passOn(to *end, l *lane, h *held) bool {
-	if to.writing || h.frame == nil || len(to.control) > 0 || len(to.repeats) > 0 || l.bytes > atOnce ||
+	if to.writing || !to.closedAt.IsZero() || h.frame == nil || len(to.control) > 0 || len(to.repeats) > 0 || l.bytes > atOnce ||
 		l.cursor != len(l.held)-1 || l.held[l.cursor] != h {
 		return false
 	}
 	to.writing = true
 	l.cursor++
-	h.refs++
+	out := h.send()
 	defer func() {
-		h.release()
+		out.done()
 		to.writing = false
 	}()
-	if err := s.unlocked(func() error { return s.send(to.ctx, to, *h.frame) }); err != nil {
+	if err := s.unlocked(func() error { return s.send(to.ctx, to, out.frame.b) }); err != nil {
 		to.cancel(err)
 	}
 	if len(to.control) > 0 || len(to.repeats) > 0 || l.cursor < len(l.held) || s.fate != 0 {
@@ -379,11 +486,21 @@ func (s *session) receiveAck(e *end, ack wire.Ack, frame []byte) {
 	l := &s.lanes[e.side.other()]
 	before := l.acked
 	l.ack(ack)
-	if to := s.ends[e.side.other()]; to != nil {
+	if to := s.ends[e.side.other()]; to != nil && !(to.side == node && s.endKept()) {
 		to.says(slices.Clone(frame))
 	}
-	if l.acked != before {
-		s.noteAcks()
+	if l.acked != before && s.ackAt.IsZero() {
+		s.ackAt = time.Now().Add(ackDelay)
+		s.look()
+	}
+	if e.side == person {
+		s.takenAt = time.Now()
+		if s.fate != 0 && l.acked != before {
+			if s.endSeq >= 0 && l.acked >= s.endSeq && s.sendsEnd(e) {
+				s.told = true
+			}
+			e.stir()
+		}
 	}
 	s.regulate(e.side == person)
 }
@@ -400,7 +517,7 @@ func (s *session) regulate(forwardedToNode bool) {
 	}
 	waiting := s.lanes[node].bytes
 	switch {
-	case !s.paused && (waiting > highWater || s.came[person] && s.ends[person] == nil && !to.can(wire.CapThrough)),
+	case !s.paused && (waiting > highWater || s.attachedOnce[person] && s.ends[person] == nil && !to.can(wire.CapThrough)),
 		s.paused && forwardedToNode && waiting > lowWater:
 		s.paused = true
 		to.says(encode(wire.Bare(wire.TypePausePublication, time.Now())))
@@ -411,28 +528,24 @@ func (s *session) regulate(forwardedToNode bool) {
 }
 
 // write owns the writes of e's socket: control frames first, so that an
-// acknowledgement is never stuck behind output, then the lane in order.
+// acknowledgement is never stuck behind output, then the lane in order. After
+// channel_closed it writes nothing, and returns when drainGrace is over: the
+// client closes the socket before that. Closed from here, with input of the
+// client's unread, it would be reset, and what was written last be lost.
 func (s *session) write(ctx context.Context, e *end) (err error) {
 	defer panics.Recover(&err)
 	var scratch []byte
-	var batch []*held
+	var batch []sending
 	for {
 		control, last := s.takeToWrite(e, &batch)
-		switch {
-		case last != nil:
-			if err := s.send(ctx, e, last); err != nil {
-				return err
-			}
-			s.noteTold()
-			return errOver
-		case len(control) == 0 && len(batch) == 0:
-			if err := e.sleep(ctx); err != nil {
+		if len(control) == 0 && len(batch) == 0 {
+			if err := s.sleep(ctx, e); err != nil {
 				return err
 			}
 			continue
 		}
 		err := s.writeAll(ctx, e, control, batch, &scratch)
-		s.written(e, batch)
+		s.written(e, batch, last && err == nil)
 		if err != nil {
 			return err
 		}
@@ -440,70 +553,78 @@ func (s *session) write(ctx context.Context, e *end) (err error) {
 }
 
 // takeToWrite takes what is to be written to e: control frames and stream
-// messages or, when there are none and the session is over, the last word. It
-// takes nothing while passOn writes, which wakes the writer if it has to.
-func (s *session) takeToWrite(e *end, batch *[]*held) (control [][]byte, last []byte) {
+// messages or, when there are none and the session is over, the last word, which
+// is then the only control frame. It takes nothing while passOn writes, which
+// wakes the writer if it has to, nor after the last word.
+func (s *session) takeToWrite(e *end, batch *[]sending) (control [][]byte, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*batch = (*batch)[:0]
-	if e.writing {
-		return nil, nil
+	if e.writing || !e.closedAt.IsZero() {
+		return nil, false
 	}
-	control, e.control = e.control, nil
+	control, e.control, e.controlBytes = e.control, nil, 0
 	*batch = append(*batch, e.repeats...)
 	e.repeats = e.repeats[:0]
-	*batch = s.lanes[e.side.other()].take(*batch, 16)
-	idle := len(control) == 0 && len(*batch) == 0
-	if idle {
-		last = s.lastWord(e)
+	*batch = s.lanes[e.side.other()].take(*batch, 16, s.unsentFrom(e))
+	if len(control) == 0 && len(*batch) == 0 {
+		if word := s.lastWord(e); word != nil {
+			control, last = [][]byte{word}, true
+		}
 	}
-	e.writing = !idle || last != nil
+	e.writing = len(control) > 0 || len(*batch) > 0
 	return control, last
 }
 
-// written releases what has been written to e.
-func (s *session) written(e *end, batch []*held) {
+// written releases what has been written to e. The last word is noted, if it was
+// that.
+func (s *session) written(e *end, batch []sending, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.writing = false
-	for i, h := range batch {
-		h.release()
-		batch[i] = nil
+	for i, out := range batch {
+		out.done()
+		batch[i] = sending{}
+	}
+	if last {
+		e.closedAt = time.Now()
 	}
 }
 
-// noteTold notes that the person has been told of the end.
-func (s *session) noteTold() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.told = true
-}
-
-// sleep waits until the writer is woken.
-func (e *end) sleep(ctx context.Context) error {
+// sleep waits until the writer is woken, or a client that was told that the
+// session is over has had its time to close the socket.
+func (s *session) sleep(ctx context.Context, e *end) error {
+	var late <-chan time.Time
+	if at := s.closedAt(e); !at.IsZero() {
+		timer := time.NewTimer(time.Until(at.Add(drainGrace)))
+		defer timer.Stop()
+		late = timer.C
+	}
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-late:
+		return errOver
 	case <-e.wake:
 		return nil
 	}
 }
 
-func (s *session) writeAll(ctx context.Context, e *end, control [][]byte, batch []*held, scratch *[]byte) error {
+func (s *session) writeAll(ctx context.Context, e *end, control [][]byte, batch []sending, scratch *[]byte) error {
 	for _, frame := range control {
 		if err := s.send(ctx, e, frame); err != nil {
 			return err
 		}
 	}
-	for _, h := range batch {
-		if h.frame != nil { // it stays while we hold a reference
-			if err := s.send(ctx, e, *h.frame); err != nil {
+	for _, out := range batch {
+		if out.frame != nil { // it stays while we hold a reference
+			if err := s.send(ctx, e, out.frame.b); err != nil {
 				return err
 			}
 			continue
 		}
 		var err error
-		if *scratch, err = s.log.ReadBody((*scratch)[:0], h.at); err != nil {
+		if *scratch, err = s.log.ReadBody((*scratch)[:0], out.at); err != nil {
 			return err
 		}
 		if err := s.send(ctx, e, *scratch); err != nil {

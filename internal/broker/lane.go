@@ -1,15 +1,15 @@
 package broker
 
 import (
+	"cmp"
 	"slices"
-	"sync"
 
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
 // How much of a lane is kept where.
 const (
-	// inMemory is how many bytes of frames a lane keeps in memory. What comes
+	// inMemory is how many bytes of buffers a lane keeps in memory. What comes
 	// beyond is read back from the session's log when its turn comes. An end of
 	// ours has no more than this on its way (datachannel.DefaultSendBuffer), so
 	// what passes between ends that keep up is never read back.
@@ -20,11 +20,11 @@ const (
 	highWater = 4 << 20
 	lowWater  = 1 << 20
 
-	// hardCap is how much a person's absence may cost in log: a stock agent
+	// hardCap is how much a client's absence may cost in log: a stock agent
 	// that does not heed a pause is ended here.
 	hardCap = 256 << 20
 
-	// typedAhead is how much a person may type to a node that is away. It is
+	// typedAhead is how much a client may send to a node that is away. It is
 	// kept in memory alone; beyond it frames are dropped unacknowledged, and
 	// come again.
 	typedAhead = 4 << 20
@@ -36,10 +36,14 @@ const (
 	// maxHeld bounds the frames of a lane, whatever their size. A stock agent
 	// keeps 100,000 itself.
 	maxHeld = 120_000
+
+	// maxSpans bounds what a lane remembers of acknowledgements out of order.
+	// One that would need more is dropped, and its frame stays held.
+	maxSpans = 1024
 )
 
 // A lane is one direction of a session: the frames one end has sent that the
-// other has not acknowledged, in the order they came. It is guarded by its
+// other has not acknowledged, by sequence number. It is guarded by its
 // session's mu.
 //
 //	acknowledged │ held: sent on this socket │ held: still to send
@@ -49,28 +53,27 @@ const (
 // was acknowledged, so that it can answer an end whose acknowledgement was
 // lost and which would otherwise repeat itself for ever.
 type lane struct {
-	held   []*held
-	cursor int   // held[cursor] is the next to be sent on the receiver's socket
-	bytes  int   // of all that is held
-	memory int   // of those whose frames are in memory
-	newest int64 // the highest sequence number seen; -1 if none
-	acked  int64 // every number up to it has been acknowledged; -1 if none
-	sparse map[int64]struct{}
+	held   []*held // ascending
+	cursor int     // held[cursor] is the next to be sent on the receiver's socket
+	bytes  int     // of the frames held
+	memory int     // of the buffers that hold them
+	newest int64   // the highest sequence number seen; -1 if none
+	acked  int64   // every number up to it has been acknowledged; -1 if none
+	later  []span  // acknowledged numbers beyond it: ascending, with gaps between
 }
+
+// A span is the numbers from first to last.
+type span struct{ first, last int64 }
 
 // A held frame waits to be acknowledged.
 type held struct {
 	seq   int64
-	size  int
-	frame *[]byte // from frames; nil if it is only in the log
-	at    int64   // where in the log, if it is
-	refs  int     // the lane, and a writer that is sending it
+	size  int     // of the frame
+	frame *buffer // nil if it is only in the log
+	at    int64   // where in the log; 0 if it is not there
 }
 
 func newLane() lane { return lane{newest: -1, acked: -1} }
-
-// frames recycles buffers, so that a session at full speed makes no garbage.
-var frames = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
 // A sight is what a lane knows of a sequence number.
 type sight uint8
@@ -82,74 +85,136 @@ const (
 )
 
 func (l *lane) look(seq int64) sight {
-	if seq > l.newest {
+	switch {
+	case seq > l.newest:
 		return isNew
-	}
-	if _, ok := l.sparse[seq]; ok || seq <= l.acked {
+	case seq <= l.acked || l.span(seq) >= 0:
 		return isAcked
-	}
-	if slices.ContainsFunc(l.held, func(h *held) bool { return h.seq == seq }) {
+	case l.find(seq) >= 0:
 		return isHeld
 	}
 	return isNew // it fills a gap
 }
 
-// hold takes a new frame to the end of the lane.
-func (l *lane) hold(h *held) {
-	h.refs = 1
-	l.held = append(l.held, h)
-	l.bytes += h.size
-	if h.frame != nil {
-		l.memory += h.size
+// find returns the index of the held frame seq, or -1.
+func (l *lane) find(seq int64) int {
+	i, ok := slices.BinarySearchFunc(l.held, seq, func(h *held, seq int64) int { return cmp.Compare(h.seq, seq) })
+	if !ok {
+		return -1
 	}
-	l.newest = max(l.newest, h.seq)
+	return i
 }
 
-// ack releases what a acknowledges.
-func (l *lane) ack(a wire.Ack) {
-	if a.Seq > l.newest {
-		return // nobody has sent that yet
+// span returns the index of the span that seq is in, or -1.
+func (l *lane) span(seq int64) int {
+	i, ok := slices.BinarySearchFunc(l.later, seq, func(s span, seq int64) int {
+		switch {
+		case s.last < seq:
+			return -1
+		case s.first > seq:
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return -1
 	}
-	if a.Through {
+	return i
+}
+
+// whole reports whether every number from first up to and without end was
+// acknowledged or is held.
+func (l *lane) whole(first, end int64) bool {
+	next := max(first, l.acked+1)
+	for next < end {
+		if i := l.span(next); i >= 0 {
+			next = l.later[i].last + 1
+			continue
+		}
+		i := l.find(next)
+		if i < 0 {
+			return false
+		}
+		for ; i < len(l.held) && l.held[i].seq == next; i++ {
+			next++
+		}
+	}
+	return true
+}
+
+// hold takes a new frame in. It reports whether the frame belongs before some
+// that have been sent on the receiver's socket already, so that take will not
+// return it.
+func (l *lane) hold(h *held) (passed bool) {
+	i := len(l.held)
+	if h.seq <= l.newest {
+		i, _ = slices.BinarySearchFunc(l.held, h.seq, func(h *held, seq int64) int { return cmp.Compare(h.seq, seq) })
+	}
+	l.held = slices.Insert(l.held, i, h)
+	l.bytes += h.size
+	if h.frame != nil {
+		h.frame.users = 1
+		l.memory += cap(h.frame.b)
+	}
+	l.newest = max(l.newest, h.seq)
+	if passed = i < l.cursor; passed {
+		l.cursor++
+	}
+	return passed
+}
+
+// ack releases what a acknowledges. An acknowledgement of a number that is not
+// held is of no matter.
+func (l *lane) ack(a wire.Ack) {
+	switch {
+	case a.Seq > l.newest || a.Seq <= l.acked:
+	case a.Through:
 		for len(l.held) > 0 && l.held[0].seq <= a.Seq {
 			l.drop(0)
 		}
-		for i := 0; i < len(l.held); { // in case they came out of order
-			if l.held[i].seq <= a.Seq {
-				l.drop(i)
-			} else {
-				i++
-			}
-		}
-		l.acked = max(l.acked, a.Seq)
-		for seq := range l.sparse {
-			if seq <= l.acked {
-				delete(l.sparse, seq)
-			}
-		}
-	} else if a.Seq > l.acked {
-		if i := slices.IndexFunc(l.held, func(h *held) bool { return h.seq == a.Seq }); i >= 0 {
-			l.drop(i)
-		}
-		if a.Seq > l.acked+1 {
-			if l.sparse == nil {
-				l.sparse = map[int64]struct{}{}
-			}
-			l.sparse[a.Seq] = struct{}{}
-			return
-		}
 		l.acked = a.Seq
-	}
-	for {
-		if _, ok := l.sparse[l.acked+1]; !ok {
+	default:
+		i := l.find(a.Seq)
+		if i < 0 || !l.mark(a.Seq) {
 			return
 		}
-		l.acked++
-		delete(l.sparse, l.acked)
+		l.drop(i)
+	}
+	for len(l.later) > 0 && l.later[0].first <= l.acked+1 {
+		l.acked = max(l.acked, l.later[0].last)
+		l.later = l.later[1:]
+	}
+	if len(l.later) == 0 {
+		l.later = nil
 	}
 }
 
-// drop lets go of held[i].
+// mark notes that seq, which is beyond acked, was acknowledged. It reports false
+// if there is no room for that.
+func (l *lane) mark(seq int64) bool {
+	if seq == l.acked+1 {
+		l.acked = seq
+		return true
+	}
+	i, _ := slices.BinarySearchFunc(l.later, seq, func(s span, seq int64) int { return cmp.Compare(s.first, seq) })
+	joinsLeft, joinsRight := i > 0 && l.later[i-1].last == seq-1, i < len(l.later) && l.later[i].first == seq+1
+	switch {
+	case joinsLeft && joinsRight:
+		l.later[i-1].last = l.later[i].last
+		l.later = slices.Delete(l.later, i, i+1)
+	case joinsLeft:
+		l.later[i-1].last = seq
+	case joinsRight:
+		l.later[i].first = seq
+	case len(l.later) >= maxSpans:
+		return false
+	default:
+		l.later = slices.Insert(l.later, i, span{seq, seq})
+	}
+	return true
+}
+
+// drop lets held[i] go.
 func (l *lane) drop(i int) {
 	h := l.held[i]
 	if i == 0 {
@@ -163,40 +228,61 @@ func (l *lane) drop(i int) {
 	}
 	l.bytes -= h.size
 	if h.frame != nil {
-		l.memory -= h.size
-	}
-	h.release()
-}
-
-// release gives the frame's memory back once neither the lane nor a writer has
-// a use for it.
-func (h *held) release() {
-	if h.refs--; h.refs == 0 && h.frame != nil {
-		frames.Put(h.frame)
-		h.frame = nil
+		l.memory -= cap(h.frame.b)
+		h.frame.release()
 	}
 }
 
-// take returns the next frames to send, up to n, and moves the cursor past
-// them. The caller releases each.
-func (l *lane) take(batch []*held, n int) []*held {
-	for ; n > 0 && l.cursor < len(l.held); n-- {
-		h := l.held[l.cursor]
-		h.refs++
-		batch = append(batch, h)
+// clear lets everything go.
+func (l *lane) clear() {
+	for len(l.held) > 0 {
+		l.drop(0)
+	}
+}
+
+// release gives the buffer back once neither the lane nor a writer uses it.
+func (buf *buffer) release() {
+	if buf.users--; buf.users == 0 {
+		buf.put()
+	}
+}
+
+// A sending is a held frame that a writer is about to send: from its buffer, or
+// from the log.
+type sending struct {
+	frame *buffer // nil: it is in the log
+	at    int64
+}
+
+func (h *held) send() sending {
+	if h.frame != nil {
+		h.frame.users++
+	}
+	return sending{h.frame, h.at}
+}
+
+// done lets the frame go. The caller holds the session's mu.
+func (o sending) done() {
+	if o.frame != nil {
+		o.frame.release()
+	}
+}
+
+// take appends the next frames to send to batch, up to n and without those from
+// number end on, and moves the cursor past them.
+func (l *lane) take(batch []sending, n int, end int64) []sending {
+	for ; n > 0 && l.cursor < len(l.held) && l.held[l.cursor].seq < end; n-- {
+		batch = append(batch, l.held[l.cursor].send())
 		l.cursor++
 	}
 	return batch
 }
 
-// again moves a frame that is held to the writer once more: its sender has
-// repeated it, and the receiver may have had no place for it the first time.
-func (l *lane) again(batch []*held, seq int64) []*held {
-	for _, h := range l.held[:min(l.cursor, len(l.held))] {
-		if h.seq == seq {
-			h.refs++
-			return append(batch, h)
-		}
+// again appends a held frame to batch that was sent on this socket before: its
+// sender has repeated it, and the receiver may have had no place for it then.
+func (l *lane) again(batch []sending, seq int64) []sending {
+	if i := l.find(seq); i >= 0 && i < l.cursor {
+		return append(batch, l.held[i].send())
 	}
 	return batch // it is still to be sent anyway
 }

@@ -252,12 +252,12 @@ func FuzzFrames(f *testing.F) {
 		defer cancel(nil)
 		for at := range s.ends {
 			near, _ := sockets()
-			s.ends[at] = &end{side: side(at), conn: near, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1), done: make(chan struct{})}
+			s.ends[at] = &end{side: side(at), conn: near, ctx: ctx, cancel: cancel, first: -1, wake: make(chan struct{}, 1), done: make(chan struct{})}
 		}
 		for range 2 { // what is repeated takes another way
 			for at, frame := range [][]byte{fromPerson, fromNode} {
-				buf := append(make([]byte, 0, len(frame)), frame...)
-				if _, err := s.receive(s.ends[at], &buf); err != nil && !errors.Is(err, errOver) {
+				buf := &buffer{b: append(make([]byte, 0, len(frame)), frame...)}
+				if _, err := s.receive(s.ends[at], buf); err != nil && !errors.Is(err, errOver) {
 					t.Fatal(err)
 				}
 				if !s.mu.TryLock() {
@@ -274,9 +274,6 @@ func FuzzFrames(f *testing.F) {
 				}
 				s.mu.Unlock()
 			}
-		}
-		if s.ackTimer != nil {
-			s.ackTimer.Stop()
 		}
 	})
 }
@@ -314,6 +311,7 @@ func FuzzEncode(f *testing.F) {
 				t.Errorf("%d bytes of answer, %v", len(answer), err)
 			}
 		}
+		s.decide(time.Now()) // as run does
 		if s.fate == 0 || len(s.closedFrame(true)) == 0 {
 			t.Errorf("the session does not end, or cannot say why: %q", s.rec.Cause)
 		}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,10 +29,24 @@ import (
 //
 // One goroutine, run, owns its life: it dispatches, times out, saves and
 // finishes. Each attached end has two more, pump and write.
+//
+// # The end
+//
+// A session's end is decided once: fate, with its cause and exit status. It is
+// written to the log, and that synced (commit), before the client is told or
+// the node's last message is acknowledged, and it is the log that a restarted
+// server believes. So what the client was told is what the history says.
+//
+// An end of ours at the node sends its exit status as the last message of its
+// stream, and keeps the stream until it is acknowledged. That is done when the
+// whole stream is in the log, and the node is then free. A session that the
+// node ended is held for its client (owed) until the client has acknowledged
+// the last message or, if it does not know that one, has been sent all and has
+// closed its socket.
 type session struct {
 	b   *Broker
 	id  sallyport.SessionID
-	log *record.Log
+	log *record.Log // nil if it is lost
 	out *slog.Logger
 
 	task       wire.AgentTaskPayload // what the node is told to start
@@ -43,35 +58,59 @@ type session struct {
 	kick chan struct{} // run should look again; holds one
 	over chan struct{} // closed when the session is saved as over
 
-	// mu guards all below, and lanes and ends in whole.
-	mu      sync.Mutex
-	rec     *sallyport.Session
-	access  store.Access // who may attach; the store has the same
-	lanes   [2]lane      // by the side that sends
-	ends    [2]*end
-	came    [2]bool      // the side has been here
-	carried [2]int64     // bytes of stream payload, by the side that sent them
-	gone    [2]time.Time // since when it has not
-	paused  bool         // the node was told to
+	// accessMu is held while access is changed, in the store and then here: it
+	// may wait for the database, which mu may not. It is locked before mu.
+	accessMu sync.Mutex
+
+	// mu guards all below, and lanes and ends in whole. It is never held over
+	// the database, nor over a sync of the log.
+	mu            sync.Mutex
+	rec           *sallyport.Session
+	access        store.Access // who may attach; the store has the same
+	lanes         [2]lane      // by the side that sends
+	ends          [2]*end
+	attachedOnce  [2]bool      // the side has attached at least once
+	detachedSince [2]time.Time // while the side is detached and attachedOnce
+	carried       [2]int64     // bytes of stream payload, by the side that sent them
+	paused        bool         // the node was told to
+
+	// takenUp is when an earlier server's session was taken up; zero for our
+	// own. Ends that were detached before have a while from then on to attach.
+	takenUp time.Time
 
 	stirred    time.Time // when stream data last arrived for the first time
 	warned     time.Time // the end that the person was last warned of
+	awayTold   bool      // the person was told that the node is away
 	dispatched int       // how often the node was told
 	dispatchAt time.Time // when it is told, or given up on, next
-	goingAt    time.Time // when the node said it was about to end
-	nodeDone   bool      // the node has said that it is over
-	told       bool      // the person was told so, after all the rest
 
-	fate     sallyport.State // Terminated or Failed, once it is ending
-	endingAt time.Time
-	tellNode bool // channel_closed is due on the node's control channel
-	unsaved  bool // rec is ahead of the store
+	// How the node's stream ended. A node that does not send an end says that
+	// it is going, on the data channel, and reports the end on its control
+	// channel, on which it may be faster than what it last said.
+	endSeq     int64 // the number of its last message; -1 while there is none
+	endID      wire.ID
+	early      []byte                  // the last message, while some before it are missing
+	goingAt    time.Time               // when it said that it was about to end
+	reported   *wire.AgentTaskComplete // what it reported, while the session goes on
+	reportedAt time.Time
+	nodeDone   bool // what ran on the node has ended
+	hasStatus  bool // the node's agent says exit statuses
 
-	ackTimer *time.Timer
-	noted    [2]int64 // how far the log has acknowledgements, by lane
+	fate      sallyport.State // Terminated or Failed, once it is decided
+	byNode    bool            // by the node's stream having ended
+	endingAt  time.Time
+	committed bool      // fate is on disk, or has waited long enough for it
+	kept      bool      // the node's whole stream is in the log, on disk, and acknowledged
+	takenAt   time.Time // when the person last acknowledged something
+	told      bool      // the person has been told of the end, and of all before it
+	tellNode  bool      // channel_closed is due on the node's control channel
+	unsaved   bool      // rec is ahead of the store
+
+	ackAt time.Time // when the log is to learn how far each end has acknowledged; zero if that is no news
+	noted [2]int64  // what it has learnt, by lane
 }
 
-// look has run look again.
+// look makes run re-evaluate the session. It never blocks.
 func (s *session) look() {
 	select {
 	case s.kick <- struct{}{}:
@@ -142,53 +181,102 @@ func (s *session) abandon() {
 
 // step does what is due and says when to look again.
 func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) {
-	next, dispatch, tell, finish, save := s.decide(time.Now())
+	due := s.decide(time.Now())
+	// The node hears first: it is what a full disk must not keep from ending.
 	switch {
-	case finish:
-		if s.finish(ctx) {
-			return 0, true
-		}
-		return saveAgain, false
-	case dispatch:
+	case due.dispatch:
 		s.dispatch(ctx)
-	case tell:
+	case due.tell:
 		s.tell(ctx)
 	}
-	if save && !s.save(ctx) {
+	if due.commit && !s.commit(ctx) {
 		return saveAgain, false
 	}
-	return max(time.Until(next), time.Millisecond), false
+	switch finish, save := s.mayEnd(time.Now()); {
+	case finish && s.finish(ctx):
+		return 0, true
+	case finish, save && !s.save(ctx):
+		return saveAgain, false
+	}
+	return max(time.Until(due.next), time.Millisecond), false
 }
 
-// decide says what is due.
-func (s *session) decide(now time.Time) (next time.Time, dispatch, tell, finish, save bool) {
+// A decision is what is due for a session.
+type decision struct {
+	next                   time.Time // when to decide again
+	dispatch, tell, commit bool
+}
+
+// decide says what is due, and has the log learn of acknowledgements if that is.
+func (s *session) decide(now time.Time) (due decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next = s.judge(now)
-	dispatch = s.fate == 0 && !s.came[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt) && (s.came[person] || !s.awaited)
-	if dispatch {
+	due.next = s.judge(now)
+	due.dispatch = s.fate == 0 && !s.attachedOnce[node] && s.dispatched < dispatchTries && !now.Before(s.dispatchAt) && (s.attachedOnce[person] || !s.awaited)
+	if due.dispatch {
 		s.dispatched++
 		s.dispatchAt = now.Add(s.b.dispatchAgain())
-		next = s.dispatchAt
+		due.next = s.dispatchAt
 	}
-	tell = s.tellNode
+	due.tell = s.tellNode
 	s.tellNode = false
-	finish = s.fate != 0 && s.mayFinish(now)
-	save = s.unsaved && !finish
-	return next, dispatch, tell, finish, save
+	due.commit = s.fate != 0 && !s.committed
+	switch {
+	case s.ackAt.IsZero():
+	case now.Before(s.ackAt):
+		if s.ackAt.Before(due.next) {
+			due.next = s.ackAt
+		}
+	default:
+		s.logAcks()
+	}
+	return due
+}
+
+// mayEnd reports whether the session can be finished now and, if not, whether
+// the store has to know of it.
+func (s *session) mayEnd(now time.Time) (finish, save bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	finish = s.fate != 0 && s.committed && s.mayFinish(now)
+	return finish, s.unsaved && !finish
 }
 
 // How patient a session is, where the operator has no say.
 const (
 	dispatchTries = 3
 	endGrace      = 10 * time.Second // for the node to say that the shell is reaped
-	drainGrace    = 5 * time.Second  // for the person to take what was shown last
-	owedGrace     = time.Minute      // for one who was away when the shell ended to come back for the rest
+	drainGrace    = 5 * time.Second  // for the person to take what was shown last, and to close the socket
+	reportGrace   = 10 * time.Second // for a node that has reported the end to finish its data channel
+	goingGrace    = 2 * time.Second  // between a stock node's Terminating and its agent_task_complete
+	returnGrace   = 30 * time.Second // for a node that had been lost when the server stopped, to come back to the next
+	returnPerson  = 2 * time.Minute  // the same for a person
+	repeatAfter   = 5 * time.Second  // for the person to acknowledge what the node does not repeat any more
 	warnBefore    = time.Minute      // an end by the clock, or a fifth of what it allows
-	goingGrace    = 2 * time.Second  // between a node's Terminating and its agent_task_complete
+	awayAfter     = 2 * time.Second  // before the person is told that the node is away
 	saveAgain     = time.Second      // after the store refused
 	ackDelay      = 20 * time.Millisecond
+
+	// uncommitted is for how long an end that cannot be written to disk is kept
+	// from the client.
+	uncommitted = 5 * time.Second
 )
+
+// lostAt is when a side that is detached has been so for too long. The caller
+// holds mu.
+func (s *session) lostAt(at side) time.Time {
+	grace, again := s.b.nodeGrace(), returnGrace
+	if at == person {
+		grace, again = s.b.personGrace(), returnPerson
+	}
+	lost := s.detachedSince[at].Add(grace)
+	if back := s.takenUp.Add(min(grace, again)); !s.takenUp.IsZero() && lost.Before(back) {
+		return back
+	}
+	return lost
+}
+
+func (s *session) isAway(at side) bool { return s.attachedOnce[at] && s.ends[at] == nil }
 
 // judge ends the session if its time has come, and otherwise says when to
 // judge it next. The caller holds mu.
@@ -206,39 +294,70 @@ func (s *session) judge(now time.Time) (next time.Time) {
 	if s.fate != 0 {
 		due(s.endingAt.Add(drainGrace))
 		due(s.endingAt.Add(endGrace))
-		due(s.endingAt.Add(owedGrace))
+		if s.owed() {
+			due(s.owedUntil())
+			s.repeatLast(now, due)
+		}
 		return next
 	}
+	s.warn(now, due)
 	id := s.rec.Node.String()
-	switch state := s.rec.State(); state {
-	case sallyport.Connecting:
-		if told := s.came[person] || !s.awaited; told && !s.came[node] && due(s.dispatchAt) && s.dispatched >= dispatchTries {
-			s.beginEnd(sallyport.Failed, id+" did not answer. Its agent was asked "+times(s.dispatched)+" to start the session.")
-		} else if !s.came[person] && due(s.rec.Started.Add(s.b.clientWait())) {
-			s.beginEnd(sallyport.Failed, "No client connected in "+s.b.clientWait().String()+".")
-		}
-	default:
-		s.warn(now, due)
-		switch {
-		case s.rec.MaxDuration > 0 && due(s.rec.Started.Add(s.rec.MaxDuration)):
-			s.beginEnd(sallyport.Terminated, "The session reached its maximum duration of "+s.rec.MaxDuration.String()+".")
-		case s.idle > 0 && s.ends[person] != nil && due(s.stirred.Add(s.idle)): // a person who is away has a grace of their own
-			s.beginEnd(sallyport.Terminated, "The session was idle for "+s.idle.String()+".")
-		case s.ends[node] == nil && due(s.gone[node].Add(s.b.nodeGrace())):
-			s.beginEnd(sallyport.Terminated, "The connection to "+id+" was lost and did not come back in "+s.b.nodeGrace().String()+".")
-		case s.ends[person] == nil && due(s.gone[person].Add(s.b.personGrace())):
-			s.beginEnd(sallyport.Terminated, "The client was away for "+s.b.personGrace().String()+".")
-		case !s.goingAt.IsZero() && due(s.goingAt.Add(goingGrace)):
-			s.beginEnd(sallyport.Terminated, "")
-		}
+	connecting := s.rec.State() == sallyport.Connecting
+	switch {
+	case s.reported != nil && (s.ends[node] == nil || !s.goingAt.IsZero() || due(s.reportedAt.Add(reportGrace))):
+		s.endAsReported()
+	case connecting && (s.attachedOnce[person] || !s.awaited) && !s.attachedOnce[node] && due(s.dispatchAt) && s.dispatched >= dispatchTries:
+		s.beginEnd(sallyport.Failed, id+" did not answer. Its agent was asked "+times(s.dispatched)+" to start the session.")
+	case connecting && !s.attachedOnce[person] && due(s.rec.Started.Add(s.b.clientWait())):
+		s.beginEnd(sallyport.Failed, "No client connected in "+s.b.clientWait().String()+".")
+	case s.rec.MaxDuration > 0 && due(s.rec.Started.Add(s.rec.MaxDuration)):
+		s.beginEnd(sallyport.Terminated, "The session reached its maximum duration of "+s.rec.MaxDuration.String()+".")
+	case !connecting && s.idle > 0 && s.ends[person] != nil && due(s.stirred.Add(s.idle)): // a person who is away has a grace of their own
+		s.beginEnd(sallyport.Terminated, "The session was idle for "+s.idle.String()+".")
+	case s.isAway(node) && due(s.lostAt(node)):
+		s.nodeDone = true // it is not waited for again; when it comes back, it is told
+		s.beginEnd(sallyport.Terminated, "The connection to "+id+" was lost and did not come back in "+s.b.nodeGrace().String()+".")
+	case s.isAway(person) && due(s.lostAt(person)):
+		s.beginEnd(sallyport.Terminated, "The client was away for "+s.b.personGrace().String()+".")
+	case !s.goingAt.IsZero() && due(s.goingAt.Add(s.goingGrace())):
+		s.byNode = true
+		s.beginEnd(sallyport.Terminated, s.silentEnd())
 	}
 	return next
 }
 
-// warn tells the person, a while before it, that the session will be cut off.
-// It is heard by clients of ours. The caller holds mu.
+// goingGrace is how long a node that said that it was about to end may take to
+// say how. Of an agent of ours, which says it on one control channel after
+// another, the status is waited for; one of AWS's may never say, and says no
+// status.
+func (s *session) goingGrace() time.Duration {
+	if s.hasStatus {
+		return s.b.nodeGrace()
+	}
+	return goingGrace
+}
+
+// warn tells the person, a while before it, that the session will be cut off,
+// and that the node is away. It is heard by clients of ours. The caller holds
+// mu.
 func (s *session) warn(now time.Time, due func(time.Time) bool) {
-	if !s.ends[person].can(wire.CapNotices) {
+	to := s.ends[person]
+	if !to.can(wire.CapNotices) {
+		return
+	}
+	notice := func(format string, args ...any) {
+		to.says(encode(wire.SallyportNotice{Text: fmt.Sprintf(format, args...)}.Frame(now)))
+	}
+	id := s.rec.Node.String()
+	switch {
+	case s.isAway(node) && !s.awayTold && due(s.detachedSince[node].Add(awayAfter)):
+		s.awayTold = true
+		notice("the node %s is away: its connection is lost; the session goes on when it is back, and ends if that takes longer than %v", id, s.b.nodeGrace())
+	case s.ends[node] != nil && s.awayTold:
+		s.awayTold = false
+		notice("the node %s is back", id)
+	}
+	if s.rec.State() == sallyport.Connecting {
 		return
 	}
 	say := func(from time.Time, limit time.Duration, text string) {
@@ -246,51 +365,132 @@ func (s *session) warn(now time.Time, due func(time.Time) bool) {
 		if limit > 0 && !s.warned.Equal(end) && due(end.Add(-before)) {
 			s.warned = end
 			left := max(end.Sub(now), 0).Round(time.Second)
-			s.ends[person].says(encode(wire.SallyportNotice{Text: fmt.Sprintf(text, left, limit)}.Frame(now)))
+			notice(text, left, limit)
 		}
 	}
 	say(s.stirred, s.idle, "this session ends in %v, unless something is typed or shown: it has been idle, and may be for %v")
 	say(s.rec.Started, s.rec.MaxDuration, "this session ends in %v: it may last %v")
 }
 
-// mayFinish reports whether nobody has to be waited for any more.
+// mayFinish reports whether neither end has to be waited for any more. The
+// caller holds mu.
 func (s *session) mayFinish(now time.Time) bool {
-	nodeGone := s.nodeDone || !s.came[node] && s.rec.State() == sallyport.Connecting || !now.Before(s.endingAt.Add(endGrace))
+	nodeGone := s.nodeDone || !s.attachedOnce[node] && s.fate == sallyport.Failed || !now.Before(s.endingAt.Add(endGrace))
 	personGone := s.ends[person] == nil || !now.Before(s.endingAt.Add(drainGrace))
 	if s.owed() {
-		personGone = !now.Before(s.endingAt.Add(owedGrace))
+		personGone = !now.Before(s.owedUntil())
 	}
 	return nodeGone && personGone
 }
 
-// owed reports whether the shell has ended by itself and said what its person,
-// who lost the connection, has not had. The caller holds mu.
+// owed reports whether the node has ended the session and the client has not
+// been told so, and all that came before. The caller holds mu.
 func (s *session) owed() bool {
-	return s.fate == sallyport.Terminated && s.rec.Cause == "" && s.came[person] && !s.told && len(s.lanes[node].held) > 0
+	return s.fate == sallyport.Terminated && s.byNode && !s.told && s.log != nil
 }
 
-// beginEnd has the session end, for a cause: a sentence, or "" if its shell
-// simply ended. The caller holds mu. A session ends once.
+// owedUntil is when a client that is owed the end is given up: as late as one is
+// that is away from a session that goes on. The caller holds mu.
+func (s *session) owedUntil() time.Time {
+	switch {
+	case !s.attachedOnce[person]:
+		return later(s.rec.Started, s.takenUp).Add(s.b.clientWait())
+	case s.ends[person] == nil:
+		return s.lostAt(person)
+	}
+	return later(s.endingAt, s.takenAt).Add(s.b.personGrace())
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// repeatLast sends the oldest frame again that a client has not acknowledged for
+// a while, once the node has been told that all of them are here, and does not
+// do so any more. The caller holds mu.
+func (s *session) repeatLast(now time.Time, due func(time.Time) bool) {
+	e, l := s.ends[person], &s.lanes[node]
+	if e == nil || !s.endKept() || len(l.held) == 0 || l.cursor == 0 || len(e.repeats) > 0 || !due(later(s.endingAt, s.takenAt).Add(repeatAfter)) {
+		return
+	}
+	s.takenAt = now
+	e.repeats = l.again(e.repeats, l.held[0].seq)
+	e.stir()
+}
+
+// beginEnd decides that the session ends, and why: a sentence, or "" if its
+// shell simply ended. The caller holds mu. A session ends once.
 func (s *session) beginEnd(fate sallyport.State, cause string) {
 	if s.fate != 0 {
 		return
 	}
 	now := time.Now()
 	s.rec.Cause = cause
-	if fate == sallyport.Terminated {
+	if fate == sallyport.Terminated && s.rec.State() != sallyport.Terminating {
 		if err := s.rec.Advance(sallyport.Terminating, now); err != nil { // every state that is not final may
 			s.out.Error("session ends out of turn", sallyport.LogErr, err)
 		}
 	}
 	s.fate, s.endingAt, s.unsaved = fate, now, true
+	s.takenAt = now
 	if !s.nodeDone {
 		s.ends[node].says(s.closedFrame(false))
 		s.tellNode = true
 	}
-	if e := s.ends[person]; e != nil {
-		e.stir()
-	}
 	s.look()
+}
+
+// endedByNode decides that the session ends as the last message of the node's
+// stream says. The caller holds mu.
+func (s *session) endedByNode(msg wire.End) {
+	s.byNode = true
+	s.rec.ExitStatus = msg.ExitStatus
+	cause := ""
+	if msg.Failed {
+		if cause = tidy(msg.Output); cause == "" {
+			cause = "The agent on " + s.rec.Node.String() + " ended the session without saying why."
+		}
+	}
+	s.beginEnd(s.nodesFate(cause), cause)
+}
+
+// nodesFate is what a session comes to that the node ended for a cause: one that
+// did not begin has failed. The caller holds mu.
+func (s *session) nodesFate(cause string) sallyport.State {
+	if cause != "" && s.rec.State() == sallyport.Connecting {
+		return sallyport.Failed
+	}
+	return sallyport.Terminated
+}
+
+// endAsReported decides that the session ends as the node reported on its
+// control channel. The caller holds mu.
+func (s *session) endAsReported() {
+	msg := s.reported
+	s.nodeDone, s.byNode = true, true
+	s.rec.ExitStatus = msg.ExitStatus
+	cause := ""
+	switch {
+	case msg.FinalTaskStatus != "Success":
+		if cause = tidy(msg.Output); cause == "" {
+			cause = "The agent on " + s.rec.Node.String() + " reported " + sallyport.Clip(msg.FinalTaskStatus, 32) + "."
+		}
+	case msg.ExitStatus == nil:
+		cause = s.silentEnd()
+	}
+	s.beginEnd(s.nodesFate(cause), cause)
+}
+
+// silentEnd is the cause of an end without an exit status. An agent of AWS's
+// never says one; one of ours does, unless it was stopped. The caller holds mu.
+func (s *session) silentEnd() string {
+	if s.hasStatus && !s.unlogged {
+		return "The agent on " + s.rec.Node.String() + " ended the session without saying how its program ended."
+	}
+	return ""
 }
 
 // end is beginEnd for those who do not hold mu.
@@ -307,6 +507,109 @@ func (s *session) unloggable(err error) {
 	s.end("The session's log cannot be written on the server, so the session cannot go on.")
 }
 
+// lost ends a session that the process that had it on the node has not any more.
+func (s *session) lost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fate != 0 || !s.attachedOnce[node] {
+		return
+	}
+	s.nodeDone, s.byNode = true, true
+	s.beginEnd(sallyport.Terminated, "The agent on "+s.rec.Node.String()+" was restarted, and what ran in the session is gone.")
+}
+
+// A fate is how a session ended, as the log has it.
+type fate struct {
+	State      string
+	Cause      string `json:",omitempty"`
+	ExitStatus *int   `json:",omitempty"`
+	ByNode     bool   `json:",omitempty"`
+	EndSeq     int64  // -1 if the node's stream has no last message
+}
+
+// commit writes to disk how the session ends, and what of the node's stream is
+// not there yet, and then has both ends told. It reports false if that has to be
+// tried again. The log of a session on a full disk takes nothing any more; the
+// store, which may be on another or have room of its own, will do.
+func (s *session) commit(ctx context.Context) bool {
+	err := s.logEnd()
+	saved := err != nil && s.save(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.out.Error("end of session not in its log", sallyport.LogErr, err)
+	}
+	if err != nil && !saved && time.Since(s.endingAt) < uncommitted {
+		return false
+	}
+	s.committed = true
+	if err == nil && s.log != nil && s.endSeq >= 0 {
+		s.kept = true
+		s.ends[node].says(s.endAck())
+	}
+	if e := s.ends[person]; e != nil {
+		e.stir()
+	}
+	return true
+}
+
+// logEnd appends the end to the log, after what of the node's stream is in memory
+// alone, and syncs it.
+func (s *session) logEnd() error {
+	if s.log == nil {
+		return nil
+	}
+	unwritten, end := s.unwritten()
+	defer s.doneWriting(unwritten)
+	for _, h := range unwritten {
+		at, err := s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: h.frame.b})
+		if err != nil {
+			return err
+		}
+		s.wrote(h, at)
+	}
+	body, err := json.Marshal(end)
+	if err == nil {
+		_, err = s.log.Append(record.Entry{At: time.Now(), What: record.Fate, Body: body})
+	}
+	if err == nil {
+		err = s.log.Sync()
+	}
+	return err
+}
+
+// unwritten lists the frames of a node's stream that is whole that are in memory
+// alone, each with one user more, and how the session ends.
+func (s *session) unwritten() (frames []*held, end fate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.endSeq >= 0 {
+		for _, h := range s.lanes[node].held {
+			if h.at == 0 && h.frame != nil {
+				h.frame.users++
+				frames = append(frames, h)
+			}
+		}
+	}
+	return frames, fate{s.fate.String(), s.rec.Cause, s.rec.ExitStatus, s.byNode, s.endSeq}
+}
+
+// wrote notes where in the log h is.
+func (s *session) wrote(h *held, at int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.at = at
+}
+
+// doneWriting releases what unwritten listed.
+func (s *session) doneWriting(frames []*held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range frames {
+		h.frame.release()
+	}
+}
+
 // closedFrame is channel_closed as an end is sent it.
 func (s *session) closedFrame(withStatus bool) []byte {
 	msg := wire.ChannelClosed{SessionId: s.id.String(), DestinationId: s.rec.Node.String(), Output: sallyport.Clip(s.rec.Cause, 1000)}
@@ -317,10 +620,11 @@ func (s *session) closedFrame(withStatus bool) []byte {
 }
 
 // lastWord is the last frame for e, once everything else has been sent: nil
-// while the session goes on. Only a person is told last of all; the node is
-// told at once. The caller holds mu.
+// while the session goes on, or its end is not on disk, or e has yet to
+// acknowledge the node's last message. Only a person is told last of all; the
+// node is told at once. The caller holds mu.
 func (s *session) lastWord(e *end) []byte {
-	if s.fate == 0 || e.side == node {
+	if s.fate == 0 || !s.committed || e.side == node || s.sendsEnd(e) && len(s.lanes[node].held) > 0 {
 		return nil
 	}
 	return s.closedFrame(e.can(wire.CapExitStatus))
@@ -330,30 +634,21 @@ func (s *session) lastWord(e *end) []byte {
 func (s *session) nodeGoing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.goingAt.IsZero() {
+	if s.goingAt.IsZero() && s.endSeq < 0 {
 		s.goingAt = time.Now()
 		s.look()
 	}
 }
 
-// complete notes the node's word that the session is over there.
+// complete notes the node's report, on its control channel, that the session is
+// over there. What it said last may still be on its data channel.
 func (s *session) complete(msg wire.AgentTaskComplete) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.nodeDone = true
-	if s.fate == 0 {
-		s.rec.ExitStatus = msg.ExitStatus
-		fate, cause := sallyport.Terminated, ""
-		if msg.FinalTaskStatus != "Success" {
-			cause = tidy(msg.Output)
-			if cause == "" {
-				cause = "The agent on " + s.rec.Node.String() + " reported " + sallyport.Clip(msg.FinalTaskStatus, 32) + "."
-			}
-			if s.rec.State() == sallyport.Connecting {
-				fate = sallyport.Failed
-			}
-		}
-		s.beginEnd(fate, cause)
+	if s.fate != 0 {
+		s.nodeDone = true
+	} else if s.reported == nil {
+		s.reported, s.reportedAt = &msg, time.Now()
 	}
 	s.look()
 }
@@ -371,22 +666,28 @@ func tidy(output string) string {
 	return sallyport.Clip(strings.TrimSpace(output), 1000)
 }
 
-// joined makes e its side's end. The caller holds mu.
-func (s *session) joined(e *end) error {
+// join makes e its side's end. The caller holds mu.
+func (s *session) join(e *end) error {
 	if s.rec.State().Final() || s.log == nil || s.fate != 0 && e.side == person && !s.owed() {
 		return errOver
 	}
 	now := time.Now()
 	s.ends[e.side] = e
-	s.came[e.side] = true
+	s.attachedOnce[e.side] = true
 	s.stirred = now
 	s.lanes[e.side.other()].cursor = 0 // what was sent on its last socket and not acknowledged goes again
 	other := s.ends[e.side.other()]
 	e.peer(other)
 	other.peer(e)
-	if e.side == node {
+	if e.side == person {
+		s.takenAt = now
+	} else {
 		s.paused = false // a stock agent forgets a pause when it reconnects
-		if s.fate != 0 {
+		s.hasStatus = e.can(wire.CapExitStatus)
+		switch {
+		case s.endKept():
+			e.says(s.endAck())
+		case s.fate != 0 && s.endSeq < 0:
 			e.says(s.closedFrame(false))
 		}
 	}
@@ -397,30 +698,37 @@ func (s *session) joined(e *end) error {
 		s.unsaved = true
 	}
 	s.regulate(false)
-	s.note(e.side.String() + " connected")
+	s.log.Append(record.Entry{At: now, What: e.side.joined()})
 	s.look()
 	return nil
 }
 
-// left notes that e is no longer there.
-func (s *session) left(e *end, why error) {
+// detach notes that e is no longer there, and why. If the peer closed its
+// socket after it was sent channel_closed, it has all there was.
+func (s *session) detach(e *end, why error, closedByPeer bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range e.repeats {
-		h.release()
+	for _, out := range e.repeats {
+		out.done()
 	}
 	e.repeats = nil
+	now := time.Now()
 	if s.ends[e.side] == e {
 		s.ends[e.side] = nil
-		s.gone[e.side] = time.Now()
+		s.detachedSince[e.side] = now
+	}
+	if e.side == person && !e.closedAt.IsZero() {
+		s.told = s.told || closedByPeer || len(s.lanes[node].held) == 0 && errors.Is(why, errOver)
 	}
 	if e.side == person && s.fate == 0 && s.rec.State() == sallyport.Connected {
-		if err := s.rec.Advance(sallyport.Disconnected, time.Now()); err == nil {
+		if err := s.rec.Advance(sallyport.Disconnected, now); err == nil {
 			s.unsaved = true
 		}
 		s.regulate(false)
 	}
-	s.note(e.side.String() + " disconnected")
+	if !errors.Is(why, errStopped) { // the next server gives it its time again
+		s.log.Append(record.Entry{At: now, What: e.side.left()})
+	}
 	if !errors.Is(why, errOver) && !errors.Is(why, errReplaced) {
 		s.out.Debug("socket lost", "side", e.side.String(), sallyport.LogErr, why)
 	}
@@ -429,32 +737,13 @@ func (s *session) left(e *end, why error) {
 
 // note puts an event in the log. If it cannot, the next frame will say so.
 func (s *session) note(what string) {
-	if s.log != nil {
-		s.log.Append(record.Entry{At: time.Now(), What: record.Event, Body: []byte(what)})
-	}
+	s.log.Append(record.Entry{At: time.Now(), What: record.Event, Body: []byte(what)})
 }
 
-// noteAcks has the log learn, soon, how far each end has acknowledged. The
-// caller holds mu.
-func (s *session) noteAcks() {
-	if s.ackTimer == nil {
-		s.ackTimer = time.AfterFunc(ackDelay, func() {
-			err := panics.Run(func() error {
-				s.logAcks()
-				return nil
-			})
-			if err != nil {
-				s.broke(err)
-			}
-		})
-	} else {
-		s.ackTimer.Reset(ackDelay)
-	}
-}
-
+// logAcks has the log learn how far each end has acknowledged. The caller holds
+// mu.
 func (s *session) logAcks() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.ackAt = time.Time{}
 	for sender, what := range map[side]record.What{person: record.NodeAcked, node: record.PersonAcked} {
 		if acked := s.lanes[sender].acked; acked != s.noted[sender] {
 			s.noted[sender] = acked
@@ -463,13 +752,24 @@ func (s *session) logAcks() {
 	}
 }
 
-// replay rebuilds the lanes from a log, entry by entry.
-func (s *session) replay(at int64, e record.Entry) {
+// A replayed is what a log says of a session.
+type replayed struct {
+	joined [2]bool      // the side has attached
+	left   [2]time.Time // when it detached last; zero if it had not
+	ended  *fate
+	endAt  time.Time
+}
+
+// replay rebuilds the lanes from a log, entry by entry, and what else r has.
+func (s *session) replay(r *replayed, at int64, e record.Entry) {
 	switch e.What {
 	case record.NodeFrame:
 		head, err := wire.Peek(e.Body)
-		if err == nil && s.lanes[node].look(head.Seq) == isNew {
+		if err == nil && head.Seq >= 0 && s.lanes[node].look(head.Seq) == isNew {
 			s.lanes[node].hold(&held{seq: head.Seq, size: len(e.Body), at: at})
+			if head.Kind == wire.KindEnd {
+				s.endID = head.ID
+			}
 		}
 	case record.PersonAcked, record.NodeAcked:
 		if len(e.Body) != 8 {
@@ -482,6 +782,21 @@ func (s *session) replay(at int64, e record.Entry) {
 		l, seq := &s.lanes[sender], int64(binary.BigEndian.Uint64(e.Body))
 		l.newest = max(l.newest, seq) // a person's frames are not in the log
 		l.ack(wire.Ack{Seq: seq, Through: true})
+	case record.PersonJoined, record.NodeJoined:
+		at := person
+		if e.What == record.NodeJoined {
+			at = node
+		}
+		r.joined[at], r.left[at] = true, time.Time{}
+	case record.PersonLeft:
+		r.left[person] = e.At
+	case record.NodeLeft:
+		r.left[node] = e.At
+	case record.Fate:
+		var f fate
+		if json.Unmarshal(e.Body, &f) == nil {
+			r.ended, r.endAt = &f, e.At
+		}
 	}
 }
 
@@ -544,14 +859,22 @@ func (s *session) tell(ctx context.Context) {
 	}
 }
 
+// saving is the session as it is about to be saved.
+func (s *session) saving() sallyport.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsaved = false
+	return *s.rec
+}
+
 // save writes the session's state to the store. A store that refuses, as on a
 // full disk, is tried again; the session goes on meanwhile.
 func (s *session) save(ctx context.Context) bool {
-	s.mu.Lock()
-	rec := *s.rec
-	s.unsaved = false
-	s.mu.Unlock()
-	if err := s.b.Store.UpdateSession(ctx, &rec); err != nil {
+	rec := s.saving()
+	if rec.State().Final() {
+		return true // finish saves it, with what is known of the log
+	}
+	if err := s.b.Store.UpdateSession(ctx, &rec); err != nil && !errors.Is(err, store.ErrOutOfTurn) {
 		s.mu.Lock()
 		s.unsaved = true
 		s.mu.Unlock()
@@ -563,46 +886,41 @@ func (s *session) save(ctx context.Context) bool {
 	return true
 }
 
-// finish seals the recording and saves the end. It reports false if that has
-// to be tried again.
+// finish seals the recording and saves the end; the log stays until that is
+// done. It reports false if it has to be tried again.
 func (s *session) finish(ctx context.Context) bool {
 	s.release(errOver)
 
-	if s.log != nil {
-		s.mu.Lock()
-		if s.ackTimer != nil {
-			s.ackTimer.Stop()
-		}
-		if s.unlogged {
-			s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]))
-		}
-		s.mu.Unlock()
-		s.log.Close()
-	}
-	var sealed record.Sealed
-	err := panics.Run(func() (err error) { // what reads the log meets what strangers sent
-		sealed, err = s.b.Shelf.Seal(s.id)
-		return err
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.out.Error("recording not sealed", sallyport.LogErr, err, panics.Stack(err))
-	}
-
-	s.mu.Lock()
 	if err := s.conclude(time.Now()); err != nil {
 		s.out.Error("session ends out of turn", sallyport.LogErr, err)
 	}
-	rec := *s.rec
-	s.mu.Unlock()
+	if s.log != nil {
+		s.log.Close()
+	}
+	var sealed record.Sealed
+	sealErr := panics.Run(func() (err error) { // what reads the log meets what strangers sent
+		sealed, err = s.b.Shelf.Seal(s.id)
+		return err
+	})
+	if sealErr != nil && !errors.Is(sealErr, fs.ErrNotExist) {
+		s.out.Error("recording not sealed", sallyport.LogErr, sealErr, panics.Stack(sealErr))
+	}
+	rec := s.copy()
+
 	// A server that is stopping saves this much: the log is sealed already.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := s.b.Store.SealSession(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256}); err != nil {
-		if ctx.Err() == nil {
-			s.out.Error("end of session not saved", sallyport.LogErr, err)
-		}
+	err := s.b.Store.SealSession(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256})
+	if err != nil && !errors.Is(err, store.ErrOutOfTurn) { // out of turn, an earlier try was carried out after all
+		s.out.Error("end of session not saved", sallyport.LogErr, err)
 		return false
 	}
+	if sealErr == nil {
+		if err := s.b.Shelf.Discard(s.id); err != nil {
+			s.out.Error("session log not removed", sallyport.LogErr, err)
+		}
+	}
+	s.clear()
 	s.b.forget(s)
 	close(s.over)
 	at, _ := rec.Ended()
@@ -611,9 +929,17 @@ func (s *session) finish(ctx context.Context) bool {
 }
 
 // conclude brings a session to its final state: its fate, or Terminated if that
-// is not open to it. The caller holds mu.
+// is not open to it.
 func (s *session) conclude(now time.Time) error {
-	if s.rec.State().Final() || s.rec.Advance(s.fate, now) == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rec.State().Final() {
+		return nil
+	}
+	if s.log != nil && s.unlogged {
+		s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]))
+	}
+	if s.rec.Advance(s.fate, now) == nil {
 		return nil
 	}
 	if s.rec.State() != sallyport.Terminating {
@@ -624,18 +950,27 @@ func (s *session) conclude(now time.Time) error {
 	return s.rec.Advance(sallyport.Terminated, now)
 }
 
-// suspend lets go of a session because the server is stopping. It stays in the
-// store as it is, and the next server goes on with it.
+// copy is the session as it is now.
+func (s *session) copy() sallyport.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *s.rec
+}
+
+// clear releases what the lanes hold.
+func (s *session) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.lanes {
+		s.lanes[i].clear()
+	}
+}
+
+// suspend leaves a session to the next server, because this one is stopping. It
+// stays in the store as it is.
 func (s *session) suspend(cause error) {
 	s.release(cause)
-	s.logAcks()
-	s.mu.Lock()
-	if s.ackTimer != nil {
-		s.ackTimer.Stop()
-	}
-	unsaved := s.unsaved
-	s.mu.Unlock()
-	if unsaved {
+	if s.settle() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		s.save(ctx)
@@ -645,7 +980,19 @@ func (s *session) suspend(cause error) {
 	}
 }
 
-// release lets go of both ends, and returns when they have gone.
+// settle has the log learn of acknowledgements, releases what the lanes hold, and
+// reports whether the store has to know of the session.
+func (s *session) settle() (unsaved bool) {
+	s.clear()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil {
+		s.logAcks()
+	}
+	return s.unsaved
+}
+
+// release closes both ends' sockets, and returns when their goroutines have.
 func (s *session) release(cause error) {
 	s.mu.Lock()
 	ends := s.ends

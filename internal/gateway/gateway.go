@@ -21,13 +21,13 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/broker"
-	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/store"
@@ -74,11 +74,12 @@ var errStopped = errors.New("the server is stopping")
 
 // Run lets sockets in until ctx is done, and returns when the last has gone.
 func (g *Gateway) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	parent := ctx
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent)) // so that the cause is ours
 	g.mu.Lock()
 	g.ctx = ctx
 	g.mu.Unlock()
-	<-ctx.Done()
+	<-parent.Done()
 	g.mu.Lock()
 	g.ctx = nil
 	g.mu.Unlock()
@@ -92,16 +93,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if id, ok := strings.CutPrefix(r.URL.Path, "/v1/control-channel/"); ok {
-		err = panics.Run(func() error { return g.openControl(w, r, id) })
+		err = g.openControl(w, r, id)
 	} else if id, ok := strings.CutPrefix(r.URL.Path, "/v1/data-channel/"); ok {
-		err = panics.Run(func() error { return g.openData(w, r, id) })
+		err = g.openData(w, r, id)
 	} else {
 		http.NotFound(w, r)
 	}
 	if err != nil {
 		refuse(w, err)
 		if sallyport.CodeOf(err) == "" {
-			g.Log.ErrorContext(r.Context(), "socket not opened", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err, panics.Stack(err))
+			g.Log.ErrorContext(r.Context(), "socket not opened", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err)
 		}
 	}
 }
@@ -118,7 +119,7 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 // open upgrades r and has serve run on the socket, in a goroutine of the
-// gateway's. Serve ends the socket; so does a panic in it.
+// gateway's. Serve ends the socket.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, serve func(ctx context.Context, c *socket.Conn)) error {
 	g.mu.Lock()
 	ctx := g.ctx
@@ -134,17 +135,10 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, serve func(ctx co
 		g.sockets.Done()
 		return nil // Accept has answered
 	}
-	remote := r.RemoteAddr // what else the request holds is not kept
 	go func() {
 		defer g.sockets.Done()
 		defer c.Drop()
-		err := panics.Run(func() error {
-			serve(ctx, c)
-			return nil
-		})
-		if err != nil {
-			g.Log.Error("socket panicked", sallyport.LogRemote, remote, sallyport.LogErr, err, panics.Stack(err))
-		}
+		serve(ctx, c)
 	}()
 	return nil
 }
@@ -210,13 +204,11 @@ func (g *Gateway) control(ctx context.Context, c *socket.Conn, id sallyport.Node
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		cancel(panics.Run(func() error { return g.keep(ctx, c, id, log) }))
+		cancel(g.keep(ctx, c, id, log))
 	}()
-	cancel(panics.Run(func() error { return g.listen(ctx, c, id) }))
+	err := g.listen(ctx, c, id)
+	cancel(err)
 	<-kept
-	if err := context.Cause(ctx); panics.Is(err) {
-		log.Error("socket panicked", sallyport.LogErr, err, panics.Stack(err))
-	}
 	now := time.Now()
 	if !g.Bus.Online(id) { // else it has opened another meanwhile
 		g.Store.SetOnline(context.WithoutCancel(ctx), id, false, now)
@@ -245,7 +237,17 @@ func (g *Gateway) listen(ctx context.Context, c *socket.Conn, id sallyport.NodeI
 		}
 		g.Store.Ping(ctx, id, time.Now())
 		frame, err := wire.Decode(b)
-		if err != nil || frame.Type != wire.TypeAgentTaskComplete {
+		if err != nil {
+			continue
+		}
+		if frame.Type == wire.TypeSallyportSessions {
+			var has wire.SallyportSessions
+			if frame.Unmarshal(&has) == nil {
+				g.Broker.Lost(id, has.Sessions)
+			}
+			continue
+		}
+		if frame.Type != wire.TypeAgentTaskComplete {
 			continue // telemetry, and what we have not asked for
 		}
 		answer, err := g.Broker.Complete(id, frame)
@@ -349,33 +351,32 @@ func (g *Gateway) data(ctx context.Context, c *socket.Conn, who *sallyport.Princ
 	pinged := make(chan struct{})
 	go func() {
 		defer close(pinged)
-		if err := panics.Run(func() error { return c.KeepAlive(ctx, pingEvery, pongWithin) }); err != nil {
+		if err := c.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
 			cancel(err)
 		}
 	}()
 
-	err := panics.Run(func() error {
-		if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
-			return g.joinNode(ctx, c, who, id, open)
-		}
-		return g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)
-	})
+	var err error
+	if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
+		err = g.joinNode(ctx, c, who, id, open)
+	} else {
+		err = g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)
+	}
 	cause := context.Cause(ctx)
 	cancel(nil)
 	<-pinged
 	switch {
-	case panics.Is(err) || panics.Is(cause):
-		if !panics.Is(err) {
-			err = cause
-		}
-		log.Error("socket panicked", sallyport.LogErr, err, panics.Stack(err))
 	case err == nil:
 		c.Close("the session is over")
 	case sallyport.CodeOf(err) != "" && cause == nil:
 		log.Warn("data channel refused", sallyport.LogErr, err)
 		// A close alone would be taken for a lost network, and tried again.
 		e := sallyport.Public(err)
-		write(context.WithoutCancel(ctx), c, wire.ChannelClosed{SessionId: id.String(), Output: e.Message}.Frame(time.Now()))
+		closed := wire.ChannelClosed{SessionId: id.String(), Output: e.Message}
+		if ended, ok := errors.AsType[*broker.Ended](err); ok && slices.Contains(open.Capabilities, wire.CapExitStatus) {
+			closed.ExitStatus = ended.ExitStatus
+		}
+		write(context.WithoutCancel(ctx), c, closed.Frame(time.Now()))
 		c.Close(string(e.Code))
 	default:
 		log.Debug("data channel lost", sallyport.LogErr, err)

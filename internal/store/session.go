@@ -216,6 +216,12 @@ func (db *DB) advance(ctx context.Context, s *sallyport.Session, log *Log) error
 	return wrap(err, "update session %s", s.ID)
 }
 
+// SetSessionLog writes what is known of the log of a session that is over, whose
+// recording was made later.
+func (db *DB) SetSessionLog(ctx context.Context, id sallyport.SessionID, log Log) error {
+	return db.updateSession(ctx, "set log of", id, `UPDATE sessions SET log_size = $2, log_hash = $3 WHERE id = $1 AND ended <> 0`, log.Size, blob(log.Hash))
+}
+
 // SetSessionAccess changes who may attach to a session that is not over.
 func (db *DB) SetSessionAccess(ctx context.Context, id sallyport.SessionID, a Access) error {
 	return db.updateSession(ctx, "set access to", id, `UPDATE sessions SET token = $2, client = $3, bound = $4, node_token = $5 WHERE id = $1 AND ended = 0`,
