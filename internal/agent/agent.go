@@ -63,8 +63,10 @@ const (
 	pongWithin  = 20 * time.Second
 	infoEvery   = 5 * time.Minute // UpdateInstanceInformation, as the stock agent
 	lookEvery   = 2 * time.Second // at the machine's addresses, while waiting to try again
-	ackWithin   = time.Second     // for agent_task_complete, three times
+	ackWithin   = time.Second     // for agent_task_complete, before it is sent again
 	stopWithin  = 3 * time.Second // for sessions, when the agent stops
+
+	ackWithinLast = 5 * time.Second // the longest that ackWithin grows to
 )
 
 // An Agent runs on a machine that has registered. Its fields are set before
@@ -196,7 +198,7 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // errStopping is why sessions end when the agent stops.
-var errStopping = errors.New("the agent is stopping")
+var errStopping = errors.New("the agent was stopped")
 
 // forgotten reports whether err says that the registration is good for nothing.
 func forgotten(err error) bool {
@@ -250,6 +252,9 @@ func (a *Agent) serve(ctx context.Context) error {
 		a.control = nil
 		a.mu.Unlock()
 	}()
+	if err := a.tellSessions(ctx, conn); err != nil {
+		return fmt.Errorf("open control channel: %w", err)
+	}
 	a.Log.Info("control channel opened", sallyport.LogAddr, a.reg.Endpoint)
 	if a.Connected != nil {
 		a.Connected()
@@ -289,7 +294,7 @@ func (a *Agent) listen(ctx context.Context, conn *socket.Conn) error {
 
 func (a *Agent) openControl(ctx context.Context) (*socket.Conn, error) {
 	path := "/v1/control-channel/" + a.reg.Node.String()
-	token, err := a.client.Token(ctx, path, createChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString()})
+	channel, err := a.client.CreateChannel(ctx, path, createChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString()})
 	if err != nil {
 		return nil, fmt.Errorf("create control channel: %w", err)
 	}
@@ -298,7 +303,7 @@ func (a *Agent) openControl(ctx context.Context) (*socket.Conn, error) {
 		return nil, fmt.Errorf("open control channel: %w", err)
 	}
 	b, err := json.Marshal(wire.OpenControlChannel{
-		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token),
+		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token),
 		AgentVersion: sallyport.WireAgentVersion, PlatformType: strings.ToLower(platformType()),
 	})
 	if err == nil {
@@ -340,7 +345,7 @@ func (a *Agent) receive(b []byte) {
 			s := a.sessions[closed.SessionId]
 			a.mu.Unlock()
 			if s != nil {
-				s.end(errClosed)
+				s.close()
 			}
 		}
 	case wire.TypeAgentTaskAcknowledge:
@@ -407,12 +412,10 @@ func (a *Agent) forget(id string) {
 	})
 }
 
-// complete tells the control plane that a session is over, until it says that
-// it has heard, three times at most on a channel, on whichever channel there
-// is. It reports whether that was done, and not cut short by ctx.
+// complete tells the control plane that a session is over, on whichever channel
+// there is, until it says that it has heard. It reports whether it has, and ctx
+// did not end before.
 func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	frame := msg.Frame(time.Now())
 	acked := make(chan struct{})
 	a.mu.Lock()
@@ -423,7 +426,7 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 		delete(a.acks, frame.ID)
 		a.mu.Unlock()
 	}()
-	for try := 1; try <= 3; {
+	for try := 1; ; {
 		a.mu.Lock()
 		conn := a.control
 		a.mu.Unlock()
@@ -435,7 +438,7 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 				try++
 			}
 		}
-		timer := time.NewTimer(ackWithin)
+		timer := time.NewTimer(min(time.Duration(try)*ackWithin, ackWithinLast))
 		select {
 		case <-acked:
 			timer.Stop()
@@ -446,7 +449,24 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 			return false
 		}
 	}
-	return true
+}
+
+// tellSessions says on a new control channel which sessions this process has, so
+// that those of a process before it, which it has not, end at once.
+func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
+	var has wire.SallyportSessions
+	a.mu.Lock()
+	for id, s := range a.sessions {
+		if s != nil {
+			has.Sessions = append(has.Sessions, id)
+		}
+	}
+	a.mu.Unlock()
+	b, err := has.Frame(time.Now()).AppendBinary(nil)
+	if err != nil {
+		return nil // more than a frame holds: the control plane waits for those it knows of
+	}
+	return conn.WriteFrame(ctx, b)
 }
 
 // inform tells the control plane what this machine is: UpdateInstanceInformation.

@@ -94,7 +94,7 @@ func (s *session) serveCommand() (*int, error) {
 		s.guard(func() { s.feed(p, input) })
 	}()
 	defer func() {
-		s.stream.Close()
+		s.deafen()
 		<-feeding
 	}()
 	var saying sync.WaitGroup
@@ -119,7 +119,6 @@ func (s *session) serveCommand() (*int, error) {
 	if what.SeparateOutputStream {
 		s.exitCode(status)
 	}
-	s.flush()
 	return &status, nil
 }
 
@@ -241,7 +240,7 @@ func (s *session) feed(p Pipes, input bool) {
 		})
 	})
 	for {
-		m, err := s.next(s.ctx)
+		m, err := s.next(s.hearing)
 		if err != nil {
 			return
 		}

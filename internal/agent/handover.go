@@ -101,7 +101,7 @@ type sessionState struct {
 
 // leave hands the session over. What served it has ended.
 func (s *session) leave() error {
-	st := sessionState{Task: s.task, Ahead: s.ahead, Size: s.size, DataKey: s.dataKey, Untyped: s.untyped, Unsent: s.unsent}
+	st := sessionState{Task: s.task, Ahead: s.ahead, Size: s.size, DataKey: s.dataKey, Untyped: s.untyped, Unsent: s.unsent, Complete: s.complete}
 	var err error
 	if st.Stream, err = s.stream.State(); err != nil {
 		s.giveUp()
@@ -124,7 +124,11 @@ func (s *session) takeUp(h handed) error {
 	s.shell, s.complete = h.shell, st.Complete
 	s.ahead, s.size, s.untyped, s.unsent = st.Ahead, st.Size, st.Untyped, st.Unsent
 	if s.complete != nil {
-		return nil
+		s.restored, s.ended = st.Stream.Sends != "", st.Stream.Ending
+		if !s.restored { // the end is all that is left to report
+			return nil
+		}
+		return s.stream.Restore(st.Stream)
 	}
 	if s.dataKey = st.DataKey; s.dataKey != nil {
 		c, err := datachannel.NewCipher(wire.TypeOutputStreamData, s.dataKey)

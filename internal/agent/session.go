@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,27 +26,43 @@ var errClosed = errors.New("the control plane closed the session")
 
 // How patient a session is.
 const (
-	peerWithin    = 20 * time.Millisecond // for the other end to be known for one of ours
-	sizeWithin    = 40 * time.Millisecond // for an end of ours to say how large its terminal is
-	flushWithin   = 2 * time.Second       // for the last output, as the stock agent
-	unsentWithin  = time.Minute           // for what the control plane has not had of it
-	openRetryLast = 5 * time.Second       // between tries to open the data channel
-	readSize      = 32 << 10              // of the terminal's output; a pty gives 4 KiB at most at once, and often less
+	peerWithin     = 20 * time.Millisecond // for the other end to be known for one of ours
+	sizeWithin     = 40 * time.Millisecond // for an end of ours to say how large its terminal is
+	flushWithin    = 2 * time.Second       // for the last output, as the stock agent, where the control plane does not keep it
+	unsentWithin   = time.Minute           // for what such a control plane has not had of it
+	announceWithin = 2 * time.Minute       // for the end to be acknowledged on the control channel
+	openRetryLast  = 5 * time.Second       // between tries to open the data channel
+	readSize       = 32 << 10              // of the terminal's output; a pty gives 4 KiB at most at once, and often less
 )
 
 // A session is one shell, command or port, and the stream to the person at it.
 //
 // Three goroutines serve it: carry moves the stream over one socket after
-// another, one feeds what is received to whatever it is for, and run, which owns
-// the session, sends what that says and sees to the end.
+// another, one feeds what is received to the program or port, and run, which
+// owns the session, sends what that says and sees to the end.
+//
+// The end is the stream's last message, a [wire.End], where the control plane
+// keeps it; run then waits until it is acknowledged, on as many data channels as
+// that takes. To a control plane that does not, the end is reported on the
+// control channel after the stream has been written (announce). It is reported
+// there too when the control plane itself has closed the session.
 type session struct {
 	agent  *Agent
 	id     sallyport.SessionID
 	task   wire.AgentTaskPayload
 	log    *slog.Logger
-	ctx    context.Context
+	ctx    context.Context // of what the session is for
 	end    context.CancelCauseFunc
 	stream *datachannel.Stream
+
+	line     context.Context // carry's: it goes on after ctx, until the end has been told
+	hangUp   context.CancelCauseFunc
+	carried  bool // carry was started
+	carrying sync.WaitGroup
+	hearing  context.Context // within ctx: until nothing more is received
+	deafen   context.CancelFunc
+
+	relay atomic.Pointer[[]string] // what the control plane can do; nil before the first data channel
 
 	peer     chan struct{} // closed when the other end is known to be ours
 	peerOnce sync.Once
@@ -61,14 +78,16 @@ type session struct {
 
 	// What a program that takes the session over needs; see handover.go.
 	// serveShell and what it waits for own it, and run once that has ended.
-	left     bool      // it is to be handed over
-	shell    Terminal  // once there is one
-	dataKey  []byte    // of an encrypted session, once there is one
-	size     wire.Size // the last that was asked for
-	untyped  []byte    // received, and not typed
-	unsent   []byte    // read from the terminal, and not sent
-	complete *wire.AgentTaskComplete
-	broken   error // why it cannot be taken over
+	left     bool                    // it is to be handed over
+	shell    Terminal                // once there is one
+	dataKey  []byte                  // of an encrypted session, once there is one
+	size     wire.Size               // the last that was asked for
+	untyped  []byte                  // received, and not typed
+	unsent   []byte                  // read from the terminal, and not sent
+	complete *wire.AgentTaskComplete // how it ended, once it has
+	ended    bool                    // that is in the stream
+	restored bool                    // the stream is another program's
+	broken   error                   // why it cannot be taken over
 
 	era  context.Context // ends with errHeld when sessions are handed over
 	over chan struct{}   // closed when run has returned
@@ -81,6 +100,8 @@ func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, er
 		era: era, over: make(chan struct{}),
 	}
 	s.ctx, s.end = context.WithCancelCause(era)
+	s.hearing, s.deafen = context.WithCancel(s.ctx)
+	s.line, s.hangUp = context.WithCancelCause(context.WithoutCancel(era))
 	s.stream = &datachannel.Stream{Sends: wire.TypeOutputStreamData, Control: s.hear, Direct: s.typeNow}
 	return s
 }
@@ -89,7 +110,7 @@ func newSession(a *Agent, id sallyport.SessionID, task wire.AgentTaskPayload, er
 func (s *session) hear(f wire.Frame) {
 	switch f.Type {
 	case wire.TypeChannelClosed:
-		s.end(errClosed)
+		s.close()
 	case wire.TypeSallyportPeer:
 		var peer wire.SallyportPeer
 		if f.Unmarshal(&peer) == nil && len(peer.Capabilities) > 0 {
@@ -121,56 +142,134 @@ func (s *session) guard(f func()) {
 	}
 }
 
+// close ends the session because the control plane says that it is over.
+func (s *session) close() {
+	s.end(errClosed)
+	s.hangUp(errClosed)
+}
+
 // run is the session's life, or as much of it as this program has.
 func (s *session) run() {
 	defer close(s.over)
 	defer s.end(nil)
+	var watching sync.WaitGroup
+	watching.Go(s.watch)
+	defer watching.Wait()
+	defer s.hangUp(nil)
+
 	if s.complete == nil {
-		s.live()
+		status, err := s.serve()
+		if s.left {
+			s.hangUp(errHeld)
+			s.carrying.Wait()
+			if err = s.leave(); err == nil {
+				return
+			}
+		}
+		s.complete = s.completion(status, err)
+		s.log.Info("session ended", "status", s.complete.FinalTaskStatus, sallyport.LogCause, cause(err, s.ctx))
+	} else if s.restored {
+		s.startCarrying()
 	}
-	if s.complete != nil {
+	told := s.deliver()
+	handOver := held(s.line)
+	if !handOver {
+		s.stream.Close()
+	}
+	s.carrying.Wait()
+	switch {
+	case told:
+	case handOver && s.leave() == nil:
+	default:
 		s.announce()
 	}
 }
 
-// live serves the session until it is over, which is complete then, or handed
-// over.
-func (s *session) live() {
-	done := wire.AgentTaskComplete{
+// watch ends the line when sessions are handed over, and a while after the
+// agent has begun to stop.
+func (s *session) watch() {
+	select {
+	case <-s.era.Done():
+	case <-s.line.Done():
+		return
+	}
+	if held(s.era) {
+		s.hangUp(errHeld)
+		return
+	}
+	late := time.NewTimer(stopWithin)
+	defer late.Stop()
+	select {
+	case <-late.C:
+		s.hangUp(context.Cause(s.era))
+	case <-s.line.Done():
+	}
+}
+
+// completion is how the session ended, after serve returned status and err.
+func (s *session) completion(status *int, err error) *wire.AgentTaskComplete {
+	done := &wire.AgentTaskComplete{
 		SchemaVersion: 1, TaskId: s.id.String(), Topic: string(wire.TypeAgentTaskComplete),
 		FinalTaskStatus: "Success", InstanceId: s.agent.reg.Node.String(),
-	}
-	status, err := s.serve()
-	if s.left {
-		if err = s.leave(); err == nil {
-			return
-		}
 	}
 	if err != nil && s.isHeld() {
 		err = errUpgraded
 	}
+	why := context.Cause(s.ctx)
 	switch {
 	case err == nil:
 		done.ExitStatus = status
-	case errors.Is(context.Cause(s.ctx), datachannel.ErrSealed), errors.Is(context.Cause(s.ctx), errPanicked):
-		done.FinalTaskStatus, done.Output = "Failed", context.Cause(s.ctx).Error()
+	case errors.Is(why, datachannel.ErrSealed), errors.Is(why, errStopping), errors.Is(why, errPanicked):
+		done.FinalTaskStatus, done.Output = "Failed", why.Error()
 	case err == errUpgraded:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
-	case context.Cause(s.ctx) != nil: // somebody ended it, which is a success
+	case why != nil: // the control plane ended it, which is a success
 	default:
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
 		done.ExitStatus = status // of what could not be started
 	}
-	s.log.Info("session ended", "status", done.FinalTaskStatus, sallyport.LogCause, cause(err, s.ctx))
-	s.complete = &done
+	return done
 }
 
-// announce tells the control plane that the session is over, or leaves that to
-// the program that takes over.
+// deliver sends the end of the stream, and returns when the control plane has
+// acknowledged it, or knows without it: then it reports true. False is for an
+// end that is left to announce.
+func (s *session) deliver() (told bool) {
+	if !s.carried {
+		return false
+	}
+	select {
+	case <-s.opened:
+	case <-s.line.Done():
+	}
+	caps := s.relay.Load()
+	if caps == nil || errors.Is(context.Cause(s.ctx), errClosed) {
+		return false
+	}
+	if !slices.Contains(*caps, wire.CapEnd) {
+		s.flush()
+		return false
+	}
+	if !s.ended {
+		b, err := json.Marshal(wire.End{
+			Failed: s.complete.FinalTaskStatus != "Success", Output: sallyport.Clip(s.complete.Output, 2000), ExitStatus: s.complete.ExitStatus,
+		})
+		if err == nil {
+			err = s.stream.SendLast(s.line, wire.KindEnd, b)
+		}
+		if err != nil {
+			return false
+		}
+		s.ended = true
+	}
+	return s.stream.Flush(s.line) == nil
+}
+
+// announce reports on the control channel that the session is over.
 func (s *session) announce() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.era), announceWithin)
 	defer cancel()
-	if errors.Is(context.Cause(s.ctx), errStopping) {
+	if s.era.Err() != nil && !held(s.era) {
 		ctx, cancel = context.WithTimeout(ctx, stopWithin)
 		defer cancel()
 	}
@@ -211,12 +310,8 @@ func (s *session) serve() (status *int, err error) {
 		//lint:ignore ST1005 AWS's words, which people search for
 		return nil, fmt.Errorf("Plugin with name %s is not supported by this version of ssm agent, please update to latest version. Step name: %s", kind, kind)
 	}
-	var carrying sync.WaitGroup
-	carrying.Go(func() { s.guard(s.carry) })
-	defer func() {
-		s.finish()
-		carrying.Wait()
-	}()
+	s.startCarrying()
+	defer s.deafen()
 	if s.shell == nil {
 		select {
 		case <-s.opened:
@@ -233,14 +328,9 @@ func (s *session) serve() (status *int, err error) {
 		s.left = false
 		if s.shell != nil {
 			s.shell.Close()
+			s.shell = nil
 		}
-	}
-	flushed := s.flush() // what was sent before a failure is the person's too
-	if panics.Is(err) {
 		s.panicked(err)
-	}
-	if err == nil && errors.Is(flushed, errHeld) {
-		return nil, errHeld // the end of it has not arrived
 	}
 	return status, err
 }
@@ -262,13 +352,6 @@ func (s *session) hasTerminal() bool {
 	return false
 }
 
-// finish closes the stream, unless another program goes on with it.
-func (s *session) finish() {
-	if !s.left {
-		s.stream.Close()
-	}
-}
-
 // readSize is how much to read at once, so that messages are full.
 func (s *session) readSize() int {
 	chunk := min(s.stream.Chunk(), readSize)
@@ -276,16 +359,22 @@ func (s *session) readSize() int {
 }
 
 // flush waits, for a while, until the client has everything, and for longer until
-// the control plane has, which keeps it for a client that is away.
-func (s *session) flush() error {
+// the control plane has been written it. It is for a control plane that does not
+// keep the end of a stream.
+func (s *session) flush() {
 	for last := time.Now().Add(unsentWithin); ; {
-		ctx, cancel := context.WithTimeout(s.ctx, flushWithin)
+		ctx, cancel := context.WithTimeout(s.line, flushWithin)
 		err := s.stream.Flush(ctx)
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || s.ctx.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
-			return err
+		if !errors.Is(err, context.DeadlineExceeded) || s.line.Err() != nil || !s.stream.Unsent() || time.Now().After(last) {
+			return
 		}
 	}
+}
+
+func (s *session) startCarrying() {
+	s.carried = true
+	s.carrying.Go(func() { s.guard(s.carry) })
 }
 
 // carry moves the stream over one data channel after another, until the stream
@@ -304,7 +393,7 @@ func (s *session) carry() {
 				return // the stream is closed
 			}
 		}
-		if s.ctx.Err() != nil {
+		if s.line.Err() != nil {
 			return
 		}
 		if panics.Is(err) {
@@ -312,11 +401,11 @@ func (s *session) carry() {
 			return
 		}
 		if over(err) {
-			s.end(errClosed)
+			s.close()
 			return
 		}
 		s.log.Warn("data channel lost", sallyport.LogErr, err)
-		if !s.agent.pause(s.ctx, min(wait.next(), openRetryLast)) {
+		if !s.agent.pause(s.line, min(wait.next(), openRetryLast)) {
 			return
 		}
 	}
@@ -330,7 +419,7 @@ func over(err error) bool {
 
 // ride carries the stream over one socket.
 func (s *session) ride(conn *socket.Conn) error {
-	ctx, cancel := context.WithCancelCause(s.ctx)
+	ctx, cancel := context.WithCancelCause(s.line)
 	defer cancel(nil)
 	alive := make(chan struct{})
 	go func() {
@@ -357,26 +446,27 @@ func (s *session) ride(conn *socket.Conn) error {
 // open opens a data channel: CreateDataChannel, the socket, and our first words.
 func (s *session) open() (*socket.Conn, error) {
 	path := "/v1/data-channel/" + s.id.String()
-	token, err := s.agent.client.Token(s.ctx, path, createChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), ClientId: uuid.NewString()})
+	channel, err := s.agent.client.CreateChannel(s.line, path, createChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), ClientId: uuid.NewString()})
 	if err != nil {
 		return nil, fmt.Errorf("create data channel: %w", err)
 	}
-	conn, err := s.agent.client.Socket(s.ctx, path+"?role=publish_subscribe", "ssmmessages")
+	s.relay.Store(&channel.Capabilities)
+	conn, err := s.agent.client.Socket(s.line, path+"?role=publish_subscribe", "ssmmessages")
 	if err != nil {
 		return nil, fmt.Errorf("open data channel: %w", err)
 	}
 	b, err := json.Marshal(wire.OpenDataChannel{
-		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token),
-		ClientInstanceId: s.agent.reg.Node.String(), Capabilities: append(datachannel.Capabilities(), wire.CapExitStatus),
+		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token),
+		ClientInstanceId: s.agent.reg.Node.String(), Capabilities: append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd),
 	})
 	if err == nil {
-		err = conn.WriteText(s.ctx, b)
+		err = conn.WriteText(s.line, b)
 	}
 	if err == nil {
 		b, err = wire.AgentSessionState{SchemaVersion: 1, SessionState: "Connected", SessionId: s.id.String()}.Frame(time.Now()).AppendBinary(nil)
 	}
 	if err == nil {
-		err = conn.WriteFrame(s.ctx, b)
+		err = conn.WriteFrame(s.line, b)
 	}
 	if err != nil {
 		conn.Drop()

@@ -48,7 +48,7 @@ func (s *session) serveShell() (status *int, err error) {
 		if s.shell, err = s.startShell(); err != nil {
 			close(shell)
 			s.left = s.isHeld()
-			s.finish() // which is what type_ waits for
+			s.deafen()
 			s.untyped = append(s.untyped, <-untaken...)
 			return nil, cannotStart(err)
 		}
@@ -69,9 +69,12 @@ func (s *session) serveShell() (status *int, err error) {
 	} else {
 		s.shell.Close()
 	}
-	s.finish()
+	s.deafen()
 	rest := <-untaken
 	s.untyped = append(<-untyped, rest...)
+	if !s.left {
+		s.shell = nil
+	}
 	return status, err
 }
 
@@ -88,9 +91,6 @@ func (s *session) attend() (*int, error) {
 		}
 	}
 	status := s.shell.Wait()
-	if err := s.flush(); errors.Is(err, errHeld) {
-		return nil, err
-	}
 	return &status, nil
 }
 
@@ -159,8 +159,8 @@ func (s *session) type_(shell <-chan Terminal, typed chan<- []byte) (untaken []b
 		}
 		s.term.Store(&t)
 	}
-	for s.ctx.Err() == nil {
-		m, err := s.next(s.ctx)
+	for s.hearing.Err() == nil {
+		m, err := s.next(s.hearing)
 		if err != nil {
 			return nil
 		}

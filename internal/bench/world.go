@@ -670,7 +670,7 @@ func (w *world) crowd(ctx context.Context) (stop func(), err error) {
 // control opens one control channel, as an agent does.
 func control(ctx context.Context, c *endpoint.Client, node sallyport.NodeID) (*socket.Conn, error) {
 	path := "/v1/control-channel/" + node.String()
-	token, err := c.Token(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString()})
+	channel, err := c.CreateChannel(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString()})
 	if err != nil {
 		return nil, err
 	}
@@ -678,7 +678,7 @@ func control(ctx context.Context, c *endpoint.Client, node sallyport.NodeID) (*s
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), AgentVersion: sallyport.WireAgentVersion, PlatformType: "linux"})
+	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token), AgentVersion: sallyport.WireAgentVersion, PlatformType: "linux"})
 	if err != nil {
 		return nil, err
 	}

@@ -136,30 +136,43 @@ func (c *Client) call(ctx context.Context, target string, s sign, in, out any) e
 	return nil
 }
 
-// Token asks ssmmessages for the token that opens a channel: CreateControlChannel
-// and CreateDataChannel, told apart by path. The answers are XML, and 201.
-func (c *Client) Token(ctx context.Context, path string, in any) (sallyport.Secret, error) {
+// A Channel is what CreateControlChannel and CreateDataChannel answer.
+type Channel struct {
+	Token sallyport.Secret
+
+	// Capabilities are what a control plane of ours can do beyond AWS's. Empty
+	// is AWS's, or one of ours from before it announced them.
+	Capabilities []string
+}
+
+// CreateChannel asks ssmmessages for the token that opens a channel:
+// CreateControlChannel and CreateDataChannel, told apart by path. The answers
+// are XML, and 201.
+func (c *Client) CreateChannel(ctx context.Context, path string, in any) (Channel, error) {
 	s, err := c.signer(ctx, "ssmmessages")
 	if err != nil {
-		return sallyport.Secret{}, fmt.Errorf("post %s: %w", path, err)
+		return Channel{}, fmt.Errorf("post %s: %w", path, err)
 	}
 	body, err := json.Marshal(in)
 	if err != nil {
-		return sallyport.Secret{}, fmt.Errorf("post %s: %w", path, err)
+		return Channel{}, fmt.Errorf("post %s: %w", path, err)
 	}
 	header := http.Header{"Content-Type": {"application/json"}}
 	answer, err := c.post(ctx, path, header, s, body, http.StatusCreated)
 	if err != nil {
-		return sallyport.Secret{}, fmt.Errorf("post %s: %w", path, err)
+		return Channel{}, fmt.Errorf("post %s: %w", path, err)
 	}
-	var created struct{ TokenValue string }
+	var created struct {
+		TokenValue   string
+		Capabilities []string `xml:"Capabilities>member"`
+	}
 	if err := xml.Unmarshal(answer, &created); err != nil {
-		return sallyport.Secret{}, fmt.Errorf("post %s: read answer: %w", path, err)
+		return Channel{}, fmt.Errorf("post %s: read answer: %w", path, err)
 	}
 	if created.TokenValue == "" {
-		return sallyport.Secret{}, fmt.Errorf("post %s: the answer has no TokenValue", path)
+		return Channel{}, fmt.Errorf("post %s: the answer has no TokenValue", path)
 	}
-	return sallyport.NewSecret(created.TokenValue), nil
+	return Channel{sallyport.NewSecret(created.TokenValue), created.Capabilities}, nil
 }
 
 // Socket opens a WebSocket, with a request signed for service. ref is a path

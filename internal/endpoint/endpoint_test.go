@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -358,22 +359,27 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-func TestToken(t *testing.T) {
+func TestCreateChannel(t *testing.T) {
 	status, body := http.StatusCreated, `<CreateControlChannelResponse><MessageSchemaVersion>1.0</MessageSchemaVersion><TokenValue>opaque</TokenValue></CreateControlChannelResponse>`
 	c, _ := plane(t, 0, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		io.WriteString(w, body)
 	})
-	got, err := c.Token(t.Context(), "/v1/control-channel/mi-1", nil)
-	if err != nil || got.Reveal() != "opaque" {
-		t.Errorf("Token = %q, %v", got.Reveal(), err)
+	got, err := c.CreateChannel(t.Context(), "/v1/control-channel/mi-1", nil)
+	if err != nil || got.Token.Reveal() != "opaque" || len(got.Capabilities) != 0 {
+		t.Errorf("CreateChannel = %q, %q, %v", got.Token.Reveal(), got.Capabilities, err)
+	}
+	body = `<CreateDataChannelResponse><TokenValue>opaque</TokenValue><Capabilities><member>end</member><member>more</member></Capabilities></CreateDataChannelResponse>`
+	got, err = c.CreateChannel(t.Context(), "/v1/data-channel/x", nil)
+	if err != nil || !slices.Equal(got.Capabilities, []string{"end", "more"}) {
+		t.Errorf("CreateChannel = %q, %v", got.Capabilities, err)
 	}
 	body = `<R/>`
-	if _, err := c.Token(t.Context(), "/x", nil); err == nil {
+	if _, err := c.CreateChannel(t.Context(), "/x", nil); err == nil {
 		t.Error("an answer without a token was taken")
 	}
 	status = http.StatusOK
-	if _, err := c.Token(t.Context(), "/x", nil); err == nil {
+	if _, err := c.CreateChannel(t.Context(), "/x", nil); err == nil {
 		t.Error("an answer that is not 201 was taken")
 	}
 }

@@ -185,7 +185,7 @@ func (n *Node) isOnline() bool {
 func (n *Node) Control(c *endpoint.Client) (*socket.Conn, error) {
 	ctx := n.Server.T.Context()
 	path := "/v1/control-channel/" + n.ID.String()
-	token, err := c.Token(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString()})
+	channel, err := c.CreateChannel(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString()})
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +193,7 @@ func (n *Node) Control(c *endpoint.Client) (*socket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), AgentVersion: n.version(), PlatformType: "linux", RequireAcknowledgement: n.WantsReady})
+	b, err := json.Marshal(wire.OpenControlChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token), AgentVersion: n.version(), PlatformType: "linux", RequireAcknowledgement: n.WantsReady})
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (n *Node) session(ctx context.Context, c *endpoint.Client, control *socket.
 func (n *Node) Data(c *endpoint.Client, session string) (*socket.Conn, error) {
 	ctx := n.Server.T.Context()
 	path := "/v1/data-channel/" + session
-	token, err := c.Token(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString(), "ClientId": ""})
+	channel, err := c.CreateChannel(ctx, path, map[string]string{"MessageSchemaVersion": "1.0", "RequestId": uuid.NewString(), "ClientId": ""})
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +283,7 @@ func (n *Node) Data(c *endpoint.Client, session string) (*socket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(token), ClientInstanceId: n.ID.String(), RequireAcknowledgement: n.WantsReady})
+	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token), ClientInstanceId: n.ID.String(), RequireAcknowledgement: n.WantsReady})
 	if err != nil {
 		return nil, err
 	}
@@ -345,12 +345,14 @@ func (s *Server) Rejoin(p *Person, session, token, clientID string, signer aws.C
 			var closed wire.ChannelClosed
 			if f.Type == wire.TypeChannelClosed && f.Unmarshal(&closed) == nil {
 				again.Closed <- closed
+				again.Stream.Close() // and then the socket, as AWS's plugin does
 			}
 		}}
 	}
 	go func() {
 		defer close(again.ran)
 		again.Stream.Run(context.Background(), conn)
+		conn.Drop()
 	}()
 	s.T.Cleanup(again.Leave)
 	return again, nil

@@ -63,6 +63,7 @@ type dataOutput struct {
 	XMLName              xml.Name `xml:"CreateDataChannelResponse"`
 	MessageSchemaVersion string
 	TokenValue           string
+	Capabilities         []string `xml:"Capabilities>member"` // ours; agents of AWS's do not look at it
 }
 
 // createControlChannelOn asks nothing of policy: a node that lacks the right
@@ -95,5 +96,5 @@ func (s *Server) createDataChannel(ctx context.Context, c *api.Call, _ *input) (
 	if err != nil {
 		return nil, err
 	}
-	return &dataOutput{MessageSchemaVersion: "1.0", TokenValue: token.Reveal()}, nil
+	return &dataOutput{MessageSchemaVersion: "1.0", TokenValue: token.Reveal(), Capabilities: broker.Capabilities()}, nil
 }
