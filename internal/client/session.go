@@ -99,7 +99,7 @@ type How uint8
 
 const (
 	Closed   How = iota + 1 // the control plane said that it is over
-	Expired                 // likewise, when it was to be resumed
+	Expired                 // likewise, when it was to be resumed: what the node said last may be lost
 	Left                    // the person typed ~., or Ctrl-C to a port session
 	Killed                  // a signal ended the program
 	Deserted                // Stdin ended, and the node had nothing more to say
@@ -109,8 +109,8 @@ const (
 // An Ending is how a session ended.
 type Ending struct {
 	How        How
-	Output     string    // Closed: why, for the person; empty if the shell simply ended
-	ExitStatus *int      // Closed: the shell's, where the node said
+	Output     string    // Closed, Expired: why, for the person; empty if the shell simply ended
+	ExitStatus *int      // Closed, Expired: the shell's, where the node said
 	Signal     os.Signal // Killed
 }
 
@@ -538,14 +538,37 @@ func (r *run) control(f wire.Frame) {
 	// AWS's plugin.
 	var msg wire.ChannelClosed
 	f.Unmarshal(&msg)
-	r.mu.Lock()
-	r.ending = Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus}
-	ending := r.ending
-	r.mu.Unlock()
+	ending := r.end(Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus})
 	r.stream.Close() // output goes on until all that had come is shown
 	if r.where() == farForward {
 		time.AfterFunc(lastWords, func() { r.closed(ending) }) // though nobody reads it
 	}
+}
+
+// end notes how the session ended, unless that is known, and returns it.
+func (r *run) end(e Ending) Ending {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ending.How == 0 {
+		r.ending = e
+	}
+	return r.ending
+}
+
+// hearEnd notes the node's last message. All before it has been shown. The
+// control plane answers its acknowledgement with channel_closed; if that is lost,
+// the session is over all the same.
+func (r *run) hearEnd(payload []byte) {
+	var msg wire.End
+	if json.Unmarshal(payload, &msg) != nil {
+		return // channel_closed says it too
+	}
+	e := Ending{How: Closed, ExitStatus: msg.ExitStatus}
+	if msg.Failed {
+		e.Output = msg.Output
+	}
+	r.end(e)
+	time.AfterFunc(lastWords, r.stream.Close)
 }
 
 // output owns Stdout.
@@ -557,6 +580,10 @@ func (r *run) output(ctx context.Context) {
 			// there, and does nothing with it. Now that something was shown
 			// the terminal is there; to one of ours the size is no news.
 			r.sendSize(ctx, wire.Size{})
+		}
+		if err == nil && m.Kind == wire.KindEnd {
+			r.hearEnd(m.Payload)
+			continue
 		}
 		if err == io.EOF {
 			r.mu.Lock()
@@ -741,7 +768,7 @@ func (r *run) dial(ctx context.Context) (conn, error) {
 		TokenValue:           wire.NewToken(r.Invitation.Token),
 		ClientId:             clientID,
 		ClientVersion:        sallyport.WirePluginVersion,
-		Capabilities:         append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices),
+		Capabilities:         append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices, wire.CapEnd),
 	})
 	if err != nil {
 		conn.Drop()
@@ -793,13 +820,40 @@ func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, e
 	}
 }
 
+// expired asks how a session ended that was over before the connection came
+// back: the control plane says so to a client that joins it. What the node said
+// last may be lost, which is how this differs from a session that ended here.
+func (r *run) expired(ctx context.Context) error {
+	ending := Ending{How: Expired}
+	ctx, cancel := context.WithTimeout(ctx, resumeCall)
+	defer cancel()
+	conn, err := r.dial(ctx)
+	if err != nil {
+		return over{ending}
+	}
+	defer conn.Drop()
+	for {
+		b, err := conn.ReadFrame(ctx)
+		if err != nil {
+			return over{ending}
+		}
+		var closed wire.ChannelClosed
+		if f, err := wire.Decode(b); err == nil && f.Type == wire.TypeChannelClosed {
+			if f.Unmarshal(&closed) == nil {
+				ending.Output, ending.ExitStatus = closed.Output, closed.ExitStatus
+			}
+			return over{ending}
+		}
+	}
+}
+
 func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 	call, cancel := context.WithTimeout(ctx, resumeCall)
 	inv, err := r.Client.ResumeSession(call, r.Invitation.SessionID)
 	cancel()
 	switch {
 	case err == nil && inv.Token.Empty():
-		return nil, over{Ending{How: Expired}}
+		return nil, r.expired(ctx)
 	case err == nil:
 		r.Invitation.Token = inv.Token
 		r.reused, r.spent = false, false
@@ -809,7 +863,7 @@ func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 			}
 		}
 	case sallyport.CodeOf(err) == sallyport.DoesNotExistException:
-		return nil, over{Ending{How: Expired}}
+		return nil, r.expired(ctx)
 	case !staleKey(err) && sallyport.CodeOf(err) != sallyport.AccessDeniedException && r.Client.mayHaveKeys(ctx):
 		return nil, err
 	}

@@ -105,7 +105,7 @@ func TestSession(t *testing.T) {
 		if open.ClientVersion != sallyport.WirePluginVersion || open.ClientId == "" || open.MessageSchemaVersion != "1.0" || open.RequestId == "" {
 			t.Errorf("opened with %+v", open)
 		}
-		if want := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices); !slices.Equal(open.Capabilities, want) {
+		if want := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapNotices, wire.CapEnd); !slices.Equal(open.Capabilities, want) {
 			t.Errorf("announced %q, want %q", open.Capabilities, want)
 		}
 		if !p.signed[0] {

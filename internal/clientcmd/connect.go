@@ -171,6 +171,18 @@ func join(c *cobra.Command, s *client.Session) error {
 	return conclude(c, s.Invitation.SessionID, end)
 }
 
+// overBefore says of a session that it ended while its client was away.
+func overBefore(id string, end client.Ending) string {
+	said := fmt.Sprintf("session %s was over before the connection came back", id)
+	switch {
+	case end.Output != "":
+		return said + ": " + end.Output
+	case end.ExitStatus != nil:
+		return fmt.Sprintf("%s, with exit status %d; the last of its output may be missing", said, *end.ExitStatus)
+	}
+	return said
+}
+
 func conclude(c *cobra.Command, id string, end client.Ending) error {
 	w := c.ErrOrStderr()
 	switch end.How {
@@ -180,7 +192,7 @@ func conclude(c *cobra.Command, id string, end client.Ending) error {
 		note(w, "left session %s", id)
 		return Exit(exitLost)
 	case client.Expired:
-		note(w, "session %s was over before the connection came back", id)
+		note(w, "%s", overBefore(id, end))
 		return Exit(exitLost)
 	}
 	if end.Output != "" {

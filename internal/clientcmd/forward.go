@@ -172,7 +172,7 @@ func (f *forward) run(ctx context.Context, node, reason string, s *client.Sessio
 	case end.How == client.Left:
 		return nil
 	case end.How == client.Expired:
-		return fmt.Errorf("session %s was over before the connection came back", inv.SessionID)
+		return errors.New(overBefore(inv.SessionID, end))
 	case end.Output != "":
 		return fmt.Errorf("session %s ended: %s", inv.SessionID, end.Output)
 	}
