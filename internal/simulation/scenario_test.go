@@ -14,29 +14,7 @@ import (
 
 // knownBroken are the scenarios that fail today, always or in some runs, with
 // what is wrong. They are run, and what fails is reported as skipped.
-var knownBroken = map[string]string{
-	"the control channel alone is down for 3 s as the command ends":                            "the status is lost",
-	"the agent's link stalls as the command ends, and is cut 1 s later":                        "the end of the output is lost in some runs",
-	"the agent's link stalls as the command ends, and is cut 4 s later":                        "output and status are lost in some runs",
-	"the agent's link stalls as the command ends, is cut 1 s later and stays down for 4 s":     "the end of the output is lost in some runs",
-	"the agent's link stalls as the command ends, is cut 4 s later and stays down for 20 s":    "output and status are lost in some runs",
-	"the agent's link stalls for 3 s as the command ends":                                      "the end of the output is lost in some runs",
-	"the agent's link stalls for 5 s as the command ends":                                      "the end of the output is lost in some runs",
-	"the agent's link stalls for 8 s as the command ends":                                      "the end of the output is lost in some runs",
-	"the agent's link stalls for 15 s as the command ends":                                     "the end of the output is lost in some runs",
-	"the client's link stalls for 4 s as the command ends, and is cut":                         "output and status are lost: the session was over before the connection came back",
-	"the client is cut for 15 s, the command ends at 2 s, and the server is restarted at 13 s": "output and status are lost",
-	"the client is cut for 15 s, the command ends at 2 s, and the server is killed at 13 s":    "output and status are lost",
-	"the database is locked as the command ends, and the server is killed":                     "the client is told 58, and the store says that the connection was lost",
-	"both ends attach, but never at once, and the agent is killed":                             "the session is Connecting for ever",
-	"the agent is dead, and the server is restarted every minute":                              "each restart begins the node's grace again",
-	"the agent is stopped under a command":                                                     "no status and no cause",
-	"the agent is stopped under a shell":                                                       "no status and no cause",
-	"the agent is killed and started again at once":                                            "the session ends 90 s later",
-	"the agent is killed and started again after 20 s":                                         "the session ends 90 s later, and the person is told nothing",
-	"a command is terminated while the client uploads":                                         "the cause is lost in some runs",
-	"the disk is full as the command ends":                                                     "the store never has the recording's size and hash",
-}
+var knownBroken = map[string]string{}
 
 // ending is a program that says hello, and after a while calls atEnd, prints
 // 500 lines and ends with 58.
