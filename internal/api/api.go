@@ -68,6 +68,10 @@ type Service struct {
 	// own, us-east-1, or for whatever region they are told.
 	Global bool
 
+	// SecondFactor refuses credentials of GetSessionToken that were got without
+	// a second factor. (STS API Reference, "GetSessionToken": it is so of IAM.)
+	SecondFactor bool
+
 	// Path says which operation a path asks for, and about what, in a service
 	// told by paths; its answers are XML, with status 201. Nil in others.
 	Path func(method, path string) (operation, subject string)

@@ -133,14 +133,10 @@ func (c *Call) Trusts(ctx context.Context, q Question, trust policy.Named) (bool
 	return weigh(c.Who, own, t).Allowed, err
 }
 
-// caller is who, by what a resource's policy may call them.
+// caller is who, by what a resource's policy calls them: the ID of the user or
+// role, and that of the role's session. See [Server.BindPrincipals].
 func (s *Server) caller(who *sallyport.Principal) *policy.Caller {
-	c := &policy.Caller{Account: s.Realm.Account, Names: []string{who.ARN, who.ID}}
-	if who.Role != "" {
-		roleID, _, _ := strings.Cut(who.ID, ":")
-		c.Names = append(c.Names, s.Realm.Role(who.Path, who.Role), roleID)
-	}
-	return c
+	return &policy.Caller{Account: s.Realm.Account, Names: []string{who.ID, who.EntityID()}}
 }
 
 // weigh says what a caller's own policies and a resource's amount to. (IAM User
@@ -328,17 +324,22 @@ func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*polic
 	return &limited, nil
 }
 
-// sessionPolicy reads the nth policy of a session: a document, or the ARN of a
-// managed policy, which is looked up each time. One that has been deleted is
-// named and has no document.
+// SessionPolicy is how credentials keep a managed policy that limits them: its
+// ARN, and its ID, since another may have the ARN later.
+func SessionPolicy(p *sallyport.Policy) string { return p.ARN + "#" + p.ID }
+
+// sessionPolicy reads the nth policy of a session: a document, the ARN of a
+// policy of AWS's own, or a [SessionPolicy], which is looked up each time. One
+// that has been deleted is named and has no document.
 func (s *Server) sessionPolicy(ctx context.Context, n int, text string) (policy.Named, error) {
 	named := policy.Named{Name: "session policy " + strconv.Itoa(n)}
 	if strings.HasPrefix(text, "arn:") {
-		named.Name = text
-		p, ok := Builtin(text)
+		arn, id, _ := strings.Cut(text, "#")
+		named.Name = arn
+		p, ok := Builtin(arn)
 		if !ok {
-			own, err := s.Store.Policy(ctx, text)
-			if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+			own, err := s.Store.Policy(ctx, arn)
+			if sallyport.CodeOf(err) == sallyport.NoSuchEntity || err == nil && own.ID != id {
 				return named, nil
 			}
 			if err != nil {

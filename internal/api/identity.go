@@ -35,10 +35,17 @@ func (s *Server) authenticate(c *Call, want admission) error {
 		}
 		return err
 	}()
-	if err != nil && sallyport.CodeOf(err) != "" { // the caller's doing, not ours
+	switch {
+	case err != nil && sallyport.CodeOf(err) != "": // the caller's doing, not ours
 		s.limits.failed(c.Request, c.At)
+		return err
+	case err != nil:
+		return err
+	case c.Service.SecondFactor && c.Who.SessionToken && c.Who.MFA.IsZero():
+		return sallyport.Errorf(sallyport.UnrecognizedClientException,
+			"The security token included in the request is invalid: credentials from GetSessionToken that were got without a second factor do not call this service. Use the access key, or assume a role.")
 	}
-	return err
+	return nil
 }
 
 // principal verifies a request's signature and says who made it.

@@ -146,8 +146,8 @@ func (p *principals) add(kind, name string) (hint string) {
 		}
 		arn := strings.SplitN(name, ":", 6)
 		switch {
-		case len(arn) == 1 && (strings.HasPrefix(name, "AIDA") || strings.HasPrefix(name, "AROA")):
-			p.names = append(p.names, name) // what AWS makes of an ARN when it stores it
+		case len(arn) == 1 && strings.HasPrefix(name, "AIDA"), len(arn) <= 2 && strings.HasPrefix(name, "AROA"):
+			p.names = append(p.names, name) // what AWS makes of an ARN when it stores it; a role session's is AROA…:name
 			return ""
 		case len(arn) < 6 || arn[0] != "arn" || arn[1] != sallyport.Partition || arn[2] != "iam" && arn[2] != "sts" || arn[3] != "" || !digits(arn[4]):
 			return "must name an account, or a user, a role or its session; write 12 digits or an ARN, as in arn:aws:iam::123456789012:user/alice"

@@ -159,6 +159,9 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		sts.Service(),
 		(&kms.Server{API: doors, Stores: stores}).Service(),
 	}
+	if err := doors.BindStored(ctx); err != nil {
+		return err
+	}
 	sockets := &gateway.Gateway{
 		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
 		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned,

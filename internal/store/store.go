@@ -209,6 +209,18 @@ func (db *DB) meta(ctx context.Context, q querier, name string) ([]byte, error) 
 	return v, nil
 }
 
+// Done reports whether a step that a database is taken through once was taken.
+func (db *DB) Done(ctx context.Context, step string) (bool, error) {
+	v, err := db.meta(ctx, db.read, step)
+	return v != nil, err
+}
+
+// SetDone notes that a step was taken.
+func (db *DB) SetDone(ctx context.Context, step string) error {
+	_, err := db.setMeta(ctx, step, []byte("done"))
+	return err
+}
+
 // setMeta gives name a value if it has none, and returns the one it has.
 func (db *DB) setMeta(ctx context.Context, name string, value []byte) (got []byte, err error) {
 	err = db.transact(ctx, func(tx *tx) error {

@@ -43,6 +43,8 @@ func Service() *api.Service {
 		Version: "2010-05-08",
 		XMLNS:   "https://iam.amazonaws.com/doc/2010-05-08/",
 		Global:  true,
+
+		SecondFactor: true,
 		Ops: map[string]api.Op{
 			"CreateUser":        api.Query(onNewUser, createUser),
 			"GetUser":           api.Query(onSelf, getUser),

@@ -2,6 +2,7 @@ package iam
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iam"
@@ -16,6 +17,16 @@ import (
 // defaultMaxSession is how long a role's credentials may last unless it says
 // otherwise, in seconds.
 const defaultMaxSession = 3600
+
+// shown is a role whose trust policy is as it is shown.
+func shown(ctx context.Context, c *api.Call, r *sallyport.Role) (*sallyport.Role, error) {
+	out := *r
+	var err error
+	if out.Trust, err = c.Server.ShowPrincipals(ctx, r.Trust); err != nil {
+		return nil, fmt.Errorf("trust policy of role %s: %w", r.Name, err)
+	}
+	return &out, nil
+}
 
 // listedRole is a role as lists have it: without tags and boundary.
 func listedRole(c *api.Call) func(*sallyport.Role) types.Role {
@@ -35,14 +46,15 @@ func wholeRole(c *api.Call, r *sallyport.Role) *types.Role {
 	return &out
 }
 
-func checkTrust(text string) error {
+// readTrust checks a trust policy and returns it as it is kept.
+func readTrust(ctx context.Context, c *api.Call, text string) (string, error) {
 	if _, err := policy.ParseTrust(text); err != nil {
-		return err
+		return "", err
 	}
 	if policy.Size(text) > policy.TrustQuota {
-		return sallyport.Errorf(sallyport.LimitExceeded, "Cannot exceed quota for ACLSizePerRole: %d", policy.TrustQuota)
+		return "", sallyport.Errorf(sallyport.LimitExceeded, "Cannot exceed quota for ACLSizePerRole: %d", policy.TrustQuota)
 	}
-	return nil
+	return c.Server.BindPrincipals(ctx, text)
 }
 
 func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam.CreateRoleOutput, error) {
@@ -50,13 +62,14 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 	if err != nil {
 		return nil, err
 	}
+	trust, err := readTrust(ctx, c, *in.AssumeRolePolicyDocument)
+	if err != nil {
+		return nil, err
+	}
 	r := sallyport.Role{
 		Name: *in.RoleName, Path: path(in), ID: sallyport.EntityID("AROA"), Description: val(in.Description),
-		Trust: *in.AssumeRolePolicyDocument, MaxSession: time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second,
+		Trust: trust, MaxSession: time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second,
 		Created: c.At, Tags: tags, Boundary: val(in.PermissionsBoundary),
-	}
-	if err := checkTrust(r.Trust); err != nil {
-		return nil, err
 	}
 	if err := checkBoundary(r.Boundary); err != nil {
 		return nil, err
@@ -64,11 +77,15 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 	if err := c.Server.Store.CreateRole(ctx, r); err != nil {
 		return nil, err
 	}
+	r.Trust = *in.AssumeRolePolicyDocument
 	return &iam.CreateRoleOutput{Role: wholeRole(c, &r)}, nil
 }
 
 func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRoleOutput, error) {
 	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	if err == nil {
+		r, err = shown(ctx, c, r)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +98,11 @@ func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.L
 	roles, next, err := c.Server.Store.Roles(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
+	}
+	for i, r := range roles {
+		if roles[i], err = shown(ctx, c, r); err != nil {
+			return nil, err
+		}
 	}
 	return &iam.ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
 }
@@ -112,14 +134,18 @@ func (o *operations) updateRoleDescription(ctx context.Context, c *api.Call, in 
 	if err := c.Server.Store.UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
 		return nil, err
 	}
+	if r, err = shown(ctx, c, r); err != nil {
+		return nil, err
+	}
 	return &iam.UpdateRoleDescriptionOutput{Role: wholeRole(c, r)}, nil
 }
 
 func updateAssumeRolePolicy(ctx context.Context, c *api.Call, in *iam.UpdateAssumeRolePolicyInput) (*iam.UpdateAssumeRolePolicyOutput, error) {
-	if err := checkTrust(*in.PolicyDocument); err != nil {
+	trust, err := readTrust(ctx, c, *in.PolicyDocument)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.UpdateTrust(ctx, *in.RoleName, *in.PolicyDocument); err != nil {
+	if err := c.Server.Store.UpdateTrust(ctx, *in.RoleName, trust); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateAssumeRolePolicyOutput{}, nil

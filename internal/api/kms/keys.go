@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -58,7 +59,7 @@ func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyIn
 		k.Policy = `{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"` +
 			s.realm().Root() + `"},"Action":"kms:*","Resource":"*"}]}`
 	}
-	if err := s.checkPolicy(ctx, c, &k, in.BypassPolicyLockoutSafetyCheck); err != nil {
+	if err := s.readPolicy(ctx, c, &k, in.BypassPolicyLockoutSafetyCheck); err != nil {
 		return nil, err
 	}
 	var material []byte
@@ -107,10 +108,13 @@ func outsideError(k sallyport.KMSKey, err error) error {
 	return sallyport.Errorf(sallyport.KMSInternalException, "The key %s of key store %s cannot be used: %s", k.Outside.Name, k.Outside.Store, sallyport.Clip(err.Error(), 500))
 }
 
-// checkPolicy checks the policy that a key is to have, and, unless it is told
-// not to, that the caller may change it again.
-func (s *Server) checkPolicy(ctx context.Context, c *api.Call, k *sallyport.KMSKey, bypass bool) error {
+// readPolicy checks the policy that a key is to have, makes it what is kept, and
+// checks, unless it is told not to, that the caller may change it again.
+func (s *Server) readPolicy(ctx context.Context, c *api.Call, k *sallyport.KMSKey, bypass bool) error {
 	_, err := policy.ParseKey(k.Policy)
+	if err == nil {
+		k.Policy, err = s.API.BindPrincipals(ctx, k.Policy)
+	}
 	if e, ok := errors.AsType[*sallyport.Error](err); ok && e.Code == sallyport.MalformedPolicyDocument {
 		return sallyport.Errorf(sallyport.MalformedPolicyDocumentException, "%s", e.Message)
 	} else if ok {
@@ -253,7 +257,11 @@ func (s *Server) getKeyPolicy(ctx context.Context, _ *api.Call, in *kms.GetKeyPo
 	if err != nil {
 		return nil, err
 	}
-	return &kms.GetKeyPolicyOutput{Policy: &ref.Key.Policy, PolicyName: new(policyName)}, nil
+	shown, err := s.API.ShowPrincipals(ctx, ref.Key.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("policy of key %s: %w", ref.Key.ID, err)
+	}
+	return &kms.GetKeyPolicyOutput{Policy: &shown, PolicyName: new(policyName)}, nil
 }
 
 func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *kms.PutKeyPolicyInput) (*kms.PutKeyPolicyOutput, error) {
@@ -266,7 +274,7 @@ func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *kms.PutKeyPo
 	}
 	after := *ref.Key
 	after.Policy = *in.Policy
-	if err := s.checkPolicy(ctx, c, &after, in.BypassPolicyLockoutSafetyCheck); err != nil {
+	if err := s.readPolicy(ctx, c, &after, in.BypassPolicyLockoutSafetyCheck); err != nil {
 		return nil, err
 	}
 	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Policy = after.Policy; return nil })

@@ -25,6 +25,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -92,6 +93,10 @@ func on[In any](s *Server, key func(*In) *string) func(context.Context, *api.Cal
 // onKey asks whether the call's action may be taken on a key, with an
 // encryption context.
 func (s *Server) onKey(ctx context.Context, c *api.Call, name string, with map[string]string) ([]api.Question, error) {
+	if a, b := sallyport.SameButCase(maps.Keys(with)); a != "" {
+		return nil, sallyport.Errorf(sallyport.ValidationException,
+			"The keys %s and %s of EncryptionContext differ by case alone, and policies do not tell them apart. Leave one out, or give it another name.", sallyport.Clip(a, 128), sallyport.Clip(b, 128))
+	}
 	ref, err := s.API.FindKey(ctx, name)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
@@ -236,6 +237,7 @@ func TestKeyPolicies(t *testing.T) {
 	}
 	h.refused(put(`{"Version":"2012-10-17","Statement":[]}`, false), "MalformedPolicyDocumentException", "")
 	h.refused(put(allowing(`"kms:*"`, "*"), false), "MalformedPolicyDocumentException", "Principal")
+	h.as("ann", "")
 	out := `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:user/ann"},"Action":"kms:*","Resource":"*"}}`
 	h.refused(put(out, false), "MalformedPolicyDocumentException", "will not allow you to update the key policy")
 	h.must(put(out, true))
@@ -243,6 +245,78 @@ func TestKeyPolicies(t *testing.T) {
 	_, err = h.root.PutKeyPolicy(ctx, &awskms.PutKeyPolicyInput{KeyId: k.Arn, Policy: got.Policy}) // whom nothing binds
 	h.must(err)
 	h.must(put(*got.Policy, false))
+}
+
+// A key's policy means the users and roles that it named when it was put, by
+// whatever name they go since, and none that has their name after them.
+func TestKeyPolicyNamesByID(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	admin := iam.NewFromConfig(h.AWS(h.Root()))
+	bob := h.as("bob", "")
+	_, err := admin.CreateRole(ctx, &iam.CreateRoleInput{RoleName: aws.String("Ops"), Path: aws.String("/team/"), AssumeRolePolicyDocument: aws.String(
+		`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:user/bob"},"Action":"sts:AssumeRole"}}`)})
+	h.must(err)
+	const text = `{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"kms:*Key*","Resource":"*"},
+		{"Effect":"Allow","Principal":{"AWS":["arn:aws:iam::000000000000:user/bob", "arn:aws:iam::000000000000:role/team/Ops", "arn:aws:sts::000000000000:assumed-role/Ops/work"]},"Action":"kms:Encrypt","Resource":"*"}]}`
+	k := h.key(text)
+	shown := func() string {
+		t.Helper()
+		got, err := h.root.GetKeyPolicy(ctx, &awskms.GetKeyPolicyInput{KeyId: k.KeyId})
+		h.must(err)
+		return *got.Policy
+	}
+	encrypt := func(c *awskms.Client) error {
+		_, err := c.Encrypt(ctx, &awskms.EncryptInput{KeyId: k.KeyId, Plaintext: []byte("x")})
+		return err
+	}
+	if got := shown(); got != text {
+		t.Errorf("the policy is shown as %s", got)
+	}
+	h.must(encrypt(bob))
+
+	_, err = admin.UpdateUser(ctx, &iam.UpdateUserInput{UserName: aws.String("bob"), NewUserName: aws.String("rob"), NewPath: aws.String("/ops/")})
+	h.must(err)
+	namesake := h.as("bob", "")
+	h.refused(encrypt(namesake), "AccessDeniedException", "no resource-based policy allows")
+	h.must(encrypt(bob))
+	if got := shown(); got != strings.Replace(text, "user/bob", "user/ops/rob", 1) {
+		t.Errorf("after the user was renamed the policy is shown as %s", got)
+	}
+
+	_, err = admin.DeleteRole(ctx, &iam.DeleteRoleInput{RoleName: aws.String("Ops")})
+	h.must(err)
+	got := shown()
+	if strings.Contains(got, "Ops") || strings.Count(got, `"AROA`) != 2 || !strings.Contains(got, `:work"]`) {
+		t.Errorf("after the role was deleted the policy is shown as %s", got)
+	}
+	_, err = h.root.PutKeyPolicy(ctx, &awskms.PutKeyPolicyInput{KeyId: k.KeyId, Policy: &got})
+	h.refused(err, "MalformedPolicyDocumentException", `Invalid principal in policy: "AWS":"AROA`)
+	for _, name := range []string{"user/nobody", "user/team/bob", "role/bob", "user/BOB"} {
+		_, err = h.root.PutKeyPolicy(ctx, &awskms.PutKeyPolicyInput{KeyId: k.KeyId, Policy: aws.String(strings.Replace(text, "user/bob", name, 1))})
+		h.refused(err, "MalformedPolicyDocumentException", "There is no such user or role here")
+	}
+}
+
+// Condition keys have no case, so an encryption context may not have two keys
+// that differ by case alone.
+func TestEncryptionContextKeysDifferByMoreThanCase(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	k := h.key("")
+	ann := h.as("ann", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{"StringEquals":{"kms:EncryptionContext:dept":"fin"}}}}`)
+	with := map[string]string{"dept": "hr", "DEPT": "fin"}
+	_, err := ann.Encrypt(ctx, &awskms.EncryptInput{KeyId: k.KeyId, Plaintext: []byte("x"), EncryptionContext: with})
+	h.refused(err, "ValidationException", "DEPT and dept of EncryptionContext differ by case alone")
+	_, err = ann.GenerateDataKey(ctx, &awskms.GenerateDataKeyInput{KeyId: k.KeyId, NumberOfBytes: aws.Int32(16), EncryptionContext: with})
+	h.refused(err, "ValidationException", "")
+	_, err = ann.GenerateDataKeyWithoutPlaintext(ctx, &awskms.GenerateDataKeyWithoutPlaintextInput{KeyId: k.KeyId, NumberOfBytes: aws.Int32(16), EncryptionContext: with})
+	h.refused(err, "ValidationException", "")
+	_, err = ann.Decrypt(ctx, &awskms.DecryptInput{CiphertextBlob: h.seal(*k.KeyId), EncryptionContext: with})
+	h.refused(err, "ValidationException", "")
+	_, err = ann.Encrypt(ctx, &awskms.EncryptInput{KeyId: k.KeyId, Plaintext: []byte("x"), EncryptionContext: map[string]string{"Dept": "fin", "team": "x"}})
+	h.must(err)
 }
 
 func TestAliases(t *testing.T) {

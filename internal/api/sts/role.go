@@ -187,14 +187,17 @@ func sessionPolicies(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) 
 		if !sessionARN.MatchString(arn) {
 			return nil, nil, sallyport.Errorf(sallyport.ValidationException, "ARN %s is not valid.", sallyport.Clip(arn, 200))
 		}
+		kept := arn
 		if _, ok := api.Builtin(arn); !ok {
-			if _, err := c.Server.Store.Policy(ctx, arn); sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+			own, err := c.Server.Store.Policy(ctx, arn)
+			if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
 				return nil, nil, sallyport.Errorf(sallyport.ValidationException, "Policy %s was not found.", arn)
 			} else if err != nil {
 				return nil, nil, err
 			}
+			kept = api.SessionPolicy(own)
 		}
-		all, size = append(all, arn), size+len(arn)
+		all, size = append(all, kept), size+len(arn)
 	}
 	if size == 0 {
 		return nil, nil, nil

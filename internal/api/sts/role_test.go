@@ -81,6 +81,7 @@ func TestWhoMayAssumeARole(t *testing.T) {
 				u.Boundary = boundary
 			}
 			ann := d.user(u, tt.own)
+			d.user(named("ann-marie"), "")
 			d.role(sallyport.Role{Name: "admin", Path: "/team/", Trust: tt.trust, Tags: map[string]string{"stage": "dev"}})
 			_, _, err := d.assume(ann, "team/admin", tt.change)
 			switch {
