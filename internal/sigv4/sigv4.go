@@ -11,11 +11,11 @@
 // Nothing in a [Claim] is proven until [Claim.Verify] or [Claim.VerifyRSA] has
 // returned nil.
 //
-// Accepted are signatures in the Authorization header, in the query
-// (presigned), and on the GET that opens a WebSocket, with any set of signed
-// headers that includes host and every X-Amz-* header sent. Also the variant
-// that on-premises agents use before they have an access key: the same string
-// to sign, signed with RSA-PSS under a node's own key, and still called
+// Accepted are signatures in the Authorization header, in the query (presigned,
+// for 15 minutes at most), and on the GET that opens a WebSocket, with any set
+// of signed headers that includes host and every X-Amz-* header sent. Also the
+// variant that on-premises agents use before they have an access key: the same
+// string to sign, signed with RSA-PSS under a node's own key, and still called
 // AWS4-HMAC-SHA256 (amazon-ssm-agent, agent/ssm/rsaauth/ssm_rsaV4.go).
 //
 // Refused are payloads that were not hashed (UNSIGNED-PAYLOAD) and payloads
@@ -55,8 +55,11 @@ const (
 	// Skew is how far a caller's clock may be from ours, either way.
 	Skew = 5 * time.Minute
 
-	// maxExpires is AWS's longest presigned request.
-	maxExpires = 7 * 24 * time.Hour
+	// maxExpires is the longest time that a presigned request may ask for, which
+	// only S3 grants. Here it is good for maxPresigned, as in STS, however much
+	// more it asks for.
+	maxExpires   = 7 * 24 * time.Hour
+	maxPresigned = 15 * time.Minute
 
 	// maxSignedHeaders bounds the work a stranger can ask for.
 	maxSignedHeaders = 64
@@ -139,6 +142,7 @@ func Read(r *http.Request) (*Claim, error) {
 		if err != nil || seconds < 1 || seconds > int(maxExpires/time.Second) {
 			return nil, incomplete("X-Amz-Expires is not a number of seconds from 1 to %d", int(maxExpires/time.Second))
 		}
+		c.expires = min(c.expires, maxPresigned)
 
 	default:
 		return nil, sallyport.Errorf(sallyport.MissingAuthenticationToken,

@@ -291,22 +291,37 @@ func TestSkew(t *testing.T) {
 	}
 }
 
-// A presigned request is good for as long as it says and no longer.
+// A presigned request is good for as long as it says, and for 15 minutes at most.
 func TestPresignedExpiry(t *testing.T) {
-	r, _ := http.NewRequest("GET", "https://sallyport.example/?Action=GetCallerIdentity&X-Amz-Expires=60", nil)
-	signed, _, err := v4.NewSigner().PresignHTTP(context.Background(), aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: secret.Reveal()},
-		r, fmt.Sprintf("%x", EmptyBody), "sts", "home-1", at)
-	if err != nil {
-		t.Fatal(err)
+	presign := func(expires string) *http.Request {
+		t.Helper()
+		r, _ := http.NewRequest("GET", "https://sallyport.example/?Action=GetCallerIdentity&X-Amz-Expires="+expires, nil)
+		signed, _, err := v4.NewSigner().PresignHTTP(context.Background(), aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: secret.Reveal()},
+			r, fmt.Sprintf("%x", EmptyBody), "sts", "home-1", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httptest.NewRequest("GET", signed, nil)
 	}
-	got := httptest.NewRequest("GET", signed, nil)
-	c, err := Read(got)
-	if err != nil {
-		t.Fatal(err)
+	for expires, longest := range map[string]time.Duration{"60": time.Minute, "900": 15 * time.Minute, "3600": 15 * time.Minute, "604800": 15 * time.Minute} {
+		r := presign(expires)
+		c, err := Read(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for late, ok := range map[time.Duration]bool{0: true, longest: true, longest + time.Second: false, -4 * time.Minute: true, -6 * time.Minute: false} {
+			err := c.Verify(r, EmptyBody, secret, at.Add(late))
+			if (err == nil) != ok {
+				t.Errorf("for %s seconds, %v after signing: %v, want ok = %v", expires, late, err, ok)
+			}
+			if until := at.Add(longest).UTC().Format(timeFormat); late > longest && !strings.Contains(fmt.Sprint(err), "was good until "+until) {
+				t.Errorf("for %s seconds: %v, want that it was good until %s", expires, err, until)
+			}
+		}
 	}
-	for late, ok := range map[time.Duration]bool{0: true, time.Minute: true, 61 * time.Second: false, -4 * time.Minute: true, -6 * time.Minute: false} {
-		if err := c.Verify(got, EmptyBody, secret, at.Add(late)); (err == nil) != ok {
-			t.Errorf("%v after signing: %v, want ok = %v", late, err, ok)
+	for _, expires := range []string{"0", "-1", "604801", "99999999999999999999", "soon"} {
+		if _, err := Read(presign(expires)); sallyport.CodeOf(err) != sallyport.IncompleteSignatureException {
+			t.Errorf("for %s seconds: %v", expires, err)
 		}
 	}
 }
