@@ -39,9 +39,14 @@ fuzz:    ## each fuzz test, FUZZTIME at a time
 			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
 		done; done
 
+simulate: ## SEEDS random runs of server, agent and client; SEED=n is one of them again
+	$(GO) test -race -count=1 -timeout 0 -run 'TestSeeds$$' ./internal/simulation -seeds=$(SEEDS) -seed=$(SEED)
+SEEDS = 1000
+SEED  = 0
+
 cross:   ## build for every system
 	@for os in linux darwin windows; do for arch in amd64 arm64; do \
 		echo $$os/$$arch; GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/sallyport || exit 1; \
 		GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/sallyport-agent || exit 1; done; done
 
-.PHONY: help build run test check vet lint bench interop fuzz cross
+.PHONY: help build run test check vet lint bench interop fuzz simulate cross

@@ -18,8 +18,8 @@ import (
 	"github.com/sallyport/sallyport/internal/record"
 )
 
-// A Disk is one directory of files that may fill up, and that forgets in a crash
-// what was not synced. It is the record.Disk of one server after another: see
+// A Disk is one directory of files that may fill up, and that forgets in a power
+// cut what was not synced. It is the record.Disk of one server after another: see
 // [Disk.Mount].
 //
 // It forgets as a journalling file system does. Of what was written after a
@@ -83,14 +83,18 @@ func (d *Disk) Fill(free int64) {
 	d.free = free
 }
 
-// Crash is a power cut. While it calls during, in which the rest of the machine
-// is to stop as well, what is done to files waits, and then fails.
-func (d *Disk) Crash(during func()) {
+// Crash is the end of the server that has the disk, and of what was not synced if
+// the power was cut. While it calls during, in which the rest of the server is to
+// end as well, what is done to files waits, and then fails.
+func (d *Disk) Crash(powerCut bool, during func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	during()
 	if d.mounted != nil {
 		d.mounted.dead = true
+	}
+	if !powerCut {
+		return
 	}
 	if n := len(d.journal); n > 0 {
 		if kept := d.random.IntN(n + 1); kept < n {

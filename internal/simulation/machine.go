@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,6 +64,11 @@ func (p *Program) Truth() Truth {
 	t := p.truth
 	t.Output, t.Errors, t.Input = bytes.Clone(t.Output), bytes.Clone(t.Errors), bytes.Clone(t.Input)
 	return t
+}
+
+// pauses reports whether the program is silent for that long.
+func (p *Program) pauses(long time.Duration) bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Copy || s.Pause >= long })
 }
 
 // Runs is how often the program was started.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,7 +53,8 @@ func startAs(w *World, as *Process, kind Kind, p *Program) *Session {
 
 // lockDatabase keeps the server's database from being written, until unlock.
 func lockDatabase(w *World) (unlock func()) {
-	db, err := sql.Open("sqlite", "file://"+filepath.Join(w.server.state, "sallyport.db")+"?_txlock=immediate")
+	path := filepath.ToSlash(filepath.Join(w.lastServer().state, "sallyport.db"))
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: "/" + strings.TrimPrefix(path, "/"), RawQuery: "_txlock=immediate"}).String())
 	if err != nil {
 		w.TB.Fatal(err)
 	}
@@ -127,17 +130,19 @@ var scenarios = []scenario{
 		},
 	},
 	clientCutAndRestart("the client is cut for 15 s, the command ends at 2 s, and the server is restarted at 13 s", func(w *World) { w.RestartServer(500 * time.Millisecond) }),
-	clientCutAndRestart("the client is cut for 15 s, the command ends at 2 s, and the server is killed at 13 s", func(w *World) { w.CrashServer(500 * time.Millisecond) }),
+	clientCutAndRestart("the client is cut for 15 s, the command ends at 2 s, and the server is killed at 13 s", func(w *World) { w.CrashServer(false, 500*time.Millisecond) }),
 	{
 		name: "the database is locked as the command ends, and the server is killed", kind: Command,
 		play: func(w *World, kind Kind) *Session {
 			return start(w, kind, ending("p", soon(w, func() {
 				unlock := lockDatabase(w)
 				time.Sleep(3 * time.Second)
-				state := w.KillServer()
+				state := w.KillServer(false)
 				unlock()
 				time.Sleep(time.Second)
-				w.startServer(state)
+				if err := w.startServer(state); err != nil {
+					w.fail("start server", err)
+				}
 			})))
 		},
 	},
@@ -254,7 +259,13 @@ var scenarios = []scenario{
 	{
 		name: "the server is killed as the command ends", kind: Command,
 		play: func(w *World, kind Kind) *Session {
-			return start(w, kind, ending("p", soon(w, func() { w.CrashServer(time.Second) })))
+			return start(w, kind, ending("p", soon(w, func() { w.CrashServer(false, time.Second) })))
+		},
+	},
+	{
+		name: "the server's power is cut as the command ends", kind: Command,
+		play: func(w *World, kind Kind) *Session {
+			return start(w, kind, ending("p", soon(w, func() { w.CrashServer(true, time.Second) })))
 		},
 	},
 	{
@@ -365,4 +376,39 @@ func (sc scenario) run(w *World) (problems []Problem) {
 		bad(Empty, "a log has a complaint of a bug")
 	}
 	return problems
+}
+
+// Connections through a port, several at once, when nothing goes wrong.
+func TestForward(t *testing.T) {
+	problems, log := inWorld(t, 1, -1, func(w *World) (problems []Problem) {
+		s, err := w.Ask(context.Background(), w.NewClient(), Forward, nil, 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		service := w.Machine.Listen(5000)
+		defer service.Close()
+		w.all.Go(func() { serveDigests(service) })
+		s.Join()
+		var conns sync.WaitGroup
+		for i := range 4 {
+			conns.Go(func() {
+				if err := (connPlan{up: i * 50_000, down: 100_000 - i*20_000}).use(s); err != nil {
+					t.Errorf("connection %d: %v", i, err)
+				}
+			})
+		}
+		conns.Wait()
+		s.Leave()
+		if !s.Wait(10 * time.Second) {
+			t.Error("the client does not leave")
+		}
+		w.Settle(time.Minute)
+		return w.CheckAll()
+	})
+	for _, p := range problems {
+		t.Error(p)
+	}
+	if t.Failed() {
+		t.Logf("events:\n%s", log)
+	}
 }

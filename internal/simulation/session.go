@@ -60,9 +60,11 @@ type Session struct {
 	Began      time.Time
 
 	stdin *io.PipeWriter
-	sent  Screen    // to stdin
-	local *Local    // what the client forwards from
-	due   time.Time // when that happened which is to end the session; zero if a test does not say
+	sent  Screen        // to stdin, for the program
+	asked chan struct{} // closed when a shell was told which program to run
+	local *Local        // what the client forwards from
+	ended time.Time     // as the store has it, once the session is checked
+	due   time.Time     // when that happened which is to end the session; zero if a test does not say
 	stop  context.CancelFunc
 	done  chan struct{}
 
@@ -144,9 +146,13 @@ func (s *Session) Join() {
 		}
 		s.w.Log.Add(s.name(), "client ended: how %d, status %s, %q, %v", s.Ending.How, status, s.Ending.Output, s.Failure)
 	})
-	if s.Kind == Shell {
-		s.w.all.Go(func() { s.Type(s.Program.Name + "\r") })
-	}
+	s.asked = make(chan struct{})
+	s.w.all.Go(func() {
+		defer close(s.asked)
+		if s.Kind == Shell {
+			io.WriteString(out, s.Program.Name+"\r")
+		}
+	})
 }
 
 func (s *Session) notice(text string) {
@@ -164,9 +170,10 @@ func (s *Session) Said(text string) bool {
 	return strings.Contains(strings.Join(s.notices, "\n"), text)
 }
 
-// Type writes to the client's standard input. It returns when that was read, or
-// the session is over.
+// Type writes to the client's standard input, for the program. It returns when
+// that was read, or the session is over.
 func (s *Session) Type(text string) {
+	<-s.asked
 	n, _ := io.WriteString(s.stdin, text)
 	s.sent.Write([]byte(text[:n]))
 }

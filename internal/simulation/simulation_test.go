@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 )
@@ -40,6 +41,7 @@ func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) 
 	templateOnce.Do(func() {
 		synctest.Test(t, func(t *testing.T) { template = NewTemplate(t, templateDir) })
 	})
+	cryptotest.SetGlobalRandom(t, seed)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWorld(t, template, dir, seed, idle)

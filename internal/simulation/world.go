@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,14 +50,16 @@ func NewTemplate(tb testing.TB, dir string) *Template {
 	w := &World{TB: tb, Log: NewLog(), Idle: -1, dir: dir, template: t}
 	w.Net = NewNetwork(w.Log, 0)
 	w.Disk = NewDisk(w.Log, 0)
-	w.startServer(filepath.Join(dir, "server"))
+	if err := w.startServer(filepath.Join(dir, "server")); err != nil {
+		tb.Fatal(err)
+	}
 	defer w.StopServer()
 	ctx, now := tb.Context(), time.Now()
-	db := w.server.running.Store
+	db := w.Store()
 	user := sallyport.User{Name: "ann", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now}
 	key := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: user.Name, Active: true, Created: now}
 	secret, code := sallyport.GenerateSecret(), sallyport.GenerateSecret()
-	role, err := w.server.running.API.NodeRole(ctx, "service-role/"+server.NodeRole)
+	role, err := w.lastServer().running.API.NodeRole(ctx, "service-role/"+server.NodeRole)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,15 +100,17 @@ type World struct {
 	random   *rand.Rand
 	dir      string
 
-	server *serverRun
-	agent  *agentRun
-	states int            // state directories made
-	all    sync.WaitGroup // of every process that was started
+	all sync.WaitGroup // of every process that was started
 
+	// mu guards all below.
 	mu       sync.Mutex
+	server   *serverRun // that runs, or ran last
+	agent    *agentRun  // likewise
+	states   int        // state directories made
 	clients  []*Process
 	sessions []*Session
 	facts    []fact
+	troubles []trouble
 }
 
 // NewWorld starts a server and an agent, and returns when the agent is
@@ -116,18 +121,44 @@ func NewWorld(tb testing.TB, t *Template, dir string, seed uint64, idle time.Dur
 	w.Disk = NewDisk(w.Log, seed)
 	w.Machine = NewMachine(w.Log, w.Net)
 	time.Sleep(time.Minute) // the certificates' time has come
-	w.StartServer(filepath.Join(t.dir, "server"))
+	state := w.newState("server")
+	err := w.copyServer(filepath.Join(t.dir, "server"), state)
+	if err == nil {
+		err = w.startServer(state)
+	}
+	if err != nil {
+		tb.Fatalf("%v\n%s", err, w.Log)
+	}
 	w.StartAgent()
 	w.WaitConnected()
 	return w
 }
 
+func (w *World) lastServer() *serverRun {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.server
+}
+
+func (w *World) lastAgent() *agentRun {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.agent
+}
+
+// newState names a state directory that is not there.
+func (w *World) newState(whose string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.states++
+	return filepath.Join(w.dir, fmt.Sprintf("%s-%d", whose, w.states))
+}
+
 // Node is the agent's.
 func (w *World) Node() sallyport.NodeID { return w.template.node }
 
-// fail ends the test.
+// fail has the test fail, and go on.
 func (w *World) fail(what string, err error) {
-	w.TB.Helper()
 	w.Log.Add("world", "%s: %v", what, err)
 	w.TB.Errorf("%s: %v", what, err)
 }
@@ -169,19 +200,8 @@ type serverRun struct {
 	killed   bool
 }
 
-// StartServer starts a server whose state directory is a copy of another.
-func (w *World) StartServer(from string) {
-	w.TB.Helper()
-	w.states++
-	state := filepath.Join(w.dir, fmt.Sprintf("server-%d", w.states))
-	if err := w.copyServer(from, state); err != nil {
-		w.TB.Fatal(err)
-	}
-	w.startServer(state)
-}
-
-func (w *World) startServer(state string) {
-	w.TB.Helper()
+// startServer starts a server, and returns when it answers.
+func (w *World) startServer(state string) error {
 	w.Log.Add("server", "starts")
 	s := &serverRun{state: state, listener: w.Net.Listen(), admin: w.Net.NewLocal(), mount: w.Disk.Mount(), done: make(chan struct{})}
 	ctx, stop := context.WithCancel(context.Background())
@@ -197,21 +217,21 @@ func (w *World) startServer(state string) {
 	case s.running = <-ready:
 	case <-s.done:
 		stop()
-		w.TB.Fatalf("the server did not start: %v\n%s", s.err, w.Log)
+		return fmt.Errorf("the server did not start: %w", s.err)
 	}
+	w.mu.Lock()
 	w.server = s
+	w.mu.Unlock()
 	if _, err := os.Stat(filepath.Join(w.template.dir, "ca.pem")); errors.Is(err, fs.ErrNotExist) {
-		if err := os.WriteFile(filepath.Join(w.template.dir, "ca.pem"), s.running.CA, 0o600); err != nil {
-			w.TB.Fatal(err)
-		}
+		return os.WriteFile(filepath.Join(w.template.dir, "ca.pem"), s.running.CA, 0o600)
 	}
+	return nil
 }
 
 // StopServer stops the server as a signal does, and waits for it.
 func (w *World) StopServer() {
-	w.TB.Helper()
 	w.Log.Add("server", "is asked to stop")
-	s := w.server
+	s := w.lastServer()
 	s.stop()
 	<-s.done
 	if s.err != nil && !s.killed {
@@ -221,38 +241,41 @@ func (w *World) StopServer() {
 
 // RestartServer stops the server, and starts another after a pause.
 func (w *World) RestartServer(pause time.Duration) {
-	w.TB.Helper()
 	w.StopServer()
 	time.Sleep(pause)
-	w.startServer(w.server.state)
+	if err := w.startServer(w.lastServer().state); err != nil {
+		w.fail("restart server", err)
+	}
 }
 
-// KillServer is what kill -9 and a power cut do: nothing that the server does
-// from now on has an effect. It returns what the next server starts from.
-func (w *World) KillServer() (state string) {
-	w.TB.Helper()
-	s := w.server
+// KillServer is what kill -9 does to the server, or a power cut to its machine:
+// nothing that it does from now on has an effect. It returns the state directory
+// that the next server starts with.
+func (w *World) KillServer(powerCut bool) (state string) {
+	s := w.lastServer()
 	s.killed = true
 	s.listener.Kill()
-	w.states++
-	state = filepath.Join(w.dir, fmt.Sprintf("server-%d", w.states))
+	state = w.newState("server")
 	var err error
-	w.Disk.Crash(func() { err = w.copyServer(s.state, state) })
+	w.Disk.Crash(powerCut, func() { err = w.copyServer(s.state, state) })
 	if err != nil {
-		w.TB.Fatal(err)
+		w.fail("copy the server's state", err)
 	}
-	w.Log.Add("server", "killed")
-	w.fact(crashed, nil)
+	w.Log.Add("server", "killed, by a power cut: %v", powerCut)
+	if powerCut {
+		w.fact(lostPower, nil)
+	}
 	s.stop()
 	return state
 }
 
 // CrashServer kills the server, and starts another after a pause.
-func (w *World) CrashServer(pause time.Duration) {
-	w.TB.Helper()
-	state := w.KillServer()
+func (w *World) CrashServer(powerCut bool, pause time.Duration) {
+	state := w.KillServer(powerCut)
 	time.Sleep(pause)
-	w.startServer(state)
+	if err := w.startServer(state); err != nil {
+		w.fail("start server after a crash", err)
+	}
 }
 
 // copyServer copies a server's state directory and its database as it is after
@@ -297,7 +320,7 @@ func copyDir(from, to string, want func(name string) bool) error {
 }
 
 // Store is the running server's.
-func (w *World) Store() *store.DB { return w.server.running.Store }
+func (w *World) Store() *store.DB { return w.lastServer().running.Store }
 
 // An agentRun is one process of the agent.
 type agentRun struct {
@@ -307,14 +330,13 @@ type agentRun struct {
 	stop      context.CancelFunc
 	done      chan struct{}
 	err       error
-	killed    bool
+	killed    atomic.Bool
 }
 
 // StartAgent starts the agent.
 func (w *World) StartAgent() {
 	w.TB.Helper()
-	w.states++
-	state := filepath.Join(w.dir, fmt.Sprintf("agent-%d", w.states))
+	state := w.newState("agent")
 	if err := copyDir(filepath.Join(w.template.dir, "agent"), state, func(string) bool { return true }); err != nil {
 		w.TB.Fatal(err)
 	}
@@ -332,10 +354,12 @@ func (w *World) StartAgent() {
 		defer close(a.done)
 		a.err = run.Run(ctx)
 		w.Log.Add("agent", "stopped: %v", a.err)
-		if a.err != nil && !a.killed {
+		if a.err != nil && !a.killed.Load() {
 			w.fail("run agent", a.err)
 		}
 	})
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.agent = a
 }
 
@@ -343,10 +367,11 @@ func (w *World) StartAgent() {
 // asked for sessions.
 func (w *World) WaitConnected() {
 	w.TB.Helper()
+	a := w.lastAgent()
 	select {
-	case <-w.agent.connected:
-	case <-w.agent.done:
-		w.TB.Fatalf("the agent stopped: %v\n%s", w.agent.err, w.Log)
+	case <-a.connected:
+	case <-a.done:
+		w.TB.Fatalf("the agent stopped: %v\n%s", a.err, w.Log)
 	case <-time.After(2 * time.Minute):
 		w.TB.Fatalf("the agent did not connect\n%s", w.Log)
 	}
@@ -354,21 +379,22 @@ func (w *World) WaitConnected() {
 }
 
 // AgentHost is the link of the agent that runs.
-func (w *World) AgentHost() *Host { return w.agent.host }
+func (w *World) AgentHost() *Host { return w.lastAgent().host }
 
 // StopAgent stops the agent as a signal does, and waits for it.
 func (w *World) StopAgent() {
 	w.Log.Add("agent", "is asked to stop")
 	w.fact(agentGone, nil)
-	w.agent.stop()
-	<-w.agent.done
+	a := w.lastAgent()
+	a.stop()
+	<-a.done
 }
 
 // KillAgent is what kill -9 does to the agent.
 func (w *World) KillAgent() {
 	w.fact(agentGone, nil)
-	a := w.agent
-	a.killed = true
+	a := w.lastAgent()
+	a.killed.Store(true)
 	a.host.Die()
 	a.machine.Kill()
 	a.stop()
@@ -421,7 +447,7 @@ func (w *World) Stop() (all []Problem) {
 	if n := w.Machine.Running(); n > 0 {
 		bad("%d programs run", n)
 	}
-	if n := w.server.mount.Open(); n > 0 {
+	if n := w.lastServer().mount.Open(); n > 0 {
 		bad("%d files are open", n)
 	}
 	for _, g := range goroutines() {
