@@ -26,9 +26,13 @@ import (
 // outsideWithin is how long an outside KMS has to answer.
 const outsideWithin = 10 * time.Second
 
-// storeName is what a key store may be called: it is part of requests, and so
-// are names of keys (API reference, XksKeyIdType).
+// storeName is what a key store may be called, and a key in Vault, whose name is
+// one element of the path of a request (API reference, XksKeyIdType).
 var storeName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
+
+// isName reports whether name is one that storeName matches and no path reads as
+// a direction: "." and ".." name the directory and the one above it.
+func isName(name string) bool { return storeName.MatchString(name) && strings.Trim(name, ".") != "" }
 
 // ParseStores reads key stores as the server's configuration has them, one a
 // text:
@@ -44,7 +48,7 @@ func ParseStores(ctx context.Context, texts []string) (Stores, error) {
 	for _, text := range texts {
 		name, rest, ok := strings.Cut(text, "=")
 		kind, where, ok2 := strings.Cut(rest, ":")
-		if !ok || !ok2 || !storeName.MatchString(name) {
+		if !ok || !ok2 || !isName(name) {
 			return nil, fmt.Errorf("key store %q is not a name, a kind and a place; write it as vault=vault:https://vault.example:8200/transit or as aws=aws:eu-central-1", text)
 		}
 		if _, twice := stores[name]; twice {
@@ -76,7 +80,7 @@ type vault struct {
 func newVault(where string) (*vault, error) {
 	u, err := url.Parse(where)
 	local := err == nil && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1")
-	if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && local) || strings.Trim(u.Path, "/") == "" || u.User != nil || u.RawQuery != "" {
+	if err != nil || strings.Contains("/"+u.Path+"/", "/../") || strings.Contains("/"+u.Path+"/", "/./") || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && local) || strings.Trim(u.Path, "/") == "" || u.User != nil || u.RawQuery != "" {
 		return nil, errors.New("its place is not https, a host and the mount of a transit engine, as in https://vault.example:8200/transit")
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -96,8 +100,8 @@ type vaultKey struct {
 
 // call asks for one of data's members of the answer.
 func (k vaultKey) call(ctx context.Context, verb, want string, body map[string]string) (string, error) {
-	if !storeName.MatchString(k.name) {
-		return "", errors.New("the key's name is none of Vault's")
+	if !isName(k.name) {
+		return "", errors.New("a key in Vault has no such name; it has letters, digits, hyphens, underscores and dots, and is not dots alone")
 	}
 	token, err := vaultToken()
 	if err != nil {

@@ -167,6 +167,10 @@ func TestKeyInVault(t *testing.T) {
 	h.refused(err, "KMSInternalException", "encryption key not found")
 	_, err = h.outsideKey("vault", "../../sys/x")
 	h.refused(err, "ValidationException", "")
+	for _, name := range []string{".", "..", "..."} { // an element of a path that names no key
+		_, err = h.outsideKey("vault", name)
+		h.refused(err, "KMSInternalException", "a key in Vault has no such name")
+	}
 	t.Setenv("VAULT_TOKEN", "s.old")
 	_, err = h.root.Encrypt(t.Context(), &awskms.EncryptInput{KeyId: k.KeyId, Plaintext: []byte("x")})
 	h.refused(err, "KMSInternalException", "permission denied")
@@ -182,6 +186,9 @@ func TestKeyStoresAreWrittenSo(t *testing.T) {
 		"v=gcp:x":                                 "there are vault and aws",
 		"v=vault:http://vault.example/transit":    "https, a host and the mount",
 		"v=vault:https://vault.example":           "https, a host and the mount",
+		"..=vault:https://vault.example/transit":  "is not a name, a kind and a place",
+		"v=vault:https://vault.example/../sys":    "https, a host and the mount",
+		"v=vault:https://vault.example/a/./b":     "https, a host and the mount",
 		"v=vault:https://t:x@vault.example/trans": "https, a host and the mount",
 	} {
 		if _, err := keyring.ParseStores(t.Context(), []string{text}); err == nil || !strings.Contains(err.Error(), words) {
