@@ -2,6 +2,7 @@ package sallyport
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -23,4 +24,27 @@ func SameButCase(names iter.Seq[string]) (a, b string) {
 		first[folded] = name
 	}
 	return "", ""
+}
+
+// CheckTags returns a ValidationException if of the tags that are given two, or
+// one and another that the thing has, have names that differ by case alone. A tag
+// of the same name is replaced, and is no such other.
+func CheckTags(has, given map[string]string) error {
+	a, b := SameButCase(maps.Keys(given))
+	if a == "" {
+		folded := make(map[string]string, len(given))
+		for name := range given {
+			folded[strings.ToLower(name)] = name
+		}
+		for _, name := range slices.Sorted(maps.Keys(has)) {
+			if other, ok := folded[strings.ToLower(name)]; ok && other != name {
+				a, b = name, other
+				break
+			}
+		}
+	}
+	if a == "" {
+		return nil
+	}
+	return Errorf(ValidationException, "The names of the tags %s and %s differ by case alone, and policies do not tell them apart. Use one spelling: remove the other tag first, if it is there.", Clip(a, 128), Clip(b, 128))
 }

@@ -151,3 +151,33 @@ func TestRealm(t *testing.T) {
 		}
 	}
 }
+
+// What a thing's tags may be called, beside those it has.
+func TestCheckTags(t *testing.T) {
+	tags := func(names ...string) map[string]string {
+		all := map[string]string{}
+		for _, name := range names {
+			all[name] = "x"
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		has, given map[string]string
+		says       string // "" if they may
+	}{
+		{nil, nil, ""},
+		{tags("env"), tags("env", "team"), ""}, // replaced
+		{tags("env"), tags("environment"), ""},
+		{tags("Env"), tags("env"), "Env and env"},
+		{nil, tags("Env", "env"), "Env and env"},
+		{tags("Env", "env"), tags("team"), ""}, // from before it was refused
+		{tags("Env", "env"), tags("env"), "Env and env"},
+		{tags("Ünder"), tags("ünder"), "Ünder and ünder"},
+		{tags("k"), tags("\u212a"), "k and \u212a"}, // the kelvin sign
+	} {
+		err := sm.CheckTags(tt.has, tt.given)
+		if (err == nil) != (tt.says == "") || err != nil && (sm.CodeOf(err) != sm.ValidationException || !strings.Contains(err.Error(), tt.says+" differ by case alone")) {
+			t.Errorf("%v, given %v: %v, want %q", tt.has, tt.given, err, tt.says)
+		}
+	}
+}

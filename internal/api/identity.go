@@ -311,11 +311,14 @@ func (s *Server) bearerOwner(ctx context.Context, b *bearer) (*sallyport.Princip
 
 func (s *Server) rolePrincipal(r *sallyport.Role, session string, tags map[string]string) *sallyport.Principal {
 	all := map[string]string{}
-	for k, v := range r.Tags {
-		all[k] = v
+	given := map[string]bool{}
+	for k, v := range tags {
+		all[k], given[strings.ToLower(k)] = v, true
 	}
-	for k, v := range tags { // a session's tag wins over its role's
-		all[k] = v
+	for k, v := range r.Tags { // a session's tag wins over its role's, however it is spelt
+		if !given[strings.ToLower(k)] {
+			all[k] = v
+		}
 	}
 	id := r.ID + ":" + session
 	return &sallyport.Principal{

@@ -35,6 +35,9 @@ func noActivation(id string) error {
 
 // CreateActivation adds an activation. Its Count is 0 whatever a says.
 func (db *DB) CreateActivation(ctx context.Context, a sallyport.Activation) error {
+	if err := sallyport.CheckTags(nil, a.Tags); err != nil {
+		return wrap(err, "create activation %s", a.ID)
+	}
 	err := db.transact(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO activations (id, code, description, name, role, role_id, most, created, expires, tags)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,

@@ -74,6 +74,9 @@ func insertDocumentVersion(tx *tx, v sallyport.DocumentVersion) error {
 // CreateDocument adds a document with its first version, which is v, whatever
 // number v has. One of that name that is there is DocumentAlreadyExists.
 func (db *DB) CreateDocument(ctx context.Context, v sallyport.DocumentVersion, tags map[string]string) error {
+	if err := sallyport.CheckTags(nil, tags); err != nil {
+		return wrap(err, "create document %s", v.Document)
+	}
 	v.Number = 1
 	err := db.transact(ctx, func(tx *tx) error {
 		if db.dialect.lockIAM != "" { // so that the count holds until the insert
@@ -323,6 +326,9 @@ func (db *DB) changeDocument(ctx context.Context, name string, change func(d *sa
 // TagDocument adds tags to a document, and UntagDocument takes some off.
 func (db *DB) TagDocument(ctx context.Context, name string, tags map[string]string, most int) error {
 	return db.changeDocument(ctx, name, func(d *sallyport.Document) error {
+		if err := sallyport.CheckTags(d.Tags, tags); err != nil {
+			return err
+		}
 		if d.Tags == nil {
 			d.Tags = map[string]string{}
 		}

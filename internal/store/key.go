@@ -53,6 +53,9 @@ func scanKMSKey(s scanner) (*sallyport.KMSKey, error) {
 // CreateKMSKey adds a key. Material is what it is made of, which is sealed; nil
 // for a key in an outside KMS, of which there may be one for each there is.
 func (db *DB) CreateKMSKey(ctx context.Context, k sallyport.KMSKey, material []byte) error {
+	if err := sallyport.CheckTags(nil, k.Tags); err != nil {
+		return wrap(err, "create KMS key")
+	}
 	box, err := db.materials()
 	if err != nil {
 		return err

@@ -282,9 +282,23 @@ func (db *DB) Deregister(ctx context.Context, id sallyport.NodeID) error {
 	return db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
 }
 
-// TagNode gives a node tags, in place of any by the same names.
+// TagNode gives a node tags, in place of any by the same names. Names that differ
+// by case alone from others are refused: see [sallyport.CheckTags].
 func (db *DB) TagNode(ctx context.Context, id sallyport.NodeID, tags map[string]string) error {
-	return db.onNodeTags(ctx, id, func(tx *tx) error { return setNodeTags(tx, id, tags) })
+	return db.onNodeTags(ctx, id, func(tx *tx) error {
+		names, err := collect(tx.ctx, tx, readString, `SELECT name FROM node_tags WHERE node = $1`, id.String())
+		if err != nil {
+			return err
+		}
+		has := map[string]string{}
+		for _, name := range names {
+			has[name] = ""
+		}
+		if err := sallyport.CheckTags(has, tags); err != nil {
+			return err
+		}
+		return setNodeTags(tx, id, tags)
+	})
 }
 
 // UntagNode takes tags off a node. It does not matter if they were not there.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,7 +197,7 @@ func TestNodeChanges(t *testing.T) {
 
 		many := map[string]string{}
 		for i := range maxTags {
-			many[string(rune(0x100+i))] = ""
+			many["tag "+strconv.Itoa(i)] = ""
 		}
 		wantCode(t, db.TagNode(ctx, n.ID, many), sallyport.TooManyTagsError, "50 tags")
 		if got, err = db.Node(ctx, n.ID); err != nil || len(got.Tags) != 2 {

@@ -301,7 +301,15 @@ func readTags(list []types.Tag) (map[string]string, error) {
 		}
 		tags[key] = value
 	}
-	return tags, nil
+	return tags, tagError(sallyport.CheckTags(nil, tags))
+}
+
+// tagError is an error of [sallyport.CheckTags] under KMS's own code.
+func tagError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return sallyport.Errorf(sallyport.TagException, "%s", sallyport.Public(err).Message)
 }
 
 func (s *Server) tagOn(ctx context.Context, c *api.Call, in *kms.TagResourceInput) ([]api.Question, error) {
@@ -322,6 +330,9 @@ func (s *Server) tag(ctx context.Context, _ *api.Call, in *kms.TagResourceInput)
 		return nil, err
 	}
 	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error {
+		if err := tagError(sallyport.CheckTags(k.Tags, tags)); err != nil {
+			return err
+		}
 		if k.Tags == nil {
 			k.Tags = map[string]string{}
 		}

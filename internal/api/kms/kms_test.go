@@ -299,6 +299,23 @@ func TestKeyPolicyNamesByID(t *testing.T) {
 	}
 }
 
+func TestTagsDifferByMoreThanCase(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	tag := func(key, value string) types.Tag { return types.Tag{TagKey: &key, TagValue: &value} }
+	_, err := h.root.CreateKey(ctx, &awskms.CreateKeyInput{Tags: []types.Tag{tag("env", "x"), tag("Env", "y")}})
+	h.refused(err, "TagException", "Env and env differ by case alone")
+	made, err := h.root.CreateKey(ctx, &awskms.CreateKeyInput{Tags: []types.Tag{tag("Env", "prod")}})
+	h.must(err)
+	add := func(tags ...types.Tag) error {
+		_, err := h.root.TagResource(ctx, &awskms.TagResourceInput{KeyId: made.KeyMetadata.KeyId, Tags: tags})
+		return err
+	}
+	h.refused(add(tag("env", "x")), "TagException", "Env and env differ by case alone")
+	h.refused(add(tag("a", "x"), tag("A", "x")), "TagException", "A and a")
+	h.must(add(tag("Env", "lab"), tag("team", "x")))
+}
+
 // Condition keys have no case, so an encryption context may not have two keys
 // that differ by case alone.
 func TestEncryptionContextKeysDifferByMoreThanCase(t *testing.T) {

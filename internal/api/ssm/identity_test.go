@@ -414,3 +414,53 @@ func TestNodeRoleIsKeptByID(t *testing.T) {
 		}
 	})
 }
+
+// No tag hides another from a deny: two whose names differ by case alone are
+// refused, wherever tags are given.
+func TestTagsDifferByMoreThanCase(t *testing.T) {
+	const maker = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ssm:*","Resource":"*"},{"Effect":"Allow","Action":"iam:PassRole","Resource":"*"},
+		{"Effect":"Deny","Action":"ssm:StartSession","Resource":"*","Condition":{"StringEquals":{"ssm:resourceTag/env":"prod"}}}]}`
+	tags := func(pairs ...string) (list []types.Tag) {
+		for i := 0; i < len(pairs); i += 2 {
+			list = append(list, types.Tag{Key: &pairs[i], Value: &pairs[i+1]})
+		}
+		return list
+	}
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		node := s.Register("")
+		node.Online()
+		ann := s.SSM(s.User("ann", maker))
+		content := `{"schemaVersion":"1.0","sessionType":"Standard_Stream"}`
+		document := func(name string, t []types.Tag) error {
+			_, err := ann.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: &name, Content: &content, DocumentType: types.DocumentTypeSession, Tags: t})
+			return err
+		}
+		add := func(kind types.ResourceTypeForTagging, id string, pairs ...string) error {
+			_, err := ann.AddTagsToResource(ctx, &ssm.AddTagsToResourceInput{ResourceType: kind, ResourceId: &id, Tags: tags(pairs...)})
+			return err
+		}
+		if err := document("Own", tags("Env", "prod")); err != nil {
+			t.Fatal(err)
+		}
+		for kind, id := range map[types.ResourceTypeForTagging]string{types.ResourceTypeForTaggingManagedInstance: node.ID.String(), types.ResourceTypeForTaggingDocument: "Own"} {
+			if err := add(kind, id, "Env", "prod", "team", "a"); err != nil {
+				t.Fatal(err)
+			}
+			wantCode(t, add(kind, id, "env", "x"), "ValidationException", "The names of the tags Env and env differ by case alone")
+			wantCode(t, add(kind, id, "other", "x", "OTHER", "y"), "ValidationException", "OTHER and other")
+			if err := add(kind, id, "Env", "prod", "Team2", "b"); err != nil {
+				t.Errorf("the same spelling: %v", err)
+			}
+			list, err := ann.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{ResourceType: kind, ResourceId: &id})
+			if err != nil || len(list.TagList) != 3 {
+				t.Errorf("tags of the %s: %+v, %v", kind, list, err)
+			}
+		}
+		_, err := ann.StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+		wantCode(t, err, "AccessDeniedException", "explicit deny")
+		wantCode(t, document("Two", tags("env", "x", "Env", "y")), "ValidationException", "Env and env")
+		_, err = ann.CreateActivation(ctx, &ssm.CreateActivationInput{IamRole: aws.String("SallyportManagedNode"), Tags: tags("env", "x", "ENV", "y")})
+		wantCode(t, err, "ValidationException", "ENV and env")
+	})
+}

@@ -32,7 +32,7 @@ func readTags(list []types.Tag) (map[string]string, error) {
 	if len(tags) > maxTags {
 		return nil, sallyport.Errorf(sallyport.TooManyTagsError, "There are %d tags, and a resource may have %d.", len(tags), maxTags)
 	}
-	return tags, nil
+	return tags, sallyport.CheckTags(nil, tags)
 }
 
 func writeTags(tags map[string]string) []types.Tag {

@@ -282,6 +282,8 @@ func TestSessionTags(t *testing.T) {
 	}
 	d.refused(d.listUsers(d.assumed(ann, "admin", nil)), "AccessDenied", "iam:ListUsers") // the role's own
 	d.must(d.listUsers(d.assumed(ann, "admin", with("team", "red"))))                     // the session's, over the role's
+	d.must(d.listUsers(d.assumed(ann, "admin", with("TEAM", "red"))))                     // however it is spelt
+	d.refused(d.listUsers(d.assumed(ann, "admin", with("Team", "green"))), "AccessDenied", "iam:ListUsers")
 	d.must(d.listUsers(d.assumed(ann, "admin", func(in *awssts.AssumeRoleInput) {
 		with("team", "red", "cost", "")(in)
 		in.TransitiveTagKeys = []string{"team"}
