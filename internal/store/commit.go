@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sallyport/sallyport/internal/panics"
 )
 
 // A tx is a transaction under way, and the context its statements run in. That
@@ -33,7 +35,8 @@ func (t *tx) row(query string, args ...any) *sql.Row {
 
 // transact runs do in a transaction and commits what it did, unless it returns
 // an error. do may be run more than once, so what it hands out it must assign,
-// not append; and it must use nothing but its tx, or it would wait for itself.
+// not append; and it must use nothing but its tx, or it would wait for itself. A
+// panic in do is an error, of its own caller's alone.
 //
 // Where there is one writer, callers that arrive while it is busy are committed
 // together: one wait for the disk for all of them.
@@ -91,7 +94,7 @@ func once(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	defer t.Rollback() // does nothing once committed
-	if err := do(&tx{t, ctx}); err != nil {
+	if err := panics.Run(func() error { return do(&tx{t, ctx}) }); err != nil {
 		return err
 	}
 	if err := t.Commit(); err != nil {
@@ -145,23 +148,38 @@ func (c *commits) join(ctx context.Context, pool *sql.DB, do func(*tx) error) er
 	}
 }
 
-// lead writes one batch and gives up the turn.
+// lead writes one batch and gives up the turn. Every job of the batch is told
+// how it went, whatever happens: its caller waits for nothing else.
 func (c *commits) lead(pool *sql.DB) {
 	defer func() { <-c.turn }()
-	c.mu.Lock()
-	n := min(len(c.queue), maxTogether)
-	batch := slices.Clone(c.queue[:n])
-	c.queue = slices.Delete(c.queue, 0, n)
-	c.mu.Unlock()
-
-	if len(batch) > 1 && together(pool, batch) == nil {
+	batch := c.take()
+	if len(batch) > 1 && panics.Run(func() error { return together(pool, batch) }) == nil {
 		return
 	}
 	// One caller, or a transaction lost as a whole, as SQLite does when the
 	// disk is full. Alone, each learns how it fares itself.
 	for _, j := range batch {
-		j.done <- once(j.ctx, pool, j.do)
+		j.tell(panics.Run(func() error { return once(j.ctx, pool, j.do) }))
 	}
+}
+
+// tell answers a job's caller, who has not been answered, or has and is not
+// answered twice.
+func (j *job) tell(err error) {
+	select {
+	case j.done <- err:
+	default:
+	}
+}
+
+// take takes the next batch.
+func (c *commits) take() []*job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.queue), maxTogether)
+	batch := slices.Clone(c.queue[:n])
+	c.queue = slices.Delete(c.queue, 0, n)
+	return batch
 }
 
 func (c *commits) withdraw(j *job) bool {
@@ -190,7 +208,8 @@ func together(pool *sql.DB, batch []*job) error {
 		if _, err := t.ExecContext(ctx, `SAVEPOINT job`); err != nil {
 			return err
 		}
-		if verdicts[i] = j.do(&tx{t, j.ctx}); verdicts[i] != nil {
+		verdicts[i] = panics.Run(func() error { return j.do(&tx{t, j.ctx}) })
+		if verdicts[i] != nil {
 			if _, err := t.ExecContext(ctx, `ROLLBACK TO job`); err != nil {
 				return err
 			}
@@ -203,7 +222,7 @@ func together(pool *sql.DB, batch []*job) error {
 		return err
 	}
 	for i, j := range batch {
-		j.done <- verdicts[i]
+		j.tell(verdicts[i])
 	}
 	return nil
 }
