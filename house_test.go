@@ -45,11 +45,11 @@ var mayImport = map[string]string{
 
 	// The control plane.
 	"internal/document":        "wire",
-	"internal/store":           "keyring",
+	"internal/store":           "keyring panics",
 	"internal/record":          "wire asciicast",
 	"internal/broker":          "panics store record keyring route wire",
-	"internal/gateway":         "broker route socket store wire",
-	"internal/api":             "keyring policy sigv4 store",
+	"internal/gateway":         "broker panics route socket store wire",
+	"internal/api":             "keyring panics policy sigv4 store",
 	"internal/api/ssm":         "api broker document route store wire",
 	"internal/api/ssmmessages": "api broker",
 	"internal/api/ec2messages": "api",
@@ -57,7 +57,7 @@ var mayImport = map[string]string{
 	"internal/api/sts":         "api policy store",
 	"internal/api/kms":         "api keyring policy store",
 	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
-		"broker gateway keyring rawio record route store",
+		"broker gateway keyring panics rawio record route store",
 
 	"internal/simulation": "agent asciicast client pty record server store",
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",

@@ -36,6 +36,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -147,16 +148,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.Body = body
-	op, err := s.find(c)
-	if err != nil {
-		s.fail(w, c, err)
-		return
-	}
-	if err := s.authenticate(c, op.admit); err != nil {
-		s.fail(w, c, err)
-		return
-	}
-	out, err := op.run(r.Context(), c)
+	out, err := s.answer(r.Context(), c)
 	if err != nil {
 		s.fail(w, c, err)
 		return
@@ -171,6 +163,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	}
 	w.Write(out) // the client has gone if this fails
+}
+
+// answer does what a request asks for. A panic is an error, of this request
+// alone.
+func (s *Server) answer(ctx context.Context, c *Call) (out []byte, err error) {
+	defer panics.Recover(&err)
+	op, err := s.find(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.authenticate(c, op.admit); err != nil {
+		return nil, err
+	}
+	return op.run(ctx, c)
 }
 
 // find says which operation is asked for.
@@ -211,7 +217,7 @@ func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
 		e = sallyport.Errorf(sallyport.InternalServerError, "The server's disk is full, so nothing can be changed. Its operator has to make room.")
 	}
 	if e.Code == sallyport.InternalServerError && c.Request.Context().Err() == nil {
-		s.Log.ErrorContext(c.Request.Context(), "request failed", sallyport.LogTarget, c.Operation, sallyport.LogRequest, c.ID, sallyport.LogErr, err)
+		s.Log.ErrorContext(c.Request.Context(), "request failed", sallyport.LogTarget, c.Operation, sallyport.LogRequest, c.ID, sallyport.LogErr, err, panics.Stack(err))
 	}
 	switch {
 	case c.Service != nil && c.Service.Version != "":

@@ -30,6 +30,7 @@ type Conn interface {
 var (
 	errReplaced = errors.New("the same end has opened another socket")
 	errOver     = errors.New("the session is over")
+	errBroke    = errors.New("code of the server panicked, which the log has in a line of its own")
 )
 
 // Bounds of what waits for a socket besides stream data. An acknowledgement that
@@ -180,6 +181,7 @@ func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string)
 	s.detach(e, err, closedByPeer)
 	if panics.Is(err) {
 		s.broke(err)
+		return errBroke
 	}
 	if errors.Is(err, errOver) || closedByPeer && !s.closedAt(e).IsZero() {
 		return nil

@@ -28,6 +28,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/store"
@@ -93,16 +94,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if id, ok := strings.CutPrefix(r.URL.Path, "/v1/control-channel/"); ok {
-		err = g.openControl(w, r, id)
+		err = panics.Run(func() error { return g.openControl(w, r, id) })
 	} else if id, ok := strings.CutPrefix(r.URL.Path, "/v1/data-channel/"); ok {
-		err = g.openData(w, r, id)
+		err = panics.Run(func() error { return g.openData(w, r, id) })
 	} else {
 		http.NotFound(w, r)
 	}
 	if err != nil {
 		refuse(w, err)
 		if sallyport.CodeOf(err) == "" {
-			g.Log.ErrorContext(r.Context(), "socket not opened", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err)
+			g.Log.ErrorContext(r.Context(), "socket not opened", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err, panics.Stack(err))
 		}
 	}
 }
@@ -119,7 +120,7 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 // open upgrades r and has serve run on the socket, in a goroutine of the
-// gateway's. Serve ends the socket.
+// gateway's. Serve ends the socket; so does a panic in it.
 func (g *Gateway) open(w http.ResponseWriter, r *http.Request, serve func(ctx context.Context, c *socket.Conn)) error {
 	g.mu.Lock()
 	ctx := g.ctx
@@ -135,10 +136,17 @@ func (g *Gateway) open(w http.ResponseWriter, r *http.Request, serve func(ctx co
 		g.sockets.Done()
 		return nil // Accept has answered
 	}
+	remote := r.RemoteAddr // what else the request holds is not kept
 	go func() {
 		defer g.sockets.Done()
 		defer c.Drop()
-		serve(ctx, c)
+		err := panics.Run(func() error {
+			serve(ctx, c)
+			return nil
+		})
+		if err != nil {
+			g.Log.Error("socket panicked", sallyport.LogRemote, remote, sallyport.LogErr, err, panics.Stack(err))
+		}
 	}()
 	return nil
 }
@@ -204,11 +212,13 @@ func (g *Gateway) control(ctx context.Context, c *socket.Conn, id sallyport.Node
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		cancel(g.keep(ctx, c, id, log))
+		cancel(panics.Run(func() error { return g.keep(ctx, c, id, log) }))
 	}()
-	err := g.listen(ctx, c, id)
-	cancel(err)
+	cancel(panics.Run(func() error { return g.listen(ctx, c, id) }))
 	<-kept
+	if err := context.Cause(ctx); panics.Is(err) {
+		log.Error("socket panicked", sallyport.LogErr, err, panics.Stack(err))
+	}
 	now := time.Now()
 	if !g.Bus.Online(id) { // else it has opened another meanwhile
 		g.Store.SetOnline(context.WithoutCancel(ctx), id, false, now)
@@ -351,21 +361,26 @@ func (g *Gateway) data(ctx context.Context, c *socket.Conn, who *sallyport.Princ
 	pinged := make(chan struct{})
 	go func() {
 		defer close(pinged)
-		if err := c.KeepAlive(ctx, pingEvery, pongWithin); err != nil {
+		if err := panics.Run(func() error { return c.KeepAlive(ctx, pingEvery, pongWithin) }); err != nil {
 			cancel(err)
 		}
 	}()
 
-	var err error
-	if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
-		err = g.joinNode(ctx, c, who, id, open)
-	} else {
-		err = g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)
-	}
+	err := panics.Run(func() error {
+		if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
+			return g.joinNode(ctx, c, who, id, open)
+		}
+		return g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)
+	})
 	cause := context.Cause(ctx)
 	cancel(nil)
 	<-pinged
 	switch {
+	case panics.Is(err) || panics.Is(cause):
+		if !panics.Is(err) {
+			err = cause
+		}
+		log.Error("socket panicked", sallyport.LogErr, err, panics.Stack(err))
 	case err == nil:
 		c.Close("the session is over")
 	case sallyport.CodeOf(err) != "" && cause == nil:

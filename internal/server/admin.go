@@ -19,6 +19,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/route"
 )
 
@@ -134,6 +135,9 @@ func metrics(b *broker.Broker, bus *route.Memory) *prometheus.Registry {
 			Namespace: "sallyport", Name: "frames_dropped_total", Help: "Frames that made no sense or found no room.",
 		}, func() float64 { return float64(b.Stats().Dropped) }),
 	)
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "sallyport", Name: "panics_total", Help: "Bugs that ended one request, socket or session; each is a line in the log, with its stack.",
+	}, func() float64 { return float64(panics.Count()) }))
 	gauge("nodes_online", "Managed nodes whose control channel is open and may have sessions.", func() float64 { return float64(bus.Count()) })
 	gauge("sessions_live", "Sessions that are on.", func() float64 { return float64(b.Stats().Live) })
 	return r

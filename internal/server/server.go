@@ -44,6 +44,7 @@ import (
 	"github.com/sallyport/sallyport/internal/broker"
 	"github.com/sallyport/sallyport/internal/gateway"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/rawio"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/route"
@@ -168,7 +169,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	}
 
 	web := &http.Server{
-		Handler:           handler(doors, sockets, db),
+		Handler:           contained(handler(doors, sockets, db), logger),
 		ReadHeaderTimeout: headerWithin,
 		IdleTimeout:       idleConn,
 		ErrorLog:          log.New(quiet{logger}, "", 0),
@@ -239,6 +240,21 @@ func handler(doors *api.Server, sockets *gateway.Gateway, db *store.DB) http.Han
 			fmt.Fprintln(w, "ready")
 		default:
 			doors.ServeHTTP(w, r)
+		}
+	})
+}
+
+// contained answers with h. A panic that h has not made an error itself closes the
+// connection, for half an answer may have been sent, and is one line in the log.
+func contained(h http.Handler, logger *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := panics.Run(func() error {
+			h.ServeHTTP(w, r)
+			return nil
+		})
+		if err != nil {
+			logger.ErrorContext(r.Context(), "request panicked", sallyport.LogRemote, r.RemoteAddr, sallyport.LogErr, err, panics.Stack(err))
+			panic(http.ErrAbortHandler) // which net/http takes for just that, and does not log
 		}
 	})
 }
@@ -327,10 +343,6 @@ func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.S
 type quiet struct{ log *slog.Logger }
 
 func (q quiet) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), "panic serving") { // a bug of ours
-		q.log.Error("request panicked", sallyport.LogErr, strings.TrimSpace(string(b)))
-		return len(b), nil
-	}
 	q.log.Debug("connection failed", sallyport.LogErr, strings.TrimSpace(string(b)))
 	return len(b), nil
 }

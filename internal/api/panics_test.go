@@ -1,0 +1,49 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/sallyport/sallyport/internal/api"
+)
+
+// A panic in an operation is InternalServerError to its caller, and one line in
+// the log with the request's ID.
+func TestAPanicIsInternalServerError(t *testing.T) {
+	type nothing struct{}
+	none := func(context.Context, *api.Call, *nothing) ([]api.Question, error) { return nil, nil }
+	var log bytes.Buffer
+	s := &api.Server{
+		Log: slog.New(slog.NewJSONHandler(&log, nil)),
+		Services: []*api.Service{{Name: "x", Target: "X", Ops: map[string]api.Op{
+			"Break": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) {
+				var m map[string]int
+				m["x"]++
+				return nil, nil
+			})),
+			"Work": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) { return new(nothing), nil })),
+		}}},
+	}
+	call := func(op string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/", strings.NewReader("{}"))
+		r.Header.Set("X-Amz-Target", "X."+op)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		return w
+	}
+	w := call("Break")
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), `"__type":"InternalServerError"`) || strings.Contains(w.Body.String(), "map") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if id := w.Header().Get("x-amzn-RequestId"); strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), id) || !strings.Contains(log.String(), "panics_test.go") {
+		t.Errorf("the log has:\n%s", &log)
+	}
+	if w := call("Work"); w.Code != http.StatusOK {
+		t.Errorf("the next request: %d %s", w.Code, w.Body)
+	}
+}
