@@ -171,6 +171,12 @@ func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.R
 		return policy.Decision{Allowed: true, Policy: "the account's root, whom no policy binds"}, nil
 	}
 	p, err := s.policies(ctx, who)
+	if sallyport.CodeOf(err) == sallyport.MalformedPolicyDocument {
+		// It was taken once, by rules that were less strict. What it denied is not
+		// known, so nothing is allowed.
+		s.Log.ErrorContext(ctx, "stored policy cannot be read", sallyport.LogWho, who.ARN, sallyport.LogErr, err)
+		err = sallyport.Errorf(sallyport.AccessDeniedException, "A policy that binds %s cannot be read, so nothing is allowed. The server's log says which policy that is, and why; the account's root can change it.", who.ARN)
+	}
 	if err != nil {
 		return policy.Decision{}, err
 	}

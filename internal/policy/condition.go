@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sallyport/sallyport"
 )
@@ -18,6 +19,7 @@ type condition struct {
 	key    string
 	test   test
 	negate bool // StringNotEquals and its like: none of the values may match
+	deny   bool // it is of a statement that denies
 
 	quantifier quantifier
 	ifExists   bool
@@ -26,7 +28,23 @@ type condition struct {
 
 // A test reports whether a request's value matches any of those the policy
 // lists.
-type test func(c *Context, value string) bool
+type test func(c *Context, value string) outcome
+
+// outcome is what a [test] finds.
+type outcome uint8
+
+const (
+	differs    outcome = iota // from all the values
+	matches                   // one of them
+	unreadable                // what the operator compares, numbers or dates or addresses, is not what the value is
+)
+
+func outcomeOf(match bool) outcome {
+	if match {
+		return matches
+	}
+	return differs
+}
 
 // quantifier is how a condition goes about a key with several values.
 type quantifier uint8
@@ -52,12 +70,16 @@ const (
 // quantifiers a key of empty values is missing.
 //
 // AWS does not say what an operator without a quantifier makes of several
-// values. Here it takes them together, so that a negated operator is always
-// the opposite of the one it negates.
+// values. Here it takes them together, so that a negated operator is the
+// opposite of the one it negates.
+//
+// A value that cannot be read, such as a number that is none, matches nothing.
+// That it therefore does not match is not known: it meets a negated operator
+// only in a statement that denies.
 func (c *condition) holds(ctx *Context) bool {
 	v := ctx.get(c.key)
 	if c.null {
-		return c.test(ctx, strconv.FormatBool(v.n == 0))
+		return c.test(ctx, strconv.FormatBool(v.n == 0)) == matches
 	}
 	switch c.quantifier {
 	case forAllValues:
@@ -65,7 +87,7 @@ func (c *condition) holds(ctx *Context) bool {
 			return true
 		}
 		for i := range v.n {
-			if c.test(ctx, v.at(i)) == c.negate {
+			if !c.passes(c.test(ctx, v.at(i))) {
 				return false
 			}
 		}
@@ -75,7 +97,7 @@ func (c *condition) holds(ctx *Context) bool {
 			return false
 		}
 		for i := range v.n {
-			if c.test(ctx, v.at(i)) != c.negate {
+			if c.passes(c.test(ctx, v.at(i))) {
 				return true
 			}
 		}
@@ -84,12 +106,24 @@ func (c *condition) holds(ctx *Context) bool {
 	if v.n == 0 {
 		return c.ifExists || c.negate
 	}
+	holds := c.negate
 	for i := range v.n {
-		if c.test(ctx, v.at(i)) {
+		switch found := c.test(ctx, v.at(i)); {
+		case found == matches:
 			return !c.negate
+		case !c.passes(found):
+			holds = false
 		}
 	}
-	return c.negate
+	return holds
+}
+
+// passes reports whether one value meets the condition by itself.
+func (c *condition) passes(found outcome) bool {
+	if found == unreadable {
+		return c.negate && c.deny
+	}
+	return (found == matches) != c.negate
 }
 
 // operator is a condition operator, without prefix and suffix.
@@ -187,27 +221,46 @@ func stringLike(y syntax, values []string) (test, error) {
 
 func stringMatches(y syntax, values []string) (test, error) {
 	patterns, err := compileAll(y, values)
-	return func(c *Context, value string) bool {
+	return func(c *Context, value string) outcome {
 		for i := range patterns {
 			if patterns[i].matches(c, value, 0) {
-				return true
+				return matches
 			}
 		}
-		return false
+		return differs
 	}, err
 }
 
 func stringEqualsIgnoreCase(y syntax, values []string) (test, error) {
 	y.wildcards = false
 	patterns, err := compileAll(y, values)
-	return func(c *Context, value string) bool {
+	return func(c *Context, value string) outcome {
 		for i := range patterns {
-			if s, ok := patterns[i].text(c); ok && strings.EqualFold(s, value) {
-				return true
+			if s, ok := patterns[i].text(c); ok && sameButCase(s, value) {
+				return matches
 			}
 		}
-		return false
+		return differs
 	}, err
+}
+
+// sameButCase is strings.EqualFold, except that no letter from outside ASCII is
+// the same as one of ASCII: U+212A, the kelvin sign, is not a k, nor U+017F an s.
+func sameButCase(a, b string) bool {
+	for len(a) > 0 && len(b) > 0 {
+		_, n := utf8.DecodeRuneInString(a)
+		_, m := utf8.DecodeRuneInString(b)
+		switch {
+		case (n == 1) != (m == 1):
+			return false
+		case n == 1 && lower(a[0]) != lower(b[0]):
+			return false
+		case n > 1 && !strings.EqualFold(a[:n], b[:m]):
+			return false
+		}
+		a, b = a[n:], b[m:]
+	}
+	return len(a) == len(b)
 }
 
 // arnLike compares ARNs part by part, so that a wildcard stays within its
@@ -220,21 +273,24 @@ func arnLike(y syntax, values []string) (test, error) {
 			return nil, fmt.Errorf("the value %q is not an ARN, and would match none; write all six parts, as in arn:aws:ssm:*:*:document/*", sallyport.Clip(values[i], 64))
 		}
 	}
-	return func(c *Context, value string) bool {
+	return func(c *Context, value string) outcome {
 		b := bound(value)
 		for i := range patterns {
 			if p := &patterns[i]; p.all || b > 0 && p.matches(c, value, b) {
-				return true
+				return matches
 			}
 		}
-		return false
+		if b == 0 {
+			return unreadable
+		}
+		return differs
 	}, err
 }
 
 // parsed makes the compile of an operator whose values mean something other
 // than their text: each must be one that parse can read. Variables are for
 // operators on strings and ARNs alone.
-func parsed[T any](what string, parse func(string) (T, bool), matches func(policy, request T) bool) func(syntax, []string) (test, error) {
+func parsed[T any](what string, parse func(string) (T, bool), match func(policy, request T) bool) func(syntax, []string) (test, error) {
 	return func(_ syntax, values []string) (test, error) {
 		want := make([]T, len(values))
 		for i, v := range values {
@@ -247,9 +303,12 @@ func parsed[T any](what string, parse func(string) (T, bool), matches func(polic
 				return nil, fmt.Errorf("the value %q is not %s%s", sallyport.Clip(v, 64), what, hint)
 			}
 		}
-		return func(_ *Context, value string) bool {
+		return func(_ *Context, value string) outcome {
 			got, ok := parse(value)
-			return ok && slices.ContainsFunc(want, func(w T) bool { return matches(w, got) })
+			if !ok {
+				return unreadable
+			}
+			return outcomeOf(slices.ContainsFunc(want, func(w T) bool { return match(w, got) }))
 		}, nil
 	}
 }
@@ -279,7 +338,7 @@ func binaryEquals(_ syntax, values []string) (test, error) {
 		}
 		want[i] = string(b)
 	}
-	return func(_ *Context, value string) bool { return slices.Contains(want, value) }, nil
+	return func(_ *Context, value string) outcome { return outcomeOf(slices.Contains(want, value)) }, nil
 }
 
 func numeric(holds func(order int) bool) func(syntax, []string) (test, error) {

@@ -37,7 +37,8 @@ func (c *Context) SetAll(key string, all []string) {
 
 // SetTags gives each tag its key: prefix and the tag's name, as in
 // "aws:PrincipalTag/" and "team". Where the names of two tags differ only by
-// case, a policy that writes one of them exactly means that one.
+// case, which those who keep tags should refuse, they are one key with the
+// values of both: so neither hides the other from a statement that denies.
 func (c *Context) SetTags(prefix string, tags map[string]string) {
 	c.tags = append(c.tags, contextTags{prefix, tags})
 }
@@ -77,27 +78,30 @@ func (c *Context) get(key string) values {
 	for i := len(c.tags) - 1; i >= 0; i-- {
 		t := &c.tags[i]
 		if len(key) > len(t.prefix) && equalFold(key[:len(t.prefix)], t.prefix) {
-			if v, ok := t.get(key[len(t.prefix):]); ok {
-				return values{one: v, n: 1}
+			if v := t.get(key[len(t.prefix):]); v.n > 0 {
+				return v
 			}
 		}
 	}
 	return values{}
 }
 
-// get finds a tag by its exact name or else by its name in any case; of
-// several such, the first by name, so that the answer is always the same.
-func (t *contextTags) get(name string) (value string, ok bool) {
-	if v, ok := t.tags[name]; ok {
-		return v, true
-	}
-	best := ""
-	for k, v := range t.tags {
-		if equalFold(k, name) && (!ok || k < best) {
-			best, value, ok = k, v, true
+// get finds a tag by its name in any case.
+func (t *contextTags) get(name string) (v values) {
+	for k, value := range t.tags {
+		switch {
+		case !equalFold(k, name):
+		case v.n == 0:
+			v = values{one: value, n: 1}
+		default:
+			if v.all == nil {
+				v.all = []string{v.one}
+			}
+			v.all = append(v.all, value)
+			v.n++
 		}
 	}
-	return value, ok
+	return v
 }
 
 // equalFold is strings.EqualFold for the names of keys and actions, which are

@@ -522,7 +522,7 @@ func (k kind) statement(y syntax, raw *rawStatement, number int) (s statement, e
 		return s, refuse("Policy document should not specify a principal.", "names one; remove it: the policy is about whomever it is attached to")
 	}
 
-	if s.conditions, err = k.conditions(y, raw.conditions, refuse); err != nil {
+	if s.conditions, err = k.conditions(y, s.allow, raw.conditions, refuse); err != nil {
 		return s, err
 	}
 	if k != key && strings.ContainsFunc(raw.sid, func(c rune) bool { // a key's may have spaces
@@ -612,6 +612,11 @@ var iamPaths = []string{
 	"policy/", "sms-mfa/", "saml-provider/", "oidc-provider/", "report/", "access-report/",
 }
 
+// s3Regional is what the resources of S3 begin with that are in a region, and may
+// name it. (Service Authorization Reference, "Resource types defined by Amazon
+// S3".)
+var s3Regional = []string{"accesspoint/", "job/", "storage-lens/", "storage-lens-group/", "async-request/", "access-grants/"}
+
 // resource reads a Resource. AWS fills one that breaks off early, as in
 // arn:aws:s3:*, with stars; we do too.
 func (y syntax) resource(text string, refuse refusal) (pattern, error) {
@@ -643,8 +648,8 @@ func (y syntax) resource(text string, refuse refusal) (pattern, error) {
 		return pattern{}, refuse("Resource vendor must be fully qualified and cannot contain regexes.", "has the Resource %q; name one service after arn:aws:", quoted)
 	case service == "iam" && given > 3 && region != "" && region != "*":
 		return pattern{}, refuse(fmt.Sprintf("IAM resource %s cannot contain region information.", quoted), "may name IAM resources of all regions only; leave the region empty, as in arn:aws:iam::123456789012:user/*")
-	case service == "s3" && given > 3 && region != "" && region != "*":
-		return pattern{}, refuse(fmt.Sprintf("Resource %s can not contain region information.", quoted), "may name S3 resources of all regions only; leave the region empty")
+	case service == "s3" && given > 3 && region != "" && region != "*" && !slices.ContainsFunc(s3Regional, func(p string) bool { return strings.HasPrefix(path, p) }):
+		return pattern{}, refuse(fmt.Sprintf("Resource %s can not contain region information.", quoted), "names a region, which buckets and their objects have none of; leave the region empty")
 	case service == "iam" && path != "*" && !slices.ContainsFunc(iamPaths, func(p string) bool { return strings.HasPrefix(path, p) }):
 		return pattern{}, refuse(fmt.Sprintf(`IAM resource path must either be "*" or start with %s.`, strings.Join(iamPaths, ", ")), "has the Resource %q; name the kind of the resource, as in user/*", quoted)
 	case y.variables && strings.Contains(strings.Join(arn[:5], ":"), "${"):
@@ -658,7 +663,7 @@ func (y syntax) resource(text string, refuse refusal) (pattern, error) {
 	return p, nil
 }
 
-func (k kind) conditions(y syntax, raw []rawCondition, refuse refusal) ([]condition, error) {
+func (k kind) conditions(y syntax, allow bool, raw []rawCondition, refuse refusal) ([]condition, error) {
 	var all []condition
 	for _, rc := range raw {
 		c, op, err := parseOperator(rc.operator)
@@ -668,7 +673,7 @@ func (k kind) conditions(y syntax, raw []rawCondition, refuse refusal) ([]condit
 		if !hasVendor(rc.key) {
 			return nil, refuse(awsVendor, "has the condition key %q, which no request has; write one with its service, as in aws:username", sallyport.Clip(rc.key, 64))
 		}
-		c.key = rc.key
+		c.key, c.deny = rc.key, !allow
 		if c.test, err = op.compile(y, rc.values); err != nil {
 			aws := k.syntax()
 			if strings.HasPrefix(rc.operator, "Date") || strings.Contains(rc.operator, ":Date") {

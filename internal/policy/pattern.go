@@ -95,6 +95,8 @@ func parseVariable(s string) (v part, n int, err error) {
 		return part{}, 0, errors.New("has an empty policy variable; name a key in it, as in ${aws:username}")
 	case s[end] == '}' && len(name) == 1 && strings.Contains("*?$", name):
 		return part{kind: literal, text: name}, end + 1, nil
+	case strings.Contains(name, "${"):
+		return part{}, 0, errors.New("has a policy variable within a policy variable, where none is filled in; write one after the other")
 	case !hasVendor(name) || strings.TrimSpace(name) != name:
 		return part{}, 0, fmt.Errorf("has a policy variable that names no condition key, ${%s}; write one without spaces and with its vendor, as in ${aws:username}", sallyport.Clip(name, 64))
 	}
@@ -108,6 +110,9 @@ func parseVariable(s string) (v part, n int, err error) {
 	or, rest, closed := strings.Cut(rest, "'")
 	if !quoted || !closed {
 		return part{}, 0, errors.New("has a policy variable whose default value is not between single quotes; write it as in ${aws:PrincipalTag/team, 'none'}")
+	}
+	if strings.Contains(or, "${") {
+		return part{}, 0, errors.New("has a policy variable within the default value of another, where none is filled in; write text between the quotes")
 	}
 	rest, closed = strings.CutPrefix(rest, "}")
 	if !closed {

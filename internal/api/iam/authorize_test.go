@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api/iam"
+	"github.com/sallyport/sallyport/internal/store"
 )
 
 const (
@@ -285,5 +286,20 @@ func TestYourselfIsAUserOrRoot(t *testing.T) {
 		if a := d.call(session, operation, ""); a.code != "ValidationError" || a.message != "Must specify userName when calling with non-User credentials" {
 			t.Errorf("%s: %+v", operation, a)
 		}
+	}
+}
+
+// A policy that was stored by rules which were less strict, and cannot be read
+// any more, allows nothing to whom it binds, and leaves the others alone.
+func TestStoredPolicyThatCannotBeRead(t *testing.T) {
+	d := open(t)
+	ann, bob := d.user("ann", allowing("iam:ListUsers")), d.user("bob", allowing("iam:ListUsers"))
+	d.must(d.db.PutInlinePolicy(t.Context(), store.User("ann"), "older",
+		`{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"iam:ListUsers","Resource":"arn:aws:iam::*:user/${aws:PrincipalTag/${aws:username}}"}}`))
+	_, err := d.iam(ann).ListUsers(t.Context(), &awsiam.ListUsersInput{})
+	d.refused(err, "AccessDenied", "A policy that binds arn:aws:iam::"+account+":user/ann cannot be read, so nothing is allowed.")
+	for _, c := range []aws.Credentials{bob, d.root} {
+		_, err := d.iam(c).ListUsers(t.Context(), &awsiam.ListUsersInput{})
+		d.must(err)
 	}
 }
