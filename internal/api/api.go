@@ -82,29 +82,39 @@ type Service struct {
 
 // An Op is an operation, declared.
 type Op struct {
-	run   func(context.Context, *Call) ([]byte, error)
-	admit admission
+	// Admits says whose call the operation takes.
+	Admits Admission
+
+	run func(context.Context, *Call) ([]byte, error)
 }
 
-// An admission says whose signature an operation wants.
-type admission uint8
+// An Admission says whose call an operation takes.
+type Admission uint8
 
 const (
-	signed   admission = iota // with an access key
-	unsigned                  // nobody's: the body proves who asks
-	nodeKey                   // with a node's own RSA key
+	Signed           Admission = iota // any principal's, signed with an access key
+	WithoutSignature                  // anyone's: the body proves who asks
+	ByNodeKey                         // a node's, signed with its own RSA key
+	ByNode                            // a node's, signed with its credentials
 )
 
 // Unsigned makes op one that needs no signature. They are few.
 func Unsigned(op Op) Op {
-	op.admit = unsigned
+	op.Admits = WithoutSignature
 	return op
 }
 
 // NodeKey makes op one that a node signs with its own key, before it has
 // credentials.
 func NodeKey(op Op) Op {
-	op.admit = nodeKey
+	op.Admits = ByNodeKey
+	return op
+}
+
+// Node makes op one that is answered to nodes alone, whatever policies allow to
+// others.
+func Node(op Op) Op {
+	op.Admits = ByNode
 	return op
 }
 
@@ -173,7 +183,7 @@ func (s *Server) answer(ctx context.Context, c *Call) (out []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.authenticate(c, op.admit); err != nil {
+	if err := s.authenticate(c, op.Admits); err != nil {
 		return nil, err
 	}
 	return op.run(ctx, c)

@@ -20,15 +20,15 @@ import (
 )
 
 // authenticate finds out who made a call, if the operation wants to know.
-func (s *Server) authenticate(c *Call, want admission) error {
-	if want == unsigned {
+func (s *Server) authenticate(c *Call, want Admission) error {
+	if want == WithoutSignature {
 		return s.limits.mayRegister(c.Request, c.At)
 	}
 	if err := s.limits.mayTry(c.Request, c.At); err != nil {
 		return err
 	}
 	err := func() (err error) {
-		if want == nodeKey {
+		if want == ByNodeKey {
 			c.Node, err = s.nodeByKey(c)
 		} else {
 			c.Who, err = s.principal(c.Request, c.Service, sigv4.HashOf(c.Body), c.At)
@@ -41,6 +41,9 @@ func (s *Server) authenticate(c *Call, want admission) error {
 		return err
 	case err != nil:
 		return err
+	case want == ByNode && c.Who.Node.IsZero():
+		return sallyport.Errorf(sallyport.AccessDeniedException,
+			"%s is answered to the agent on a managed node alone, with the node's own credentials.", c.Operation)
 	case c.Service.SecondFactor && c.Who.SessionToken && c.Who.MFA.IsZero():
 		return sallyport.Errorf(sallyport.UnrecognizedClientException,
 			"The security token included in the request is invalid: credentials from GetSessionToken that were got without a second factor do not call this service. Use the access key, or assume a role.")

@@ -32,7 +32,7 @@ func (s *Server) Service() *api.Service {
 		Name:   "ec2messages",
 		Target: "EC2WindowsMessageDeliveryService",
 		Ops: map[string]api.Op{
-			"GetMessages": api.Plain(s.getMessagesOn, s.getMessages),
+			"GetMessages": api.Node(api.Plain(s.getMessagesOn, s.getMessages)),
 		},
 	}
 }
@@ -50,7 +50,7 @@ type getMessagesOutput struct {
 }
 
 func (s *Server) getMessagesOn(_ context.Context, c *api.Call, in *getMessagesInput) ([]api.Question, error) {
-	if c.Who.Node.IsZero() || in.Destination != c.Who.Node.String() {
+	if in.Destination != c.Who.Node.String() {
 		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "Messages are for a managed node alone, with the node's own credentials.")
 	}
 	return []api.Question{{Action: c.Action()}}, nil

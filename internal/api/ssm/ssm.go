@@ -73,11 +73,11 @@ func (s *Server) Service() *api.Service {
 
 			"ListAssociations": api.SDK(schemas.ListAssociationsRequest, api.OnAnything, s.listAssociations),
 
-			"RegisterManagedInstance":         api.Unsigned(api.Plain(api.OnNothing, s.register)),       // the activation code admits
-			"RequestManagedInstanceRoleToken": api.NodeKey(api.Plain(api.OnNothing, s.roleToken)),       // the node's key does
-			"UpdateManagedInstancePublicKey":  api.NodeKey(api.Plain(api.OnNothing, s.updatePublicKey)), // likewise
-			"UpdateInstanceInformation":       api.Plain(api.OnNothing, s.updateInstanceInformation),    // checked, and parked, within
-			"ListInstanceAssociations":        api.Plain(s.listInstanceAssociationsOn, s.listInstanceAssociations),
+			"RegisterManagedInstance":         api.Unsigned(api.Plain(api.OnNothing, s.register)),              // the activation code admits
+			"RequestManagedInstanceRoleToken": api.NodeKey(api.Plain(api.OnNothing, s.roleToken)),              // the node's key does
+			"UpdateManagedInstancePublicKey":  api.NodeKey(api.Plain(api.OnNothing, s.updatePublicKey)),        // likewise
+			"UpdateInstanceInformation":       api.Node(api.Plain(api.OnNothing, s.updateInstanceInformation)), // checked, and parked, within
+			"ListInstanceAssociations":        api.Node(api.Plain(s.listInstanceAssociationsOn, s.listInstanceAssociations)),
 		},
 	}
 }
@@ -132,13 +132,8 @@ func (s *Server) passRole(ctx context.Context, role string) (api.Question, error
 	return q, err
 }
 
-// own checks that a node speaks of itself. A person's credentials may not speak
-// for a node at all.
+// own checks that a node, whose call it is, speaks of itself.
 func own(c *api.Call, instance string) (sallyport.NodeID, error) {
-	if c.Who.Node.IsZero() {
-		return sallyport.NodeID{}, sallyport.Errorf(sallyport.AccessDeniedException,
-			"%s is answered to the agent on a managed node alone, with the node's own credentials.", c.Operation)
-	}
 	if instance != c.Who.Node.String() {
 		return sallyport.NodeID{}, sallyport.Errorf(sallyport.AccessDeniedException,
 			"These credentials are %s's, and are good for it alone.", c.Who.Node)

@@ -28,8 +28,8 @@ func (s *Server) Service() *api.Service {
 		Name: "ssmmessages",
 		Path: path,
 		Ops: map[string]api.Op{
-			"CreateControlChannel": api.XML(s.createControlChannelOn, s.createControlChannel),
-			"CreateDataChannel":    api.XML(s.createDataChannelOn, s.createDataChannel),
+			"CreateControlChannel": api.Node(api.XML(s.createControlChannelOn, s.createControlChannel)),
+			"CreateDataChannel":    api.Node(api.XML(api.OnAnything, s.createDataChannel)),
 		},
 	}
 }
@@ -70,7 +70,7 @@ type dataOutput struct {
 // gets its channel and is parked on it, because a stock agent that is refused
 // sleeps for minutes. The gateway asks before it lets sessions through.
 func (s *Server) createControlChannelOn(_ context.Context, c *api.Call, _ *input) ([]api.Question, error) {
-	if c.Who.Node.IsZero() || c.Subject != c.Who.Node.String() {
+	if c.Subject != c.Who.Node.String() {
 		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "A control channel is its node's alone, with the node's own credentials.")
 	}
 	return nil, nil
@@ -78,13 +78,6 @@ func (s *Server) createControlChannelOn(_ context.Context, c *api.Call, _ *input
 
 func (s *Server) createControlChannel(_ context.Context, c *api.Call, _ *input) (*controlOutput, error) {
 	return &controlOutput{MessageSchemaVersion: "1.0", TokenValue: s.Broker.ControlToken(c.Who.Node).Reveal()}, nil
-}
-
-func (s *Server) createDataChannelOn(_ context.Context, c *api.Call, _ *input) ([]api.Question, error) {
-	if c.Who.Node.IsZero() {
-		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "A data channel is created by the session's node alone, with the node's own credentials.")
-	}
-	return []api.Question{{Action: c.Action()}}, nil
 }
 
 func (s *Server) createDataChannel(ctx context.Context, c *api.Call, _ *input) (*dataOutput, error) {
