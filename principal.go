@@ -34,10 +34,10 @@ type Principal struct {
 	Root string
 
 	// Basis lists the IDs of all that the credentials rest on: the access key
-	// and the user they were first got with, and every role assumed since. When
-	// one of them is deleted, or the key is deactivated, the credentials are
-	// good for nothing. It is empty for nodes, and for the account's root where
-	// it has no access key.
+	// and the user they were first got with, and every role assumed since; or a
+	// node and its role. When one of them is deleted, or the key is deactivated,
+	// the credentials are good for nothing. It is empty for the account's root
+	// where it has no access key.
 	Basis []string
 
 	Path string // of the user or role

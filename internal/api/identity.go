@@ -357,7 +357,7 @@ func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallypo
 	}
 	who := s.rolePrincipal(r, n.ID.String(), nil)
 	who.Powerless = powerless
-	who.Kind, who.Node, who.Root = sallyport.NodeKind, n.ID, n.ID.String()
+	who.Kind, who.Node, who.Root, who.Basis = sallyport.NodeKind, n.ID, n.ID.String(), []string{n.ID.String(), r.ID}
 	return who, nil
 }
 

@@ -29,17 +29,29 @@ func (s *Server) BindPrincipals(ctx context.Context, doc string) (string, error)
 	})
 }
 
-// ShowPrincipals returns a policy that [Server.BindPrincipals] made as it is
-// shown: with the ARNs that the users and roles have now. What was deleted is
+// ShowPrincipals makes policies that [Server.BindPrincipals] made what they are
+// shown as: with the ARNs that the users and roles have now. What was deleted is
 // shown by its ID.
-func (s *Server) ShowPrincipals(ctx context.Context, doc string) (string, error) {
-	return policy.RewritePrincipals(doc, func(name string) (string, error) {
-		arn, err := s.principalARN(ctx, name)
-		if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
-			return name, nil
+func (s *Server) ShowPrincipals(ctx context.Context, docs ...*string) error {
+	seen := map[string]string{} // many roles may trust the same few users
+	for _, doc := range docs {
+		shown, err := policy.RewritePrincipals(*doc, func(name string) (string, error) {
+			if arn, ok := seen[name]; ok {
+				return arn, nil
+			}
+			arn, err := s.principalARN(ctx, name)
+			if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
+				arn, err = name, nil
+			}
+			seen[name] = arn
+			return arn, err
+		})
+		if err != nil {
+			return fmt.Errorf("show principals of a policy: %w", err)
 		}
-		return arn, err
-	})
+		*doc = shown
+	}
+	return nil
 }
 
 // principalID returns what a principal of a policy is kept as: the ID of a user

@@ -15,7 +15,7 @@ import (
 
 // EndBasis ends every session that rests on an identity which is not in force
 // any more: a user or role that was deleted, an access key that was deleted or
-// deactivated. It is for [store.DB.OnGone].
+// deactivated, a node that was deregistered. It is for [store.DB.OnGone].
 func (b *Broker) EndBasis(id string) {
 	b.mu.Lock()
 	var ending []*session
@@ -55,6 +55,8 @@ func goneCause(id string) string {
 		return "The user who started the session was deleted."
 	case strings.HasPrefix(id, "AROA"):
 		return "A role in which the session was started was deleted."
+	case strings.HasPrefix(id, "AKIA"):
+		return "The access key with which the session was started is not active any more."
 	}
-	return "The access key with which the session was started is not active any more."
+	return "The node " + id + ", which started the session, was deregistered."
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Gone returns the first of ids that is not in force any more: a user or role
-// that was deleted, an access key that was deleted or is not active. It returns
-// "" if all are in force.
+// that was deleted, an access key that was deleted or is not active, a node that
+// was deregistered. It returns "" if all are in force.
 func (db *DB) Gone(ctx context.Context, ids []string) (string, error) {
 	if len(ids) == 0 {
 		return "", nil
@@ -17,7 +17,8 @@ func (db *DB) Gone(ctx context.Context, ids []string) (string, error) {
 	var w where
 	list := w.list(ids)
 	found, err := collect(ctx, db.read, readString, `SELECT id FROM entities WHERE id IN (`+list+`)
-		UNION ALL SELECT id FROM access_keys WHERE active = TRUE AND id IN (`+list+`)`, w.args...)
+		UNION ALL SELECT id FROM access_keys WHERE active = TRUE AND id IN (`+list+`)
+		UNION ALL SELECT id FROM nodes WHERE id IN (`+list+`)`, w.args...)
 	if err != nil {
 		return "", fmt.Errorf("look for identities: %w", translate(err))
 	}

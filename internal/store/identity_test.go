@@ -43,10 +43,14 @@ func TestGone(t *testing.T) {
 		wantCode(t, db.DeleteAccessKey(ctx, "ann", "AKIA2"), sallyport.NoSuchEntity, "AKIA2")
 		must(t, db.Delete(ctx, User("ann")))
 		must(t, db.Delete(ctx, Role("admin")))
+		node := register(t, db, sallyport.Node{}, sallyport.Activation{}).ID
+		check("", node.String())
+		must(t, db.Deregister(ctx, node))
+		check(node.String(), node.String())
 		createUser(t, db, "ann") // a namesake
 		check(ann.ID, ann.ID)
 		check(admin.ID, admin.ID)
-		if want := []string{"AKIA1", "AKIA1", "AKIA2", ann.ID, admin.ID}; !slices.Equal(told, want) {
+		if want := []string{"AKIA1", "AKIA1", "AKIA2", ann.ID, admin.ID, node.String()}; !slices.Equal(told, want) {
 			t.Errorf("told of %v, want %v", told, want)
 		}
 	})

@@ -279,7 +279,9 @@ func (db *DB) SetNodeName(ctx context.Context, id sallyport.NodeID, name string)
 
 // Deregister forgets a node. Its sessions stay in the history.
 func (db *DB) Deregister(ctx context.Context, id sallyport.NodeID) error {
-	return db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
+	err := db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
+	db.gone(ctx, id.String(), err)
+	return err
 }
 
 // TagNode gives a node tags, in place of any by the same names. Names that differ

@@ -53,8 +53,8 @@ var ErrFull error = sallyport.Errorf(sallyport.ServiceUnavailableException,
 // A DB is everything we remember. Its methods may be called from any goroutine.
 type DB struct {
 	// OnGone, if it is not nil, is called with the ID of a user, role or group
-	// that was deleted, and of an access key that was deleted or deactivated,
-	// before the method that did it returns. What rests on the identity ends
+	// that was deleted, of an access key that was deleted or deactivated, and of a
+	// node that was deregistered, before the method that did it returns. What rests on the identity ends
 	// then. It is set before the first of those methods is called.
 	OnGone func(id string)
 

@@ -2,7 +2,6 @@ package iam
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iam"
@@ -18,14 +17,9 @@ import (
 // otherwise, in seconds.
 const defaultMaxSession = 3600
 
-// shown is a role whose trust policy is as it is shown.
-func shown(ctx context.Context, c *api.Call, r *sallyport.Role) (*sallyport.Role, error) {
-	out := *r
-	var err error
-	if out.Trust, err = c.Server.ShowPrincipals(ctx, r.Trust); err != nil {
-		return nil, fmt.Errorf("trust policy of role %s: %w", r.Name, err)
-	}
-	return &out, nil
+// show makes the trust policies of roles that were read what they are shown as.
+func show(ctx context.Context, c *api.Call, roles ...*sallyport.Role) error {
+	return c.Server.ShowPrincipals(ctx, each(roles, func(r *sallyport.Role) *string { return &r.Trust })...)
 }
 
 // listedRole is a role as lists have it: without tags and boundary.
@@ -84,7 +78,7 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRoleOutput, error) {
 	r, err := c.Server.Store.Role(ctx, *in.RoleName)
 	if err == nil {
-		r, err = shown(ctx, c, r)
+		err = show(ctx, c, r)
 	}
 	if err != nil {
 		return nil, err
@@ -99,10 +93,8 @@ func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.L
 	if err != nil {
 		return nil, marked(err)
 	}
-	for i, r := range roles {
-		if roles[i], err = shown(ctx, c, r); err != nil {
-			return nil, err
-		}
+	if err := show(ctx, c, roles...); err != nil {
+		return nil, err
 	}
 	return &iam.ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
 }
@@ -134,7 +126,7 @@ func (o *operations) updateRoleDescription(ctx context.Context, c *api.Call, in 
 	if err := c.Server.Store.UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
 		return nil, err
 	}
-	if r, err = shown(ctx, c, r); err != nil {
+	if err := show(ctx, c, r); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateRoleDescriptionOutput{Role: wholeRole(c, r)}, nil

@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -257,11 +256,10 @@ func (s *Server) getKeyPolicy(ctx context.Context, _ *api.Call, in *kms.GetKeyPo
 	if err != nil {
 		return nil, err
 	}
-	shown, err := s.API.ShowPrincipals(ctx, ref.Key.Policy)
-	if err != nil {
-		return nil, fmt.Errorf("policy of key %s: %w", ref.Key.ID, err)
+	if err := s.API.ShowPrincipals(ctx, &ref.Key.Policy); err != nil {
+		return nil, err
 	}
-	return &kms.GetKeyPolicyOutput{Policy: &shown, PolicyName: new(policyName)}, nil
+	return &kms.GetKeyPolicyOutput{Policy: &ref.Key.Policy, PolicyName: new(policyName)}, nil
 }
 
 func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *kms.PutKeyPolicyInput) (*kms.PutKeyPolicyOutput, error) {

@@ -464,3 +464,29 @@ func TestTagsDifferByMoreThanCase(t *testing.T) {
 		wantCode(t, err, "ValidationException", "ENV and env")
 	})
 }
+
+// A session that a node's own credentials started ends when that node is
+// deregistered, on whichever node it is.
+func TestSessionOfANodeEndsWithIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		admin := iam.NewFromConfig(s.AWS(s.Root()))
+		makeNodeRole(t, admin, "/", "Runner")
+		if err := s.Store.PutInlinePolicy(ctx, store.Role("Runner"), "own", connector); err != nil {
+			t.Fatal(err)
+		}
+		target, runner := s.Register(""), s.Register("Runner")
+		target.Online()
+		by, err := runner.Credentials()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, person := begin(t, s, by, target)
+		if _, err := s.SSM(s.Root()).DeregisterManagedInstance(ctx, &ssm.DeregisterManagedInstanceInput{InstanceId: aws.String(runner.ID.String())}); err != nil {
+			t.Fatal(err)
+		}
+		if closed := <-person.Closed; closed.Output != "The node "+runner.ID.String()+", which started the session, was deregistered." {
+			t.Errorf("the client was told %q", closed.Output)
+		}
+	})
+}
