@@ -16,10 +16,14 @@ import (
 // Files are a node's, through a session with its [wire.FileServer].
 type Files struct {
 	*sftp.Client
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the session is over
 	err    error         // why it ended, if not because we closed it; after done
 }
+
+// errClosed is why a session ends whose server did not end in time when its files
+// were closed. Every operation has been answered by then: no file misses anything.
+var errClosed = errors.New("the files were closed")
 
 var errNoInput = errors.New("this node's agent gives a command no standard input, and files go that way; AWS's agents do not, and scp with sallyport ssh-config does without")
 
@@ -29,7 +33,7 @@ var errNoInput = errors.New("this node's agent gives a command no standard input
 func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, notice func(string)) (*Files, error) {
 	in, up := io.Pipe()
 	down, out := io.Pipe()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	f := &Files{cancel: cancel, done: make(chan struct{})}
 	s := &Session{
 		Client: c, Invitation: inv, Stdin: in, Stdout: out, Stderr: stderr, Notice: notice,
@@ -47,7 +51,7 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 	if err != nil {
 		up.Close()
 		down.Close()
-		cancel()
+		cancel(nil)
 		<-f.done
 		return nil, f.Explain(err)
 	}
@@ -58,11 +62,13 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 // to its end.
 func filesEnded(ctx context.Context, end Ending, err error) error {
 	switch {
+	case errors.Is(context.Cause(ctx), errClosed):
+		return nil
 	case err != nil:
 		return err
 	case end.How == Left:
 		return context.Cause(ctx)
-	case end.How == Expired:
+	case end.How == Expired && end.Output == "":
 		return errors.New("the session was over before the connection came back")
 	case strings.Contains(end.Output, wire.FileServer): // there is no such program
 		return errors.New("this node's agent has no file server; update it, or use scp with sallyport ssh-config")
@@ -87,15 +93,16 @@ func (f *Files) Explain(err error) error {
 	return err
 }
 
-// Close has the server end, and the session with it.
+// Close has the server end, and the session with it. A server that does not end
+// in a few seconds, as over a link that is stalled, is left to the control plane.
 func (f *Files) Close() error {
-	defer f.cancel()
+	defer f.cancel(errClosed)
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
 		f.Client.Close() // it waits for the server to hang up
 	}()
-	hurry := time.AfterFunc(goodbye, f.cancel)
+	hurry := time.AfterFunc(goodbye, func() { f.cancel(errClosed) })
 	defer hurry.Stop()
 	<-f.done
 	<-closed

@@ -393,3 +393,30 @@ func TestProgressLine(t *testing.T) {
 		}
 	}
 }
+
+// Every file has been answered for when the files are closed. A server that does
+// not end then, as behind a link that stalls, does not make the copy fail.
+func TestCpWithoutGoodbye(t *testing.T) {
+	p := start(t)
+	home := t.TempDir()
+	p.plays[client.DocumentExec] = func(e *end) {
+		e.shake("NonInteractiveCommands", nil, ours)
+		s, err := sftp.NewServer(e, sftp.WithServerWorkingDirectory(home))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		s.Serve()
+		<-e.ctx.Done()
+	}
+	from := filepath.Join(t.TempDir(), "a")
+	if err := os.WriteFile(from, []byte("A"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, stderr, err := run(t, "", "cp", from, "mi-0123456789abcdef0:a"); err != nil || stdout+stderr != "" {
+		t.Fatalf("%q, %q, %v", stdout, stderr, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(home, "a")); string(got) != "A" {
+		t.Errorf("copied %q, %v", got, err)
+	}
+}
