@@ -11,13 +11,16 @@
 // within [SyncEvery], or [SyncLate] where many sessions say much at once. A log
 // holds
 //
-//	header   "SALLYLOG" version session-ID
+//	header   "SALLYLOG" version session-ID salt
 //	entry    length u32 · CRC-32C u32 · time i64 (ns) · what u8 · body
 //
 // where what says whether the body is a node's frame, a person's, how far one
 // of them has acknowledged, or an event. Integers are big-endian. A log cut
 // short in an entry, as a power cut leaves it, is read up to there and goes on
-// from there; nothing before the cut is lost.
+// from there; nothing before the cut is lost. An entry that is damaged is left
+// out, and said to be; reading goes on at the next one. That is found by its
+// checksum, which begins with the log's salt: what a node says cannot pass for
+// an entry, because the node does not know the salt.
 //
 // What people type is not kept: a password is typed like anything else. Of a
 // person's frames the log has sizes, and how far the node acknowledged them.
@@ -27,6 +30,7 @@ package record
 
 import (
 	"bufio"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,6 +38,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,11 +53,16 @@ const (
 )
 
 const (
-	magic     = "SALLYLOG\x01"
+	magic     = "SALLYLOG\x02"
+	magicBare = "SALLYLOG\x01" // of a log without a salt, as servers before this one wrote it
+	saltSize  = 16
 	entryHead = 4 + 4 + 8 + 1
 
 	// maxBody bounds an entry: a frame and room to spare.
 	maxBody = 512 << 10
+
+	// maxScratch bounds what a log keeps between two entries.
+	maxScratch = 64 << 10
 )
 
 // A What says what an entry is.
@@ -73,6 +83,16 @@ const (
 	// Fate is that the session ends, and why: the broker's, as JSON. It is on
 	// disk before either end is told.
 	Fate
+
+	// Flow says that what is carried is not a screen: a port's bytes, or a file's.
+	// Frames in the log are there because they had to wait.
+	Flow
+
+	lastWhat = Flow
+
+	// Unread is not in a log: it stands for bytes that could not be read. The body
+	// is their number, as u64.
+	Unread What = 0xff
 )
 
 // markers are what a recording says of an entry without a body.
@@ -97,6 +117,12 @@ type Shelf struct {
 	mu      sync.Mutex
 	due     []*Log
 	passing bool
+	passes  sync.WaitGroup
+
+	// usedMu guards what Used found last, and when.
+	usedMu sync.Mutex
+	used   int64
+	usedAt time.Time
 }
 
 // OpenShelf makes the directory if it is not there. It is for its owner alone.
@@ -110,7 +136,11 @@ func OpenShelfOn(disk Disk, dir string) (*Shelf, error) {
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory for session logs: %w", err)
 	}
-	return &Shelf{dir: dir, disk: disk}, nil
+	s := &Shelf{dir: dir, disk: disk}
+	if err := s.removeUnfinished(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *Shelf) logPath(id sallyport.SessionID) string {
@@ -127,6 +157,7 @@ type Log struct {
 	id    sallyport.SessionID
 	shelf *Shelf
 	file  File
+	salt  []byte
 
 	// mu guards all below.
 	mu    sync.Mutex
@@ -142,63 +173,132 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
-	head := append([]byte(magic), id.String()...)
-	head = append(head, '\n')
+	salt := make([]byte, saltSize)
+	rand.Read(salt)
+	head := slices.Concat([]byte(magic+id.String()+"\n"), salt)
 	if _, err := f.Write(head); err != nil {
 		f.Close()
 		s.disk.Remove(f.Name())
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
-	return &Log{id: id, shelf: s, file: f, size: int64(len(head))}, nil
+	return &Log{id: id, shelf: s, file: f, salt: salt, size: int64(len(head))}, nil
 }
 
 // Open goes on with the log of a session that was live when the server
 // stopped. It calls replay with each entry in order and where it is; the
 // entry's body is good until replay returns. What follows the last whole entry
-// is cut off.
+// is cut off; what cannot be read before that stays where it is, and replay is
+// told of it by an entry that is [Unread].
 func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*Log, error) {
 	f, err := s.disk.OpenFile(s.logPath(id), os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open session log: %w", err)
 	}
-	size, err := read(f, id, replay)
+	salt, size, _, err := read(f, id, replay)
 	if err == nil {
 		err = f.Truncate(size)
-	}
-	if err == nil {
-		_, err = f.Seek(size, io.SeekStart)
 	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open session log: %w", err)
 	}
-	return &Log{id: id, shelf: s, file: f, size: size}, nil
+	return &Log{id: id, shelf: s, file: f, salt: salt, size: size}, nil
 }
 
-// read calls each with every whole entry of f and returns where they end.
-func read(f io.ReaderAt, id sallyport.SessionID, each func(at int64, e Entry)) (size int64, err error) {
-	head := []byte(magic + id.String() + "\n")
-	got := make([]byte, len(head))
-	if _, err := f.ReadAt(got, 0); err != nil || string(got) != string(head) {
-		return 0, fmt.Errorf("it is not the log of session %s", id)
+// read calls each with every whole entry of f, and returns the log's salt, where
+// the last whole entry ends, and how many bytes before that could not be read.
+func read(f io.ReaderAt, id sallyport.SessionID, each func(at int64, e Entry)) (salt []byte, size, unread int64, err error) {
+	bare, salted := magicBare+id.String()+"\n", magic+id.String()+"\n"
+	head := make([]byte, len(salted)+saltSize)
+	n, _ := f.ReadAt(head, 0)
+	switch head = head[:n]; {
+	case n == len(salted)+saltSize && string(head[:len(salted)]) == salted:
+		salt, size = head[len(salted):], int64(n)
+	case n >= len(bare) && string(head[:len(bare)]) == bare:
+		size = int64(len(bare))
+	default:
+		return nil, 0, 0, fmt.Errorf("it is not the log of session %s", id)
 	}
-	size = int64(len(head))
-	br := &reader{r: bufio.NewReaderSize(io.NewSectionReader(f, size, 1<<62), 64<<10)}
+	r := newReader(f, salt, size)
+	last := time.Time{}
 	for {
-		e, n, err := br.next()
-		if err != nil {
-			return size, nil // the end, or a cut: the same to us
+		e, n, err := r.next()
+		if err == nil {
+			each(size, e)
+			size, last = size+n, e.At
+			continue
 		}
-		each(size, e)
-		size += n
+		next, ok := r.find(size, last)
+		if !ok {
+			return salt, size, unread, nil // the end, or a cut: the same to us
+		}
+		lost := next - size
+		unread += lost
+		each(size, Entry{At: last, What: Unread, Body: binary.BigEndian.AppendUint64(nil, uint64(lost))})
+		size = next
+		r = newReader(f, salt, size)
 	}
 }
 
 // A reader reads entries one after another.
 type reader struct {
+	f    io.ReaderAt
 	r    io.Reader
+	salt []byte
 	head [entryHead]byte
 	body []byte
+}
+
+func newReader(f io.ReaderAt, salt []byte, at int64) *reader {
+	return &reader{f: f, salt: salt, r: bufio.NewReaderSize(io.NewSectionReader(f, at, 1<<62), 64<<10)}
+}
+
+// find returns where the first whole entry after a damaged one at is. The entry
+// before that was written at last.
+func (r *reader) find(at int64, last time.Time) (next int64, ok bool) {
+	plausible := func(head []byte) bool {
+		what, length := What(head[16]), binary.BigEndian.Uint32(head)
+		if what == 0 || what > lastWhat || length > maxBody {
+			return false
+		}
+		wrote := time.Unix(0, int64(binary.BigEndian.Uint64(head[8:])))
+		return last.IsZero() || wrote.Sub(last).Abs() < 366*24*time.Hour
+	}
+	whole := func(at int64) bool {
+		_, _, err := newReader(r.f, r.salt, at).next()
+		return err == nil
+	}
+	if r.salt == nil { // only its own length can be believed
+		var head [entryHead]byte
+		if _, err := r.f.ReadAt(head[:], at); err != nil || binary.BigEndian.Uint32(head[:]) > maxBody {
+			return 0, false
+		}
+		next = at + entryHead + int64(binary.BigEndian.Uint32(head[:]))
+		return next, whole(next)
+	}
+	window := make([]byte, 256<<10)
+	for from := at + 1; ; {
+		n, _ := r.f.ReadAt(window, from)
+		for i := range max(n-entryHead+1, 0) {
+			if plausible(window[i:]) && whole(from+int64(i)) {
+				return from + int64(i), true
+			}
+		}
+		if n < len(window) {
+			return 0, false
+		}
+		from += int64(n - entryHead + 1)
+	}
+}
+
+// checksum is an entry's: of the log's salt, of its head from the time on, and of
+// its body.
+func checksum(salt []byte, parts ...[]byte) uint32 {
+	sum := crc32.Checksum(salt, crcTable)
+	for _, p := range parts {
+		sum = crc32.Update(sum, crcTable, p)
+	}
+	return sum
 }
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
@@ -220,8 +320,7 @@ func (r *reader) next() (e Entry, n int64, err error) {
 	if _, err := io.ReadFull(r.r, r.body); err != nil {
 		return Entry{}, 0, errCut
 	}
-	sum := crc32.Update(crc32.Checksum(r.head[8:], crcTable), crcTable, r.body)
-	if sum != binary.BigEndian.Uint32(r.head[4:]) {
+	if checksum(r.salt, r.head[8:], r.body) != binary.BigEndian.Uint32(r.head[4:]) {
 		return Entry{}, 0, errCut
 	}
 	return Entry{
@@ -248,8 +347,10 @@ func (l *Log) Append(e Entry) (at int64, err error) {
 	b = binary.BigEndian.AppendUint64(b, uint64(e.At.UnixNano()))
 	b = append(b, byte(e.What))
 	b = append(b, e.Body...)
-	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[8:], crcTable))
-	l.buf = b
+	binary.BigEndian.PutUint32(b[4:], checksum(l.salt, b[8:]))
+	if l.buf = b; cap(b) > maxScratch {
+		l.buf = nil
+	}
 
 	if _, err := l.file.WriteAt(b, l.size); err != nil {
 		l.err = fmt.Errorf("append to session log: %w", err)
@@ -272,9 +373,22 @@ func (s *Shelf) syncSoon(l *Log) {
 	s.due = append(s.due, l)
 	if !s.passing {
 		s.passing = true
-		time.AfterFunc(SyncEvery, s.pass)
+		s.passIn(SyncEvery)
 	}
 }
+
+// passIn has pass run in a while. The caller holds mu.
+func (s *Shelf) passIn(d time.Duration) {
+	s.passes.Add(1)
+	time.AfterFunc(d, func() {
+		defer s.passes.Done()
+		s.pass()
+	})
+}
+
+// Close returns when what was written to the logs has been synced, and no more
+// is under way. Logs are closed before it is called.
+func (s *Shelf) Close() { s.passes.Wait() }
 
 // pass syncs what is due. No more than a fifth of the time goes into it: a
 // crowd's syncs would delay everybody's keystrokes, which are written to the
@@ -293,7 +407,7 @@ func (s *Shelf) pass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.passing = len(s.due) > 0; s.passing {
-		time.AfterFunc(min(max(SyncEvery, 4*took), SyncLate), s.pass)
+		s.passIn(min(max(SyncEvery, 4*took), SyncLate))
 	}
 }
 
@@ -334,8 +448,7 @@ func (l *Log) ReadBody(b []byte, at int64) ([]byte, error) {
 	if _, err := l.file.ReadAt(b[start:], at+entryHead); err != nil {
 		return b[:start], fmt.Errorf("read session log: %w", err)
 	}
-	sum := crc32.Update(crc32.Checksum(head[8:], crcTable), crcTable, b[start:])
-	if sum != binary.BigEndian.Uint32(head[4:]) {
+	if checksum(l.salt, head[8:], b[start:]) != binary.BigEndian.Uint32(head[4:]) {
 		return b[:start], fmt.Errorf("read session log: %w", errCut)
 	}
 	return b, nil

@@ -2,12 +2,15 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -236,16 +239,206 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 'x'})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, tail []byte) {
-		head := magic + id.String() + "\n"
-		size, err := read(bytes.NewReader(append([]byte(head), tail...)), id, func(at int64, e Entry) {
-			if at+entryHead+int64(len(e.Body)) > int64(len(head)+len(tail)) {
+		head := magic + id.String() + "\n" + strings.Repeat("s", saltSize)
+		_, size, unread, err := read(bytes.NewReader(append([]byte(head), tail...)), id, func(at int64, e Entry) {
+			if e.What != Unread && at+entryHead+int64(len(e.Body)) > int64(len(head)+len(tail)) {
 				t.Fatal("an entry that ends past the file")
 			}
 		})
-		if err != nil || size < int64(len(head)) || size > int64(len(head)+len(tail)) {
-			t.Fatalf("size %d, %v", size, err)
+		if err != nil || size < int64(len(head)) || size > int64(len(head)+len(tail)) || unread < 0 || unread > int64(len(tail)) {
+			t.Fatalf("size %d, %d unread, %v", size, unread, err)
 		}
 	})
+}
+
+// said is what a node says as message seq.
+func said(t *testing.T, seq int64, text string) []byte {
+	return frame(t, wire.TypeOutputStreamData, seq, wire.KindOutput, text)
+}
+
+// A bit that flips anywhere in a log costs the entry it is in and no other, and
+// the recording says so. What was damaged is kept.
+func TestDamage(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	l, err := shelf.Create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var offsets []int64
+	for i := range int64(10) {
+		at, err := l.Append(Entry{At: start.Add(time.Duration(i) * time.Second), What: NodeFrame, Body: said(t, i, fmt.Sprintf("said-%d ", i))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		offsets = append(offsets, at)
+	}
+	l.Close()
+	whole, err := os.ReadFile(shelf.logPath(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := offsets[3]; at < offsets[4]; at++ {
+		flipped := bytes.Clone(whole)
+		flipped[at] ^= 1 << (at % 8)
+		if err := os.WriteFile(shelf.logPath(id), flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := shelf.Seal(id)
+		if err != nil || sealed.Unread != offsets[4]-offsets[3] {
+			t.Fatalf("byte %d: %d bytes unread, %v", at-offsets[3], sealed.Unread, err)
+		}
+		cast, err := os.ReadFile(shelf.CastPath(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			if got := strings.Contains(string(cast), fmt.Sprintf("said-%d ", i)); got != (i != 3) {
+				t.Fatalf("byte %d: message %d is in the recording: %v\n%s", at-offsets[3], i, got, cast)
+			}
+		}
+		if !strings.Contains(string(cast), "log are damaged") || !strings.Contains(string(cast), "1 messages of the node are missing here") {
+			t.Fatalf("the recording does not say that some is missing:\n%s", cast)
+		}
+		if err := shelf.Discard(id, sealed); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := os.ReadFile(filepath.Join(shelf.dir, id.String()+damaged))
+		if err != nil || !bytes.Equal(kept, flipped) {
+			t.Fatalf("the damaged log is not kept: %v", err)
+		}
+	}
+
+	// What a node says is no entry, even where an entry is looked for.
+	forged := binary.BigEndian.AppendUint32(nil, 4)
+	forged = binary.BigEndian.AppendUint32(forged, 0)
+	forged = binary.BigEndian.AppendUint64(forged, uint64(start.UnixNano()))
+	forged = append(append(forged, byte(Event)), "fake"...)
+	binary.BigEndian.PutUint32(forged[4:], checksum(nil, forged[8:]))
+	if l, err = shelf.Create(id); err != nil {
+		t.Fatal(err)
+	}
+	at, err := l.Append(Entry{At: start, What: NodeFrame, Body: said(t, 0, string(forged))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Append(Entry{At: start, What: Event, Body: []byte("true")})
+	l.Close()
+	b, err := os.ReadFile(shelf.logPath(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[at] ^= 0x80 // its length
+	if err := os.WriteFile(shelf.logPath(id), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shelf.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	cast, err := os.ReadFile(shelf.CastPath(id))
+	if err != nil || strings.Contains(string(cast), "fake") || !strings.Contains(string(cast), "true") {
+		t.Errorf("%s, %v", cast, err)
+	}
+}
+
+// A log of a server from before logs had a salt is read, and sealed.
+func TestLogWithoutSalt(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	head := magicBare + id.String() + "\n"
+	if err := os.WriteFile(shelf.logPath(id), []byte(head), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := shelf.Open(id, func(int64, Entry) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append(Entry{At: start, What: Event, Body: []byte("of before")}); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if _, err := shelf.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	if cast, err := os.ReadFile(shelf.CastPath(id)); err != nil || !strings.Contains(string(cast), "of before") {
+		t.Errorf("%s, %v", cast, err)
+	}
+}
+
+// A log whose first message is missing is sealed in little memory, however much
+// follows.
+func TestMissingMessage(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	l, err := shelf.Create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Repeat("x", 60<<10)
+	const n = 1000
+	for i := range int64(n) {
+		if _, err := l.Append(Entry{At: start, What: NodeFrame, Body: said(t, i+1, text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	tr := transcription{early: map[int64]int64{}, cast: asciicast.NewWriter(io.Discard, asciicast.Header{})}
+	f, err := os.Open(shelf.logPath(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	tr.f = f
+	if tr.salt, _, _, err = read(f, id, tr.entry); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if len(tr.early) != n {
+		t.Fatalf("%d messages wait", len(tr.early))
+	}
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
+		t.Errorf("%d messages of 60 KiB that wait take %d bytes", n, grown)
+	}
+	if _, err := shelf.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(shelf.CastPath(id))
+	if err != nil || info.Size() < n*60<<10 {
+		t.Errorf("the recording has %d bytes, %v", info.Size(), err)
+	}
+}
+
+// A recording that a killed server was making is removed, and a flow has no
+// screen.
+func TestShelfIsTidy(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	left := filepath.Join(shelf.dir, unfinished+"1")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shelf, err := OpenShelf(shelf.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shelf.Close()
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	l, err := shelf.Create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Append(Entry{At: start, What: Flow})
+	l.Append(Entry{At: start, What: NodeFrame, Body: said(t, 0, "of a file")})
+	l.Append(Entry{At: start, What: Event, Body: []byte("9 bytes")})
+	l.Close()
+	if _, err := shelf.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	if cast, err := os.ReadFile(shelf.CastPath(id)); err != nil || strings.Contains(string(cast), "of a file") || !strings.Contains(string(cast), "9 bytes") {
+		t.Errorf("%s, %v", cast, err)
+	}
 }
 
 func BenchmarkAppend(b *testing.B) {

@@ -2,10 +2,12 @@ package record
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,10 @@ import (
 type Sealed struct {
 	Size   int64 // of the recording, in bytes
 	SHA256 []byte
+
+	// Unread is how many bytes of the log could not be read. The recording says
+	// where.
+	Unread int64
 }
 
 // Seal makes the recording of a session that is over from its log. The log stays
@@ -40,7 +46,7 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	}
 	defer f.Close()
 
-	tmp, err := s.disk.CreateTemp(s.dir, ".seal-*")
+	tmp, err := s.disk.CreateTemp(s.dir, unfinished+"*")
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
@@ -48,7 +54,8 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	defer tmp.Close()
 
 	hash := sha256.New()
-	if err := transcribe(io.MultiWriter(tmp, hash), f, id); err != nil {
+	unread, err := transcribe(io.MultiWriter(tmp, hash), f, id)
+	if err != nil {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
 	if err := tmp.Sync(); err != nil {
@@ -62,13 +69,45 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 		return Sealed{}, fmt.Errorf("seal recording: %w", err)
 	}
 	s.disk.SyncDir(s.dir)
-	return Sealed{info.Size(), hash.Sum(nil)}, nil
+	return Sealed{info.Size(), hash.Sum(nil), unread}, nil
 }
 
-// Discard removes the log of a session whose recording is sealed.
-func (s *Shelf) Discard(id sallyport.SessionID) error {
-	if err := s.disk.Remove(s.logPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// Discard removes the log of a session whose recording is sealed. One that could
+// not be read in whole is kept, under the name ID.damaged, as long as the
+// recording is.
+func (s *Shelf) Discard(id sallyport.SessionID, sealed Sealed) error {
+	var err error
+	if sealed.Unread > 0 {
+		err = s.disk.Rename(s.logPath(id), filepath.Join(s.dir, id.String()+damaged))
+	} else {
+		err = s.disk.Remove(s.logPath(id))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove session log: %w", err)
+	}
+	return nil
+}
+
+// damaged is how the name of a log ends that could not be read in whole.
+const damaged = ".damaged"
+
+// unfinished is how the name of a recording begins that is being made.
+const unfinished = ".seal-"
+
+// removeUnfinished removes the recordings that a server was making when it was
+// killed. Their logs are there still.
+func (s *Shelf) removeUnfinished() error {
+	entries, err := s.disk.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("list session logs: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), unfinished) {
+			continue
+		}
+		if err := s.disk.Remove(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove unfinished recording: %w", err)
+		}
 	}
 	return nil
 }
@@ -85,7 +124,7 @@ func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
 	if err != nil {
 		return Sealed{}, fmt.Errorf("read recording: %w", err)
 	}
-	return Sealed{n, hash.Sum(nil)}, nil
+	return Sealed{Size: n, SHA256: hash.Sum(nil)}, nil
 }
 
 // Remove deletes a session's recording and log.
@@ -108,7 +147,8 @@ func (s *Shelf) Expire(then time.Time) error {
 	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !strings.HasSuffix(e.Name(), ".cast") || !info.ModTime().Before(then) {
+		old := strings.HasSuffix(e.Name(), ".cast") || strings.HasSuffix(e.Name(), damaged)
+		if err != nil || !old || !info.ModTime().Before(then) {
 			continue
 		}
 		if err := s.disk.Remove(filepath.Join(s.dir, e.Name())); err != nil {
@@ -118,73 +158,146 @@ func (s *Shelf) Expire(then time.Time) error {
 	return nil
 }
 
-// transcribe writes the recording of the log in f to w. It reads the log
-// twice: sizes come before the output they belong to, and the header wants the
-// first one.
-func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) error {
+// What a transcription keeps of frames that came before those they follow. A
+// session's lane holds as many as maxEarly (internal/broker maxHeld); after damage
+// what is missing is not waited for.
+const (
+	maxEarly       = 120_000
+	earlyAfterLoss = 64
+)
+
+// transcribe writes the recording of the log in f to w, and returns how many
+// bytes of the log could not be read. It reads the log twice: sizes come before
+// the output they belong to, and the header wants the first one.
+func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) (unread int64, err error) {
+	t := transcription{f: f, early: map[int64]int64{}}
 	head := asciicast.Header{Title: id.String(), Env: map[string]string{"TERM": "xterm-256color"}}
-	var start time.Time
-	if _, err := read(f, id, func(_ int64, e Entry) {
-		if start.IsZero() {
-			start = e.At
+	t.salt, _, unread, err = read(f, id, func(_ int64, e Entry) {
+		if t.start.IsZero() {
+			t.start = e.At
 			head.Timestamp = e.At.Unix()
 		}
 		if size, ok := sizeOf(e); ok && head.Width == 0 {
 			head.Width, head.Height = int(size.Cols), int(size.Rows)
 		}
-	}); err != nil {
-		return err
-	}
-
-	cast := asciicast.NewWriter(w, head)
-	early := map[int64][]byte{} // output that came before what it follows
-	next, cols, rows := int64(0), head.Width, head.Height
-	encrypted := false
-	_, err := read(f, id, func(_ int64, e Entry) {
-		at := e.At.Sub(start)
-		switch e.What {
-		case NodeFrame:
-			h, err := wire.Peek(e.Body)
-			if err != nil || h.Seq < next {
-				return
-			}
-			if !encrypted && h.Kind == wire.KindHandshakeRequest && asksForKey(e.Body) {
-				encrypted = true
-				cast.Marker(at, "encrypted with a KMS key: what was shown is not here")
-			}
-			early[h.Seq] = shown(h, e.Body)
-			for b, ok := early[next]; ok; b, ok = early[next] {
-				delete(early, next)
-				next++
-				if len(b) > 0 && !encrypted {
-					cast.Output(at, b)
-				}
-			}
-		case PersonFrame:
-			if size, ok := sizeOf(e); ok && (int(size.Cols) != cols || int(size.Rows) != rows) {
-				cols, rows = int(size.Cols), int(size.Rows)
-				cast.Resize(at, cols, rows)
-			}
-		case Event:
-			cast.Marker(at, string(e.Body))
-		default:
-			if text := markers[e.What]; text != "" {
-				cast.Marker(at, text)
-			}
-		}
+		t.flow = t.flow || e.What == Flow
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return cast.Close()
+	t.cast = asciicast.NewWriter(w, head)
+	t.cols, t.rows = head.Width, head.Height
+	if _, _, _, err := read(f, id, t.entry); err != nil {
+		return 0, err
+	}
+	for len(t.early) > 0 {
+		t.skip()
+	}
+	return unread, t.cast.Close()
 }
 
-// shown returns what of a node's frame a person sees, as a copy; nil for a
+// A transcription is a recording that is being made of a log.
+type transcription struct {
+	f     io.ReaderAt
+	salt  []byte
+	cast  *asciicast.Writer
+	start time.Time
+	at    time.Duration // of the last entry
+	flow  bool          // it is not a screen
+
+	next       int64           // the frame whose turn it is
+	early      map[int64]int64 // frames that came before what they follow: where they are in the log, by number
+	lost       bool            // some of the log could not be read
+	cols, rows int
+	encrypted  bool
+}
+
+func (t *transcription) entry(at int64, e Entry) {
+	t.at = e.At.Sub(t.start)
+	switch e.What {
+	case NodeFrame:
+		t.frame(at, e.Body)
+	case PersonFrame:
+		if size, ok := sizeOf(e); ok && (int(size.Cols) != t.cols || int(size.Rows) != t.rows) {
+			t.cols, t.rows = int(size.Cols), int(size.Rows)
+			t.cast.Resize(t.at, t.cols, t.rows)
+		}
+	case Event:
+		t.cast.Marker(t.at, string(e.Body))
+	case Unread:
+		t.lost = true
+		t.cast.Marker(t.at, fmt.Sprintf("%d bytes of the session's log are damaged: what was shown here is missing", binary.BigEndian.Uint64(e.Body)))
+	default:
+		if text := markers[e.What]; text != "" {
+			t.cast.Marker(t.at, text)
+		}
+	}
+}
+
+// frame shows a node's frame, if it is its turn, and those that waited for it.
+func (t *transcription) frame(at int64, frame []byte) {
+	h, err := wire.Peek(frame)
+	if err != nil || h.Seq < t.next || t.flow {
+		return
+	}
+	if !t.encrypted && h.Kind == wire.KindHandshakeRequest && asksForKey(frame) {
+		t.encrypted = true
+		t.cast.Marker(t.at, "encrypted with a KMS key: what was shown is not here")
+	}
+	if h.Seq > t.next {
+		t.early[h.Seq] = at
+		if len(t.early) > maxEarly || t.lost && len(t.early) > earlyAfterLoss {
+			t.skip()
+		}
+		return
+	}
+	t.show(h, frame)
+	t.follow()
+}
+
+func (t *transcription) show(h wire.Head, frame []byte) {
+	t.next++
+	if b := shown(h, frame); len(b) > 0 && !t.encrypted {
+		t.cast.Output(t.at, b)
+	}
+}
+
+// follow shows the frames that waited and whose turn it is.
+func (t *transcription) follow() {
+	for {
+		at, ok := t.early[t.next]
+		if !ok {
+			return
+		}
+		delete(t.early, t.next)
+		r := reader{r: io.NewSectionReader(t.f, at, 1<<62), salt: t.salt}
+		e, _, err := r.next()
+		h, perr := wire.Peek(e.Body)
+		if err != nil || perr != nil { // it was read before
+			t.next++
+			continue
+		}
+		t.show(h, e.Body)
+	}
+}
+
+// skip goes on at the first frame that waits: those before it did not come.
+func (t *transcription) skip() {
+	first := int64(math.MaxInt64)
+	for seq := range t.early {
+		first = min(first, seq)
+	}
+	t.cast.Marker(t.at, fmt.Sprintf("%d messages of the node are missing here", first-t.next))
+	t.next = first
+	t.follow()
+}
+
+// shown returns what of a node's frame a person sees; nil for a
 // handshake.
 func shown(h wire.Head, frame []byte) []byte {
 	switch h.Kind {
 	case wire.KindOutput, wire.KindError, wire.KindStdErr:
-		return append([]byte(nil), frame[h.Payload:]...)
+		return frame[h.Payload:]
 	}
 	return nil
 }
