@@ -11,20 +11,21 @@ type Code string
 
 // The codes any service may answer with.
 const (
-	AccessDeniedException        Code = "AccessDeniedException"
-	ExpiredTokenException        Code = "ExpiredTokenException"
-	IncompleteSignatureException Code = "IncompleteSignatureException"
-	InternalServerError          Code = "InternalServerError"
-	InvalidClientTokenID         Code = "InvalidClientTokenId" // STS and IAM say this where JSON services say UnrecognizedClientException
-	InvalidSignatureException    Code = "InvalidSignatureException"
-	MissingAuthenticationToken   Code = "MissingAuthenticationTokenException"
-	RequestEntityTooLarge        Code = "RequestEntityTooLargeException"
-	SerializationException       Code = "SerializationException"
-	ServiceUnavailableException  Code = "ServiceUnavailableException"
-	ThrottlingException          Code = "ThrottlingException"
-	UnknownOperationException    Code = "UnknownOperationException"
-	UnrecognizedClientException  Code = "UnrecognizedClientException"
-	ValidationException          Code = "ValidationException"
+	AccessDeniedException         Code = "AccessDeniedException"
+	ExpiredTokenException         Code = "ExpiredTokenException"
+	IncompleteSignatureException  Code = "IncompleteSignatureException"
+	InternalServerError           Code = "InternalServerError"
+	InvalidClientTokenID          Code = "InvalidClientTokenId" // STS and IAM say this where JSON services say UnrecognizedClientException
+	InvalidSignatureException     Code = "InvalidSignatureException"
+	MissingAuthenticationToken    Code = "MissingAuthenticationTokenException"
+	RequestEntityTooLarge         Code = "RequestEntityTooLargeException"
+	SerializationException        Code = "SerializationException"
+	ServiceUnavailableException   Code = "ServiceUnavailableException"
+	ThrottlingException           Code = "ThrottlingException"
+	ServiceQuotaExceededException Code = "ServiceQuotaExceededException"
+	UnknownOperationException     Code = "UnknownOperationException"
+	UnrecognizedClientException   Code = "UnrecognizedClientException"
+	ValidationException           Code = "ValidationException"
 )
 
 // The codes of Systems Manager.

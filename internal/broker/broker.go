@@ -36,6 +36,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,9 @@ type Broker struct {
 	// seconds: a stock agent takes 60 to report that its worker crashed.
 	NodeGrace time.Duration
 
+	// Limits bound what sessions may take.
+	Limits Limits
+
 	dropped atomic.Int64
 
 	// mu guards all below.
@@ -91,13 +95,6 @@ func (b *Broker) clientWait() time.Duration    { return or(b.ClientWait, 2*time.
 func (b *Broker) idle() time.Duration          { return max(or(b.Idle, 20*time.Minute), 0) }
 func (b *Broker) personGrace() time.Duration   { return or(b.PersonGrace, or(b.idle(), 20*time.Minute)) }
 func (b *Broker) nodeGrace() time.Duration     { return or(b.NodeGrace, 90*time.Second) }
-
-func or(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
-}
 
 // errStopped is why a session is let go of when the server stops.
 var errStopped = errors.New("the server is stopping")
@@ -237,8 +234,23 @@ func (s *session) setTask(task wire.AgentTaskPayload) {
 	s.task = task
 	kind := task.DocumentContent.SessionType
 	s.unpausable = kind == "NonInteractiveCommands"
-	s.unlogged = kind == "Port"
+	s.flow = kind == "Port" || isFileServer(task)
+	s.unlogged = s.flow
 	s.awaited = kind == "NonInteractiveCommands" || kind == "Port" || task.DocumentContent.Inputs.KmsKeyId != ""
+}
+
+// isFileServer reports whether a session copies files.
+func isFileServer(task wire.AgentTaskPayload) bool {
+	var all wire.CommandProperties
+	if json.Unmarshal(task.DocumentContent.Properties, &all) != nil {
+		return false
+	}
+	for _, c := range []wire.PlatformCommand{all.Linux, all.MacOS, all.Windows} {
+		if strings.TrimSpace(c.Commands) == wire.FileServer {
+			return true
+		}
+	}
+	return false
 }
 
 // enter has Run wait for done before it returns. The error is for a server that
@@ -253,19 +265,35 @@ func (b *Broker) enter() (ctx context.Context, done func(), err error) {
 	return b.ctx, b.lives.Done, nil
 }
 
+// reserve makes s one of the sessions that are on, if there may be one more. Until
+// it is launched nothing finds it.
+func (b *Broker) reserve(s *session) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.admitOne(s.rec.Root, s.rec.Node); err != nil {
+		return err
+	}
+	b.live[s.id] = s
+	return nil
+}
+
 // launch starts a session's life. It is called between enter and done, or by
 // Run.
 func (b *Broker) launch(ctx context.Context, s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live[s.id] = s
+	s.launched.Store(true)
 	b.lives.Go(func() { s.run(ctx) })
 }
 
 func (b *Broker) find(id sallyport.SessionID) *session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.live[id]
+	if s := b.live[id]; s != nil && s.launched.Load() {
+		return s
+	}
+	return nil
 }
 
 func (b *Broker) forget(s *session) {
@@ -346,6 +374,18 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
 	defer done()
+	if err := b.room(); err != nil {
+		return Invitation{}, err
+	}
+	if err := b.reserve(s); err != nil {
+		return Invitation{}, err
+	}
+	launched := false
+	defer func() {
+		if !launched {
+			b.forget(s)
+		}
+	}()
 	if s.log, err = b.Shelf.Create(id); err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
@@ -354,6 +394,13 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 		b.Shelf.Remove(id)
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
+	if s.flow {
+		s.log.Append(record.Entry{At: rec.Started, What: record.Flow})
+		if isFileServer(task) {
+			s.sums = newSums()
+		}
+	}
+	launched = true
 	b.launch(running, s)
 	s.out.InfoContext(ctx, "session started", sallyport.LogWho, r.Who.ARN)
 	if err := b.endIfGone(ctx, s); err != nil { // since the caller was authorized
@@ -485,7 +532,7 @@ func (b *Broker) on(node sallyport.NodeID) (all []*session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.live {
-		if s.rec.Node == node { // a session's node never changes
+		if s.rec.Node == node && s.launched.Load() { // a session's node never changes
 			all = append(all, s)
 		}
 	}
@@ -502,7 +549,7 @@ func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
 	if err != nil && sallyport.CodeOf(err) != sallyport.DoesNotExistException {
 		return err
 	}
-	return b.Shelf.Discard(id)
+	return b.Shelf.Discard(id, log)
 }
 
 // Capabilities are what this control plane can do for agents of ours.

@@ -3,8 +3,10 @@ package broker
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -1462,5 +1464,235 @@ func TestTidyStoresHashes(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(w.dir, "sessions", "*.log")); len(left) != 0 {
 			t.Errorf("left %q", left)
 		}
+	})
+}
+
+// As many sessions of one person, on one node and in all may be on, and no more.
+func TestSessionLimits(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.Limits = Limits{PerUser: 2, PerNode: 3, Total: 4}
+		bob := &sallyport.Principal{Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/bob", ID: "AIDABOB", Root: "AIDABOB", Name: "bob"}
+		other := sallyport.NewNodeID()
+		start := func(who *sallyport.Principal, at sallyport.NodeID) error {
+			_, err := w.Start(t.Context(), Request{Who: who, Node: at, Parameters: json.RawMessage("{}")})
+			return err
+		}
+		var ids []sallyport.SessionID
+		for range 2 {
+			ids = append(ids, w.begin().Session)
+		}
+		refused := func(err error, says string) {
+			t.Helper()
+			if sallyport.CodeOf(err) != sallyport.ServiceQuotaExceededException || !strings.Contains(err.Error(), says) {
+				t.Errorf("%v, want to be told %q", err, says)
+			}
+		}
+		refused(start(w.ann, other), "You have as many sessions as there may be at once: 2")
+		if err := start(bob, w.node); err != nil {
+			t.Fatal(err)
+		}
+		refused(start(bob, w.node), w.node.String()+" has as many")
+		if err := start(bob, other); err != nil {
+			t.Fatal(err)
+		}
+		eve := &sallyport.Principal{Kind: sallyport.UserKind, ARN: "arn:aws:iam::000000000000:user/eve", ID: "AIDAEVE", Root: "AIDAEVE", Name: "eve"}
+		refused(start(eve, other), "The server has as many")
+		w.Terminate(t.Context(), ids[0], "Terminated by bob.")
+		if err := start(w.ann, w.node); err != nil {
+			t.Errorf("after one has ended: %v", err)
+		}
+		left, err := w.Shelf.Unsealed()
+		if err != nil || len(left) > 5 {
+			t.Errorf("logs of sessions that did not start are left: %v, %v", left, err)
+		}
+	})
+}
+
+// A disk that is nearly full, or recordings that have all they may, keep sessions
+// from starting, and say so.
+func TestNoRoomToStart(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		request := Request{Who: w.ann, Node: w.node, Parameters: json.RawMessage("{}")}
+		w.Limits = Limits{MinFree: 1 << 60}
+		if _, err := w.Start(t.Context(), request); sallyport.CodeOf(err) != sallyport.ServiceUnavailableException || !strings.Contains(err.Error(), "disk is nearly full") {
+			t.Errorf("%v", err)
+		}
+		w.Limits = Limits{Recordings: 10}
+		w.begin()
+		time.Sleep(time.Minute)
+		if _, err := w.Start(t.Context(), request); sallyport.CodeOf(err) != sallyport.ServiceUnavailableException || !strings.Contains(err.Error(), "may have 10 bytes") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// A session that says more than its recording may have goes on without, and both
+// its client and the recording say so; or it ends.
+func TestFullRecording(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		t.Run(fmt.Sprint(ends), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				w.Limits = Limits{Recording: 64 << 10, EndAtRecording: ends}
+				inv, person, node := w.together(append(datachannel.Capabilities(), wire.CapNotices)...)
+				text := strings.Repeat("x", 60<<10)
+				for range 2 {
+					node.say(text)
+					person.hear(text)
+				}
+				if ends {
+					node.stream.Send(t.Context(), wire.KindOutput, []byte("more"))
+					person.wantClosed("all it may have")
+					return
+				}
+				for range 20 {
+					node.say(text)
+					person.hear(text)
+				}
+				if size := w.find(inv.Session).log.Size(); size > 256<<10 {
+					t.Errorf("the log has %d bytes", size)
+				}
+				if len(person.notices) != 1 || !strings.Contains(person.notices[0], "is full") {
+					t.Errorf("told %q", person.notices)
+				}
+				w.complete(inv.Session, "Success", nil)
+				w.wantState(inv.Session, sallyport.Terminated, "")
+				cast, err := os.ReadFile(w.Shelf.CastPath(inv.Session))
+				if err != nil || !strings.Contains(string(cast), "the recording ends here") {
+					t.Errorf("the recording does not say that it ends: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A copy of files is recorded as what it is: how much, and its hash.
+func TestFileCopyIsFlow(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		properties, err := json.Marshal(wire.CommandProperties{Linux: wire.PlatformCommand{Commands: wire.FileServer}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var task wire.AgentTaskPayload
+		task.DocumentContent.SessionType = "NonInteractiveCommands"
+		task.DocumentContent.Properties = properties
+		inv, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Parameters: json.RawMessage("{}"), Task: task})
+		if err != nil {
+			t.Fatal(err)
+		}
+		person, node := w.far(wire.TypeInputStreamData), w.far(wire.TypeOutputStreamData)
+		w.attachPerson(person, inv, "client-1")
+		w.attachNode(node, inv.Session)
+		node.say("what is in the file")
+		person.hear("what is in the file")
+		w.complete(inv.Session, "Success", nil)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		cast, err := os.ReadFile(w.Shelf.CastPath(inv.Session))
+		sum := fmt.Sprintf("%x from it", sha256.Sum256([]byte("what is in the file")))
+		if err != nil || strings.Contains(string(cast), "in the file") || !strings.Contains(string(cast), "19 bytes from it") || !strings.Contains(string(cast), sum) {
+			t.Errorf("%s, %v", cast, err)
+		}
+	})
+}
+
+// What a lane counts is what its buffers have, and a keystroke's buffer is small
+// however large the frame before it was.
+func TestLanesCountBuffers(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.leave()
+		s := w.find(inv.Session)
+		write := func(seq int64, n int) {
+			f := wire.NewFrame(wire.TypeInputStreamData, bytes.Repeat([]byte("k"), n), time.Now())
+			f.Seq, f.Kind = seq, wire.KindOutput
+			if err := person.conn.WriteFrame(t.Context(), encode(f)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		for i := range int64(200) {
+			write(2*i, 1)
+			write(1<<40, wire.MaxPayload) // never in order, and held once
+			write(2*i+1, 1)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		l := &s.lanes[0] // the person's
+		held := 0
+		for _, h := range l.held {
+			held += cap(h.frame.b)
+		}
+		if held != l.memory || l.memory > 2*l.bytes+len(l.held)<<minBufferBits {
+			t.Errorf("%d frames of %d bytes: %d bytes of buffers, %d counted", len(l.held), l.bytes, held, l.memory)
+		}
+	})
+}
+
+// What waits for a socket that takes nothing is bounded, in bytes; and what is too
+// long to be an acknowledgement or an end is neither.
+func TestControlIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		person := w.far(wire.TypeInputStreamData)
+		w.attachPerson(person, inv, "client-1")
+		near, stuck := sockets()
+		near.out = make(chan []byte) // which nobody reads
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined := make(chan error, 1)
+		go func() {
+			joined <- w.JoinNode(context.Background(), w.node, inv.Session, token, near, []string{wire.CapEnd})
+		}()
+		write := func(c *wireEnd, f wire.Frame) {
+			t.Helper()
+			if err := c.WriteFrame(t.Context(), encode(f)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		output := wire.NewFrame(wire.TypeOutputStreamData, []byte("x"), time.Now())
+		output.Kind = wire.KindOutput
+		write(stuck, output)
+		ack := wire.Ack{Type: wire.TypeOutputStreamData, Seq: 0}
+		for range 5000 {
+			write(person.conn, ack.Frame(time.Now()))
+		}
+		long := wire.NewFrame(wire.TypeAcknowledge, append(ack.AppendJSON(nil), bytes.Repeat([]byte(" "), maxAckFrame)...), time.Now())
+		before := w.Stats().Dropped
+		write(person.conn, long)
+		end := wire.NewFrame(wire.TypeOutputStreamData, append([]byte(`{}`), bytes.Repeat([]byte(" "), maxEndFrame)...), time.Now())
+		end.Kind, end.Seq = wire.KindEnd, 1
+		write(stuck, end)
+		if dropped := w.Stats().Dropped - before; dropped != 2 {
+			t.Errorf("%d of two frames that are too long were dropped", dropped)
+		}
+		s := w.find(inv.Session)
+		s.mu.Lock()
+		held := 0
+		for _, frame := range s.ends[node].control {
+			held += cap(frame)
+		}
+		if s.fate != 0 || held == 0 || held > 2*maxControl || s.ends[node].controlBytes > maxControl {
+			t.Errorf("fate %v; %d bytes wait, counted as %d", s.fate, held, s.ends[node].controlBytes)
+		}
+		s.mu.Unlock()
+		stuck.Cut()
+		<-joined
+	})
+}
+
+// A client that stays on its socket after the end loses it in a while. If it has
+// not acknowledged all that was said, it may come back for it.
+func TestStaysAfterTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, _ := w.together()
+		person.stays = true
+		w.complete(inv.Session, "Success", nil)
+		person.wantClosed("")
+		w.wantState(inv.Session, sallyport.Terminating, "")
+		time.Sleep(drainGrace + time.Millisecond)
+		<-person.ended
+		w.wantState(inv.Session, sallyport.Terminated, "")
 	})
 }

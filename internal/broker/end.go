@@ -365,8 +365,14 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *buffer) (kept bool,
 	// Written before it is passed on. Only this goroutine takes frames into
 	// this lane, so nothing has changed when mu is taken again.
 	h := &held{seq: head.Seq, size: len(frame)}
+	if s.sums[e.side] != nil { // of this goroutine alone
+		s.sums.add(e.side, head, frame[head.Payload:])
+	}
+	full := !s.flow && s.log.Size() > s.b.Limits.recording()
 	switch {
-	case e.side == node && s.unlogged && how == inHand:
+	case full && e.side == node && s.isUnlogged(true) && how == inHand:
+	case e.side == node && !full && s.isUnlogged(false) && how == inHand:
+	case full && e.side == person:
 	case e.side == node:
 		h.at, err = s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: frame})
 	case head.Kind == wire.KindSize:
@@ -399,6 +405,25 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *buffer) (kept bool,
 	}
 	s.regulate(e.side == person)
 	return kept, nil
+}
+
+// isUnlogged reports whether what the node says is in the log only while it must
+// wait. That is so from the moment on when the log is full, if it ever is: then
+// the session ends, or its recording does.
+func (s *session) isUnlogged(full bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !full || s.unlogged {
+		return s.unlogged
+	}
+	s.unlogged = true
+	s.note("the recording ends here: it has " + size(s.log.Size()) + ", which is all it may have")
+	if s.b.Limits.EndAtRecording {
+		s.beginEnd(sallyport.Terminated, "The session's recording has "+size(s.b.Limits.recording())+", which is all it may have, and the server is to end sessions then.")
+	} else if to := s.ends[person]; to.can(wire.CapNotices) {
+		to.says(encode(wire.SallyportNotice{Text: "the recording of this session is full: what is shown from here on is not recorded"}.Frame(time.Now())))
+	}
+	return true
 }
 
 // receiveEnd deals with the last message of the node's stream. It is taken once
@@ -590,6 +615,9 @@ func (s *session) written(e *end, batch []sending, last bool) {
 	}
 	if last {
 		e.closedAt = time.Now()
+	}
+	if s.fate != 0 && e.side == node {
+		s.look() // it may have been all that the session waited for
 	}
 }
 

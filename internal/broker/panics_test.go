@@ -289,6 +289,7 @@ func FuzzEncode(f *testing.F) {
 		rec := sallyport.NewSession(sallyport.NewSessionID(word), new(sallyport.Principal), node, "x", time.Now())
 		s := b.newSession(rec)
 		b.live[s.id] = s
+		s.launched.Store(true)
 		defer delete(b.live, s.id)
 
 		caps := make([]string, n)

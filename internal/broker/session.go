@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -51,9 +52,12 @@ type session struct {
 
 	task       wire.AgentTaskPayload // what the node is told to start
 	unpausable bool                  // a NonInteractive command aborts when it is paused
-	unlogged   bool                  // what a port session carries is in the log only while it must wait
+	flow       bool                  // it carries a port's bytes, or a file's, and no screen
 	awaited    bool                  // the node is told when the client is there, because it would wait for an answer
 	idle       time.Duration         // 0: no limit
+
+	launched atomic.Bool // it has been stored; before that nothing finds it
+	ending   atomic.Bool // fate is decided
 
 	kick chan struct{} // run should look again; holds one
 	over chan struct{} // closed when the session is saved as over
@@ -72,6 +76,7 @@ type session struct {
 	attachedOnce  [2]bool      // the side has attached at least once
 	detachedSince [2]time.Time // while the side is detached and attachedOnce
 	carried       [2]int64     // bytes of stream payload, by the side that sent them
+	unlogged      bool         // what the node says is in the log only while it must wait
 	paused        bool         // the node was told to
 
 	// takenUp is when an earlier server's session was taken up; zero for our
@@ -87,8 +92,10 @@ type session struct {
 	// How the node's stream ended. A node that does not send an end says that
 	// it is going, on the data channel, and reports the end on its control
 	// channel, on which it may be faster than what it last said.
-	endSeq     int64 // the number of its last message; -1 while there is none
-	endID      wire.ID
+	endSeq int64 // the number of its last message; -1 while there is none
+	endID  wire.ID
+	sums   sums // of a file copy
+
 	early      []byte                  // the last message, while some before it are missing
 	goingAt    time.Time               // when it said that it was about to end
 	reported   *wire.AgentTaskComplete // what it reported, while the session goes on
@@ -380,6 +387,9 @@ func (s *session) mayFinish(now time.Time) bool {
 	if s.owed() {
 		personGone = !now.Before(s.owedUntil())
 	}
+	if e := s.ends[node]; e != nil && (len(e.control) > 0 || e.writing) && now.Before(s.endingAt.Add(endGrace)) {
+		return false // its last acknowledgement is on its way
+	}
 	return nodeGone && personGone
 }
 
@@ -435,6 +445,7 @@ func (s *session) beginEnd(fate sallyport.State, cause string) {
 		}
 	}
 	s.fate, s.endingAt, s.unsaved = fate, now, true
+	s.ending.Store(true)
 	s.takenAt = now
 	if !s.nodeDone {
 		s.ends[node].says(s.closedFrame(false))
@@ -487,7 +498,7 @@ func (s *session) endAsReported() {
 // silentEnd is the cause of an end without an exit status. An agent of AWS's
 // never says one; one of ours does, unless it was stopped. The caller holds mu.
 func (s *session) silentEnd() string {
-	if s.hasStatus && !s.unlogged {
+	if s.hasStatus && s.task.DocumentContent.SessionType != "Port" {
 		return "The agent on " + s.rec.Node.String() + " ended the session without saying how its program ended."
 	}
 	return ""
@@ -916,7 +927,7 @@ func (s *session) finish(ctx context.Context) bool {
 		return false
 	}
 	if sealErr == nil {
-		if err := s.b.Shelf.Discard(s.id); err != nil {
+		if err := s.b.Shelf.Discard(s.id, sealed); err != nil {
 			s.out.Error("session log not removed", sallyport.LogErr, err)
 		}
 	}
@@ -936,8 +947,8 @@ func (s *session) conclude(now time.Time) error {
 	if s.rec.State().Final() {
 		return nil
 	}
-	if s.log != nil && s.unlogged {
-		s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]))
+	if s.log != nil && s.flow {
+		s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]) + s.sums.String())
 	}
 	if s.rec.Advance(s.fate, now) == nil {
 		return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/broker"
 	"github.com/sallyport/sallyport/internal/record"
 )
 
@@ -78,6 +79,9 @@ type Config struct {
 	// minutes; negative is never.
 	Idle time.Duration
 
+	// Limits bound what sessions may take.
+	Limits broker.Limits
+
 	// RequireSigned refuses the sockets of clients too old to sign them.
 	RequireSigned bool
 
@@ -136,6 +140,9 @@ func (c Config) settle() (settled, error) {
 	}
 	if s.ACME && s.CertFile != "" {
 		bad("certificates come from files or from ACME: give --cert or --acme, not both")
+	}
+	if l := s.Limits; l.PerUser < 0 || l.PerNode < 0 || l.Total < 0 || l.Recording < 0 || l.Recordings < 0 {
+		bad("a limit cannot be less than 1; leave it out for the default")
 	}
 	if s.KeepHistory < 0 {
 		bad("history cannot be kept for %v", s.KeepHistory)

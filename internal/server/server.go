@@ -149,7 +149,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 
 	// The rooms.
 	bus := &route.Memory{}
-	sessions := &broker.Broker{Store: db, Bus: bus, Shelf: shelf, Keys: keys, Log: logger, Idle: c.Idle}
+	sessions := &broker.Broker{Store: db, Bus: bus, Shelf: shelf, Keys: keys, Log: logger, Idle: c.Idle, Limits: c.Limits}
 	db.OnGone = sessions.EndBasis
 	doors := &api.Server{Realm: c.realm, Store: db, Keys: keys, Log: logger}
 	doors.Services = []*api.Service{
