@@ -41,6 +41,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -89,6 +90,10 @@ type Agent struct {
 	// anywhere but to link-local addresses and clouds' metadata.
 	ForwardAllow, ForwardDeny []netip.Prefix
 
+	// MaxConnections is how many connections all port sessions may have at once.
+	// 0 is what the system's limit on open files leaves.
+	MaxConnections int
+
 	// Upgrade is how the agent makes way for its next version; the zero Upgrade
 	// is not at all. Inherited is what the version before left to this one, or
 	// nil.
@@ -112,6 +117,8 @@ type Agent struct {
 	keys    endpoint.Credentials
 	issued  time.Time
 	expires time.Time
+
+	connections atomic.Int64 // of all port sessions
 
 	// mu guards all below.
 	mu       sync.Mutex

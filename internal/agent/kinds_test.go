@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/xtaci/smux"
 
+	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/mux"
 	"github.com/sallyport/sallyport/internal/servertest"
 	"github.com/sallyport/sallyport/internal/wire"
@@ -507,4 +508,50 @@ func TestForbiddenDestinations(t *testing.T) {
 		list, err := m.client.DescribeSessions(t.Context(), &ssm.DescribeSessionsInput{State: types.SessionStateActive})
 		return err == nil && len(list.Sessions) == 0
 	})
+}
+
+// A session may have half of the connections that there may be, and what is one
+// too many is refused; when one ends there is room again.
+func TestConnectionLimits(t *testing.T) {
+	m := start(t)
+	m.agent = func(a *agent.Agent) { a.MaxConnections = 8 }
+	m.run()
+	port := listen(t, echo)
+	_, first, b := m.forward(port, recent, mux.Options{})
+	works := func(session *smux.Session) *smux.Stream {
+		t.Helper()
+		stream, err := session.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.SetDeadline(time.Now().Add(30 * time.Second))
+		got := make([]byte, 1)
+		if _, err := stream.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(stream, got); err != nil {
+			return nil
+		}
+		return stream
+	}
+	var streams []*smux.Stream
+	for i := range 4 {
+		stream := works(first)
+		if stream == nil {
+			t.Fatalf("connection %d was refused", i+1)
+		}
+		streams = append(streams, stream)
+	}
+	if works(first) != nil {
+		t.Error("a session has more than half of all connections")
+	}
+	if !slices.Equal(b.flag, []wire.Flag{wire.FlagConnectToPortError}) {
+		t.Errorf("told %v", b.flag)
+	}
+	_, second, _ := m.forward(port, recent, mux.Options{})
+	if works(second) == nil {
+		t.Error("another session has none")
+	}
+	streams[0].Close()
+	m.eventually("there is room again", func() bool { return works(first) != nil })
 }

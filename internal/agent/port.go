@@ -110,10 +110,23 @@ func (s *session) multiplex(ctx context.Context, end context.CancelCauseFunc, to
 			}
 			return fmt.Errorf("the client's end of the port session broke: %w", err)
 		}
+		leave, ok := s.agent.enterConnection(&s.connections)
+		if !ok {
+			s.log.Warn("connection refused: this session, or all of this node's, have as many as they may")
+			s.refuse(ctx, stream, o)
+			continue
+		}
 		all.Go(func() {
+			defer leave()
 			s.guard(func() { s.connect(ctx, stream, to, o) })
 		})
 	}
+}
+
+// refuse tells the client that a stream it has opened reaches no port.
+func (s *session) refuse(ctx context.Context, stream *smux.Stream, o mux.Options) {
+	s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
+	mux.Refuse(stream, o)
 }
 
 // feedMux hands what the client sends to out, which smux reads.
@@ -141,8 +154,7 @@ func (s *session) connect(ctx context.Context, stream *smux.Stream, to []netip.A
 	conn, err := s.dial(ctx, to)
 	if err != nil {
 		s.log.Debug("port not reached", sallyport.LogErr, err)
-		s.stream.SendMessage(ctx, wire.KindFlag, wire.FlagConnectToPortError.Payload())
-		mux.Refuse(stream, o)
+		s.refuse(ctx, stream, o)
 		return
 	}
 	s.log.Debug("port connected", sallyport.LogAddr, conn.RemoteAddr().String())

@@ -73,6 +73,8 @@ type session struct {
 
 	ahead []datachannel.Message // what came during the handshake, for whoever comes next
 
+	connections atomic.Int64 // of a port session
+
 	term   atomic.Pointer[Terminal] // once there is one that takes what is typed
 	behind atomic.Int64             // how many pieces of what was typed are on their way to it
 
