@@ -54,7 +54,11 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Condition: func(what string) (bool, error) {
-			if what != "namespace" {
+			switch what {
+			case "namespace":
+			case "yesterday":
+				return exec.Command("git", "cat-file", "-e", yesterday+"^{commit}").Run() == nil, nil
+			default:
 				return false, fmt.Errorf("there is no condition %q", what)
 			}
 			return exec.Command("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
@@ -68,6 +72,7 @@ func TestScript(t *testing.T) {
 			"counts":        counts,
 			"here":          here,
 			"program":       program,
+			"yesterday":     buildYesterday,
 			"serve":         serve,
 			"forward":       forward,
 			"fetch":         fetch,
@@ -150,6 +155,34 @@ func program(ts *testscript.TestScript, neg bool, args []string) {
 	b, err := os.ReadFile(path)
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o700))
+}
+
+// yesterday is the last commit whose ends and server do not send the end of a
+// session in its stream.
+const yesterday = "8f369e7"
+
+// buildYesterday builds the program of before: yesterday path
+func buildYesterday(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: yesterday path")
+	}
+	src := ts.MkAbs("src-of-yesterday")
+	ts.Check(os.Mkdir(src, 0o700))
+	archive := exec.Command("git", "archive", yesterday)
+	archive.Dir = "../.." // the whole of it
+	unpack := exec.Command("tar", "-x", "-C", src)
+	var err error
+	unpack.Stdin, err = archive.StdoutPipe()
+	ts.Check(err)
+	ts.Check(unpack.Start())
+	ts.Check(archive.Run())
+	ts.Check(unpack.Wait())
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", ts.MkAbs(args[0]), "./cmd/sallyport")
+	build.Dir = src
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		ts.Fatalf("build the program of %s: %v\n%s", yesterday, err, out)
+	}
 }
 
 // counts checks that a file has line-N- for every N from a first to a last, in
