@@ -2,8 +2,10 @@ package sallyport_test
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -124,7 +126,7 @@ var quoted = regexp.MustCompile("`((?:internal|cmd|docs|console|tools|\\.ci)/[A-
 // What the documents point at is there. Everyone else's have drifted.
 func TestDocumentsPointAtWhatIsThere(t *testing.T) {
 	found := 0
-	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/aws.md"} {
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/aws.md", "docs/limits.md"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Error(err)
@@ -139,5 +141,38 @@ func TestDocumentsPointAtWhatIsThere(t *testing.T) {
 	}
 	if found == 0 {
 		t.Error("no document points at anything")
+	}
+}
+
+// The tests that the documents say hold a promise are there.
+func TestDocumentsNameTestsThatAreThere(t *testing.T) {
+	there := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(b, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"docs/aws.md", "docs/limits.md"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile(`\b(?:Test|Fuzz)[A-Z]\w+`).FindAllString(string(b), -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no test", name)
+		}
+		for _, test := range named {
+			if !there[test] {
+				t.Errorf("%s names %s, which is not there", name, test)
+			}
+		}
 	}
 }
