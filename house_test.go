@@ -2,6 +2,10 @@ package sallyport_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -23,35 +27,36 @@ var mayImport = map[string]string{
 	"": "",
 
 	// Leaves.
-	"internal/wire":      "",
-	"internal/sigv4":     "",
-	"internal/policy":    "",
-	"internal/keyring":   "",
-	"internal/asciicast": "",
-	"internal/panics":    "",
-	"internal/route":     "",
-	"internal/rawio":     "",
-	"internal/pty":       "rawio",
-	"internal/socket":    "rawio wire",
+	"internal/strictjson": "",
+	"internal/wire":       "strictjson",
+	"internal/sigv4":      "",
+	"internal/policy":     "",
+	"internal/keyring":    "",
+	"internal/asciicast":  "",
+	"internal/panics":     "",
+	"internal/route":      "",
+	"internal/rawio":      "",
+	"internal/pty":        "rawio",
+	"internal/socket":     "rawio wire",
 
 	// What both ends of a session share: the machine's and the person's.
 	"internal/datachannel": "panics wire",
 	"internal/mux":         "panics",
-	"internal/endpoint":    "sigv4 socket",
+	"internal/endpoint":    "sigv4 socket strictjson",
 
 	// The two ends. They meet the server on the wire alone.
-	"internal/agent":     "panics wire sigv4 datachannel mux socket asciicast pty endpoint",
+	"internal/agent":     "panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "agent endpoint",
-	"internal/client":    "wire sigv4 datachannel mux rawio socket asciicast endpoint",
+	"internal/client":    "strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.
-	"internal/document":        "wire",
+	"internal/document":        "strictjson wire",
 	"internal/store":           "keyring panics",
 	"internal/record":          "wire asciicast",
 	"internal/broker":          "panics store record keyring route wire",
-	"internal/gateway":         "broker panics route socket store wire",
-	"internal/api":             "keyring panics policy sigv4 store",
+	"internal/gateway":         "broker panics route socket store strictjson wire",
+	"internal/api":             "keyring panics policy sigv4 store strictjson",
 	"internal/api/ssm":         "api broker document route store wire",
 	"internal/api/ssmmessages": "api broker",
 	"internal/api/ec2messages": "api",
@@ -175,4 +180,196 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What a stranger sends must not panic: bytes off a socket, a request, a document,
+// a log, the database. So the rules below hold for all code but that of tests, and
+// each exception says why nothing a stranger sends can reach it. An exception that
+// nothing needs any longer is an error too.
+//
+// forTests are the packages that are no part of a program that is shipped.
+var forTests = []string{"internal/bench/", "internal/servertest/", "internal/simulation/", "internal/interop/"}
+
+// mayPanic are the statements that panic.
+var mayPanic = map[string]string{
+	"internal/api/constraints.go: panic":         "the file is embedded; every start reads all of it",
+	"internal/api/ssm/sessions.go: panic":        "the text is a constant; every start reads it",
+	"internal/client/session.go: panic":          "it goes on with a panic, once the terminal is as it was",
+	"internal/datachannel/datachannel.go: panic": "Stream.Sends is set by the program",
+	"internal/document/builtin.go: panic":        "the documents are constants; every start reads them",
+	"internal/keyring/keyring.go: panic":         "all sizes are constants; every start derives keys",
+	"internal/server/server.go: panic":           "http.ErrAbortHandler, which closes the connection; net/http recovers from it",
+	"internal/wire/payload.go: panic":            "its callers' types have no member that JSON lacks; TestPayloads writes each",
+}
+
+// mayAssert are the type assertions that panic, and calls of functions like
+// regexp.MustCompile whose argument is no constant.
+var mayAssert = map[string]string{
+	"cmd/sallyport/activation.go: conn.(*tls.Conn)":                              "a tls.Dialer returns nothing else",
+	"internal/api/constraints.go: regexp.MustCompile(`^(?:` + s.Pattern + `)$`)": "the patterns are embedded; every start compiles them",
+	"internal/api/iam/authorize.go: f.Interface().(T)":                           "the field's type is checked where the operation is declared",
+	"internal/api/json.go: f.Addr().Interface().(*[]byte)":                       "the kind was looked at",
+	"internal/api/json.go: f.Addr().Interface().(*bool)":                         "the kind was looked at, and the SDK has no named ones",
+	"internal/api/json.go: f.Addr().Interface().(*int32)":                        "likewise",
+	"internal/api/json.go: f.Addr().Interface().(*int64)":                        "likewise",
+	"internal/api/json.go: f.Addr().Interface().(*time.Time)":                    "the type was looked at",
+	"internal/api/json.go: f.Addr().Interface().(smithy.Deserializable)":         "the type was looked at",
+	"internal/api/json.go: f.Interface().(smithy.Deserializable)":                "the type was looked at",
+	"internal/api/json.go: smithyhttp.NewStackRequest().(*smithyhttp.Request)":   "it returns nothing else",
+	"internal/api/query.go: v.Interface().(time.Time)":                           "the type was looked at",
+	"internal/client/port.go: four.Addr().(*net.TCPAddr)":                        "a TCP listener's address",
+	"internal/client/port.go: listeners[0].Addr().(*net.TCPAddr)":                "a TCP listener's address",
+	"internal/document/session.go: filled.(map[string]any)":                      "fill returns what it was given: a map",
+	"internal/keyring/outside.go: http.DefaultTransport.(*http.Transport)":       "nothing here replaces it",
+	"internal/policy/parse.go: t.(string)":                                       "json.Decoder returns no other token for a key",
+	"internal/pty/pipes_unix.go: s.Sys().(syscall.WaitStatus)":                   "what package os has there on Unix",
+}
+
+// mayReadJSON are the calls of json.Unmarshal and json.NewDecoder: all else reads
+// JSON by strictjson, or a member that is there twice is checked once and used
+// once more.
+var mayReadJSON = map[string]string{
+	"internal/agent/handover.go: json":        "the agent's own file, of the version before",
+	"internal/agent/state.go: json":           "the agent's own file",
+	"internal/api/constraints.go: json":       "embedded",
+	"internal/api/gen.go: json":               "no part of the program",
+	"internal/api/identity.go: json":          "sealed by this server",
+	"internal/api/json.go: json":              "text that it has just written",
+	"internal/api/ssm/sessions.go: json":      "document wrote it",
+	"internal/asciicast/asciicast.go: json":   "recordings that this program made",
+	"internal/broker/broker.go: json":         "the broker's own, in the store",
+	"internal/broker/session.go: json":        "the broker's own, in the log",
+	"internal/client/api.go: json":            "a number",
+	"internal/client/plugin.go: json":         "arguments of the AWS CLI, which runs this program",
+	"internal/endpoint/client.go: json":       "errors, in which AWS has both message and Message",
+	"internal/keyring/outside.go: json":       "answers of a key store that the operator chose",
+	"internal/policy/parse.go: json":          "a reader of its own, which refuses a member that is there twice",
+	"internal/policy/rewrite.go: json":        "a document that was parsed",
+	"internal/server/admin.go: json":          "the answer of the admin socket",
+	"internal/store/document.go: json":        "the store's own",
+	"internal/store/query.go: json":           "the store's own",
+	"internal/strictjson/strictjson.go: json": "what strictjson is made of",
+	"internal/wire/payload.go: json":          "a text",
+}
+
+// mayExit are the calls that end the process.
+var mayExit = map[string]string{
+	"cmd/sallyport-agent/main.go: os.Exit": "main",
+	"cmd/sallyport/main.go: os.Exit":       "main",
+	"internal/agentcmd/files.go: os.Exit":  "the main of a program by another name",
+	"internal/api/gen.go: log.Fatal":       "no part of the program",
+	"internal/api/gen.go: log.Fatalf":      "no part of the program",
+}
+
+// guarded are the packages whose goroutines deal with what strangers send: each
+// goroutine recovers from a panic, by package panics or by a session's guard.
+var guarded = []string{"internal/agent/", "internal/broker/", "internal/datachannel/", "internal/gateway/", "internal/mux/", "internal/store/"}
+
+// mayBeUnguarded are the functions there that start a goroutine which does not
+// recover itself.
+var mayBeUnguarded = map[string]string{
+	"internal/agent/agent.go: Run":        "an upgrade, which the operator asks for, and the end of the agent",
+	"internal/agent/agent.go: forget":     "it takes an entry out of a map",
+	"internal/agent/port.go: connect":     "it closes a connection",
+	"internal/agent/port.go: multiplex":   "it closes a connection",
+	"internal/agent/port.go: single":      "it closes a connection",
+	"internal/agent/session.go: announce": "it cancels a context",
+	"internal/broker/broker.go: launch":   "run recovers, and goes on to end the session",
+	"internal/broker/end.go: attach":      "write recovers, as pump does, which is not started with go",
+}
+
+func TestNothingPanics(t *testing.T) {
+	rules := []struct {
+		name string
+		may  map[string]string
+		used map[string]bool
+	}{{name: "mayPanic", may: mayPanic}, {name: "mayAssert", may: mayAssert}, {name: "mayReadJSON", may: mayReadJSON}, {name: "mayExit", may: mayExit}, {name: "mayBeUnguarded", may: mayBeUnguarded}}
+	for i := range rules {
+		rules[i].used = map[string]bool{}
+	}
+	files := token.NewFileSet()
+	found := func(rule int, path string, at ast.Node, what string) {
+		key := path + ": " + what
+		rules[rule].used[key] = true
+		if rules[rule].may[key] == "" {
+			t.Errorf("%v: %s is not in %s, under %q", files.Position(at.Pos()), what, rules[rule].name, key)
+		}
+	}
+	scanned := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		path = filepath.ToSlash(path)
+		skip := func(dir string) bool { return strings.HasPrefix(path, dir) }
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || slices.ContainsFunc(forTests, skip) {
+			return err
+		}
+		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		scanned++
+		checked := map[ast.Node]bool{} // assertions that ask whether they hold
+		function := ""
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				function = n.Name.Name
+			case *ast.AssignStmt:
+				if len(n.Lhs) == 2 && len(n.Rhs) == 1 {
+					checked[n.Rhs[0]] = true
+				}
+			case *ast.ValueSpec:
+				if len(n.Names) == 2 && len(n.Values) == 1 {
+					checked[n.Values[0]] = true
+				}
+			case *ast.TypeAssertExpr:
+				if n.Type != nil && !checked[n] {
+					found(1, path, n, types.ExprString(n))
+				}
+			case *ast.GoStmt:
+				if slices.ContainsFunc(guarded, skip) && !guards(n.Call) {
+					found(4, path, n, function)
+				}
+			case *ast.CallExpr:
+				called := types.ExprString(n.Fun)
+				method := called[strings.LastIndexByte(called, '.')+1:]
+				switch {
+				case called == "panic":
+					found(0, path, n, "panic")
+				case strings.HasPrefix(method, "MustCompile") && !slices.ContainsFunc(n.Args, func(a ast.Expr) bool { _, constant := a.(*ast.BasicLit); return constant }):
+					found(1, path, n, types.ExprString(n))
+				case called == "json.Unmarshal" || called == "json.NewDecoder":
+					found(2, path, n, "json")
+				case called == "os.Exit" || strings.HasPrefix(called, "log.Fatal"):
+					found(3, path, n, called)
+				case (method == "Go" || method == "AfterFunc") && slices.ContainsFunc(guarded, skip) && !guards(n):
+					found(4, path, n, function)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil || scanned < 100 {
+		t.Errorf("%d files were read, %v", scanned, err)
+	}
+	for _, r := range rules {
+		for key := range r.may {
+			if !r.used[key] {
+				t.Errorf("%s has %q, which is not there", r.name, key)
+			}
+		}
+	}
+}
+
+// guards reports whether a goroutine recovers from a panic as it says itself: it
+// runs in panics.Run or a guard.
+func guards(call *ast.CallExpr) (ok bool) {
+	ast.Inspect(call, func(n ast.Node) bool {
+		if c, is := n.(*ast.CallExpr); is {
+			called := types.ExprString(c.Fun)
+			ok = ok || called == "panics.Run" || called == "guard" || strings.HasSuffix(called, ".guard")
+		}
+		return !ok
+	})
+	return ok
 }

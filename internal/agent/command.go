@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/shlex"
 
 	"github.com/sallyport/sallyport/internal/pty"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -34,7 +34,7 @@ const FileServer = wire.FileServer
 func (s *session) command() (what wire.PlatformCommand, err error) {
 	var all wire.CommandProperties
 	kind := s.task.DocumentContent.SessionType
-	if err := json.Unmarshal(s.task.DocumentContent.Properties, &all); err != nil {
+	if err := strictjson.Unmarshal(s.task.DocumentContent.Properties, &all); err != nil {
 		//lint:ignore ST1005 AWS's words, which people search for
 		return what, fmt.Errorf("Invalid format in session properties: %w", err)
 	}

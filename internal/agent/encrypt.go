@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -56,7 +57,7 @@ func (s *session) encrypt(k keying, answer wire.HandshakeResponse) error {
 	var got *wire.KMSEncryptionResponse
 	for _, done := range answer.ProcessedClientActions {
 		if done.ActionType == wire.ActionKMSEncryption {
-			if err := json.Unmarshal(done.ActionResult, &got); err != nil {
+			if err := strictjson.Unmarshal(done.ActionResult, &got); err != nil {
 				return fmt.Errorf("the client's data key cannot be read: %w", err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -121,7 +122,7 @@ func (s *session) await(ctx context.Context, kind wire.Kind, answer any) error {
 			return err
 		}
 		if m.Kind == kind {
-			if err := json.Unmarshal(m.Payload, answer); err != nil {
+			if err := strictjson.Unmarshal(m.Payload, answer); err != nil {
 				return fmt.Errorf("the client's %s cannot be read: %w", kind, err)
 			}
 			return nil

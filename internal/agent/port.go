@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/mux"
 	"github.com/sallyport/sallyport/internal/panics"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -29,7 +29,7 @@ var errTerminated = errors.New("the client ended the session")
 // time. (Stock: agent/session/plugins/port.)
 func (s *session) servePort() (*int, error) {
 	var p wire.PortProperties
-	if err := json.Unmarshal(s.task.DocumentContent.Properties, &p); err != nil {
+	if err := strictjson.Unmarshal(s.task.DocumentContent.Properties, &p); err != nil {
 		return nil, fmt.Errorf("the properties of the port session cannot be read: %w", err)
 	}
 	if p.PortNumber == "" {

@@ -155,7 +155,7 @@ func (s *session) run() {
 	defer close(s.over)
 	defer s.end(nil)
 	var watching sync.WaitGroup
-	watching.Go(s.watch)
+	watching.Go(func() { s.guard(s.watch) })
 	defer watching.Wait()
 	defer s.hangUp(nil)
 

@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/pty"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -57,9 +57,10 @@ func (s *session) serveShell() (status *int, err error) {
 	shell <- s.shell
 	// What is typed has a goroutine of its own: a program that does not read
 	// must not keep a resize waiting.
+	term, first := s.shell, s.untyped // which are the session's own goroutine's
 	go func() {
 		var rest []byte
-		s.guard(func() { rest = s.keyboard(s.shell, s.untyped, typed) })
+		s.guard(func() { rest = s.keyboard(term, first, typed) })
 		untyped <- rest
 	}()
 
@@ -182,7 +183,7 @@ func (s *session) type_(shell <-chan Terminal, typed chan<- []byte) (untaken []b
 		switch m.Kind {
 		case wire.KindSize:
 			var asked wire.Size
-			if json.Unmarshal(m.Payload, &asked) != nil || asked.Cols == 0 || asked.Rows == 0 || asked.Cols > 1<<15 || asked.Rows > 1<<15 {
+			if strictjson.Unmarshal(m.Payload, &asked) != nil || asked.Cols == 0 || asked.Rows == 0 || asked.Cols > 1<<15 || asked.Rows > 1<<15 {
 				continue
 			}
 			s.size = asked

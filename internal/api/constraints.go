@@ -4,6 +4,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -158,9 +159,9 @@ func (c *checker) value(s *shape, v any, path string) {
 			return
 		}
 		c.length(s, len(m), "["+strconv.Itoa(len(m))+" members]", path)
-		for k, e := range m {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
 			c.value(c.shapes[s.Key], k, path+".key")
-			c.value(c.shapes[s.Value], e, path+"."+k+".member")
+			c.value(c.shapes[s.Value], m[k], path+"."+k+".member")
 		}
 	case "string":
 		c.text(s, v, path)

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/smithy-go/transport/http/protocol/awsjson"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // The shapes of public operations are the SDK's own, and so is the codec: the
@@ -65,7 +66,7 @@ func Plain[In, Out any](
 			return nil, err
 		}
 		in := new(In)
-		if err := json.Unmarshal(orEmpty(c.Body), in); err != nil {
+		if err := strictjson.UnmarshalExact(orEmpty(c.Body), in); err != nil {
 			if e, ok := errors.AsType[*sallyport.Error](err); ok {
 				return nil, e // one of our own types refused its text
 			}
@@ -132,19 +133,20 @@ func orEmpty(body []byte) []byte {
 	return body
 }
 
-// checkJSON reads the body as any JSON object and holds it to the model.
+// checkJSON reads the body as any JSON object and holds it to the model. No member
+// is there twice, so what is read into the input afterwards is what was checked.
 func checkJSON(c *Call) error {
+	c.Body = strictjson.TrimMark(c.Body)
 	if err := shallow(c.Body); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(orEmpty(c.Body)))
-	dec.UseNumber()
-	var input map[string]any
-	if err := dec.Decode(&input); err != nil {
+	v, err := strictjson.Decode(orEmpty(c.Body))
+	if err != nil {
 		return sallyport.Errorf(sallyport.SerializationException, "The request body is not a JSON object: %v.", err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return sallyport.Errorf(sallyport.SerializationException, "The request body goes on after its JSON object.")
+	input, ok := v.(map[string]any)
+	if !ok && v != nil {
+		return sallyport.Errorf(sallyport.SerializationException, "The request body is not a JSON object: it is a list, text or a number.")
 	}
 	return check(c.Service.Name, c.Operation, input)
 }

@@ -89,13 +89,21 @@ const (
 )
 
 // parseForm turns the flat names of a form, such as Tags.member.2.Key, into the
-// tree they describe: maps, lists and text.
+// tree they describe: maps, lists and text. A name that is there twice, or is both
+// text and has names below it, would mean what comes last or first, and is
+// refused.
 func parseForm(form url.Values) (map[string]any, error) {
 	if len(form) > maxFormPairs {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "The request has more than %d parameters.", maxFormPairs)
 	}
 	root := map[string]any{}
 	for name, values := range form {
+		twice := func() error {
+			return sallyport.Errorf(sallyport.ValidationException, "The request has the parameter %s twice.", sallyport.Clip(name, 80))
+		}
+		if len(values) > 1 {
+			return nil, twice()
+		}
 		if name == "Action" || name == "Version" || strings.HasPrefix(name, "X-Amz-") {
 			continue
 		}
@@ -106,15 +114,20 @@ func parseForm(form url.Values) (map[string]any, error) {
 		at := root
 		for _, p := range parts[:len(parts)-1] {
 			next, ok := at[p].(map[string]any)
-			if !ok {
+			switch {
+			case at[p] == nil:
 				next = map[string]any{}
 				at[p] = next
+			case !ok:
+				return nil, twice()
 			}
 			at = next
 		}
-		if last := parts[len(parts)-1]; at[last] == nil {
-			at[last] = values[0]
+		last := parts[len(parts)-1]
+		if at[last] != nil {
+			return nil, twice()
 		}
+		at[last] = values[0]
 	}
 	tree, _ := listed(root).(map[string]any)
 	return tree, nil
@@ -131,7 +144,7 @@ func listed(v any) any {
 		numbers := make([]int, 0, len(members))
 		for k := range members {
 			n, err := strconv.Atoi(k)
-			if err != nil {
+			if err != nil || strconv.Itoa(n) != k { // 01 is not another 1
 				return m
 			}
 			numbers = append(numbers, n)
@@ -151,7 +164,8 @@ func listed(v any) any {
 
 // readForm reads a tree into one of the SDK's inputs.
 func readForm(tree map[string]any, v reflect.Value) error {
-	for name, e := range tree {
+	for _, name := range slices.Sorted(maps.Keys(tree)) { // so that of two errors the same comes first
+		e := tree[name]
 		if name == "arn" && v.Type().Name() == "PolicyDescriptorType" {
 			name = "Arn" // see writeXMLStruct; no other name may be bent, or check would be passed by
 		}
@@ -204,6 +218,7 @@ func readFormValue(e any, f reflect.Value) error {
 			f.SetInt(n)
 			return err
 		case f.Kind() == reflect.Slice && v == "":
+			f.Set(reflect.MakeSlice(f.Type(), 0, 0)) // a list of nothing, and not no list
 			return nil
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -45,7 +46,7 @@ func (c *Client) keyService(ctx context.Context, cfg aws.Config) (*url.URL, erro
 // action's result. (session-manager-plugin src/encryption.)
 func (r *run) actKey(ctx context.Context, parameters json.RawMessage) (result json.RawMessage, err error) {
 	var asked wire.KMSEncryptionRequest
-	if err := json.Unmarshal(parameters, &asked); err != nil || asked.KMSKeyId == "" {
+	if err := strictjson.Unmarshal(parameters, &asked); err != nil || asked.KMSKeyId == "" {
 		return nil, errors.New("the node wants the session encrypted and does not say with what key")
 	}
 	target := r.Invitation.Target
@@ -77,7 +78,7 @@ func (r *run) actKey(ctx context.Context, parameters json.RawMessage) (result js
 // person's half what the node sealed with its own.
 func (r *run) challenged(ctx context.Context, payload []byte) error {
 	var c wire.EncryptionChallenge
-	if err := json.Unmarshal(payload, &c); err != nil || r.cipher == nil {
+	if err := strictjson.Unmarshal(payload, &c); err != nil || r.cipher == nil {
 		return errors.New("the node's encryption challenge cannot be read")
 	}
 	text, err := r.cipher.Open(c.Challenge)

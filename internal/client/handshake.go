@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -25,7 +26,7 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 			return nil
 		}
 		var done wire.HandshakeComplete
-		json.Unmarshal(m.Payload, &done)                                        // nothing in it has to be there
+		strictjson.Unmarshal(m.Payload, &done)                                  // nothing in it has to be there
 		if done.CustomerMessage != "" && (r.Stock || r.where() != farCommand) { // whose stderr is its own
 			r.customerMessage(done.CustomerMessage)
 		}
@@ -114,7 +115,7 @@ var errNoPort = errors.New("this session does not forward a port")
 // for it are about handshakes.
 func (r *run) handshake(ctx context.Context, payload []byte) error {
 	var req wire.HandshakeRequest
-	if err := json.Unmarshal(payload, &req); err != nil {
+	if err := strictjson.Unmarshal(payload, &req); err != nil {
 		return fmt.Errorf("read the node's handshake: %w", err)
 	}
 	if r.shook {
@@ -178,7 +179,7 @@ func (r *run) act(ctx context.Context, asked wire.RequestedClientAction, result 
 	switch asked.ActionType {
 	case wire.ActionSessionType:
 		var kind wire.SessionTypeRequest
-		if err := json.Unmarshal(asked.ActionParameters, &kind); err != nil {
+		if err := strictjson.Unmarshal(asked.ActionParameters, &kind); err != nil {
 			return wire.ActionFailed, fmt.Errorf("the node's handshake does not say what kind of session this is: %w", err)
 		}
 		if r.Forward != nil && kind.SessionType != "Port" {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/mux"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -41,7 +42,7 @@ type port struct {
 // actPort reads the properties of a port session.
 func (r *run) actPort(properties json.RawMessage) (wire.ActionStatus, error) {
 	p := new(port)
-	if err := json.Unmarshal(properties, &p.asked); err != nil {
+	if err := strictjson.Unmarshal(properties, &p.asked); err != nil {
 		return wire.ActionFailed, fmt.Errorf("read the session's port: %w", err)
 	}
 	r.port = p

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -511,10 +512,7 @@ func (r *run) sendSize(ctx context.Context, last wire.Size) wire.Size {
 	if !ok || size == last {
 		return last
 	}
-	payload, err := json.Marshal(size)
-	if err != nil {
-		panic(err) // two numbers
-	}
+	payload := fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, size.Cols, size.Rows)
 	if r.stream.SendMessage(ctx, wire.KindSize, payload) != nil {
 		return last
 	}
@@ -560,7 +558,7 @@ func (r *run) end(e Ending) Ending {
 // the session is over all the same.
 func (r *run) hearEnd(payload []byte) {
 	var msg wire.End
-	if json.Unmarshal(payload, &msg) != nil {
+	if strictjson.Unmarshal(payload, &msg) != nil {
 		return // channel_closed says it too
 	}
 	e := Ending{How: Closed, ExitStatus: msg.ExitStatus}

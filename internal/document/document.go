@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,6 +34,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // The types of sessions there are.
@@ -163,13 +165,12 @@ func (d *Document) member(key string, v any) error {
 func decode(text string, f Format) (tree map[string]any, err error) {
 	switch f {
 	case JSON:
-		d := json.NewDecoder(strings.NewReader(text))
-		d.UseNumber()
-		if err := d.Decode(&tree); err != nil {
+		v, err := strictjson.Decode([]byte(text))
+		if err != nil {
 			return nil, err
 		}
-		if _, err := d.Token(); err != io.EOF {
-			return nil, errors.New("something follows its end")
+		if tree, _ = v.(map[string]any); tree == nil && v != nil {
+			return nil, fmt.Errorf("it is %s, and has to be an object", quote(v))
 		}
 	case YAML:
 		d := yaml.NewDecoder(strings.NewReader(text))
@@ -207,7 +208,11 @@ func plain(v any) error {
 				return err
 			}
 		}
-	case nil, string, bool, int, int64, uint64, float64:
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("JSON has no number %v", v)
+		}
+	case nil, string, bool, int, int64, uint64:
 	default:
 		return fmt.Errorf("%v is neither text, a number, true, false, a list nor an object with names", v)
 	}

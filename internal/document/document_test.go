@@ -77,6 +77,18 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// Editors on Windows begin a file with a byte-order mark.
+func TestByteOrderMark(t *testing.T) {
+	for text, f := range map[string]Format{
+		"\ufeff" + `{"schemaVersion":"1.0","sessionType":"Standard_Stream"}`: JSON,
+		"\ufeffschemaVersion: '1.0'\nsessionType: Standard_Stream\n":         YAML,
+	} {
+		if d, err := Parse(text, f); err != nil || d.Type != Shell {
+			t.Errorf("%s: %+v, %v", f, d, err)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	doc := func(rest string) string { return `{"schemaVersion":"1.0","sessionType":"Standard_Stream"` + rest + `}` }
 	tests := []struct {
@@ -91,6 +103,9 @@ func TestRefuses(t *testing.T) {
 		{"two documents", `{} {}`, JSON, sallyport.InvalidDocumentContent, "something follows its end"},
 		{"two documents in YAML", "a: 1\n---\nb: 2\n", YAML, sallyport.InvalidDocumentContent, "something follows its end"},
 		{"YAML that is not", "a: [", YAML, sallyport.InvalidDocumentContent, "not YAML"},
+		{"a member twice", doc(`,"inputs":{"runAsEnabled":true,"runAsEnabled":false}`), JSON, sallyport.InvalidDocumentContent, `has the member "runAsEnabled" twice`},
+		{"a member twice in YAML", "schemaVersion: '1.0'\nsessionType: Standard_Stream\nsessionType: Port\n", YAML, sallyport.InvalidDocumentContent, "already defined"},
+		{"a number that is none", "schemaVersion: .nan\n", YAML, sallyport.InvalidDocumentContent, "no number NaN"},
 		{"a date", "schemaVersion: 2020-01-01\n", YAML, sallyport.InvalidDocumentContent, "neither text"},
 		{"another schema", `{"schemaVersion":"2.2"}`, JSON, sallyport.InvalidDocumentSchemaVersion, `"2.2"`},
 		{"a schema that is a number", `{"schemaVersion":1.0}`, JSON, sallyport.InvalidDocumentSchemaVersion, "1.0"},

@@ -94,7 +94,7 @@ func readParameter(name string, v any) (p Parameter, err error) {
 	}
 	if p.Default != nil {
 		if err := p.check(name, p.Default); err != nil {
-			return p, invalid("The default of %s: %s", name, err.(*sallyport.Error).Message)
+			return p, invalid("The default of %s: %s", name, sallyport.Public(err).Message)
 		}
 	}
 	return p, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/sigv4"
 	"github.com/sallyport/sallyport/internal/socket"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
@@ -130,7 +131,7 @@ func (c *Client) call(ctx context.Context, target string, s sign, in, out any) e
 	if out == nil || len(bytes.TrimSpace(answer)) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(answer, out); err != nil {
+	if err := strictjson.Unmarshal(answer, out); err != nil {
 		return fmt.Errorf("call %s: read answer: %w", target, err)
 	}
 	return nil

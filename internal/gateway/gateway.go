@@ -17,7 +17,6 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -32,6 +31,7 @@ import (
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -159,7 +159,7 @@ func hello(ctx context.Context, c *socket.Conn, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(b, v)
+	return strictjson.Unmarshal(b, v)
 }
 
 // nodeOnly checks that whoever signed is the node id names.

@@ -112,6 +112,7 @@ func parse(doc string, k kind) (*Document, error) {
 	if n := Size(doc); k != key && n > RoleQuota {
 		return nil, sallyport.Errorf(sallyport.LimitExceeded, "The policy document has %d characters besides white space, and no policy may have more than %d; write several policies.", n, RoleQuota)
 	}
+	doc = trimMark(doc)
 	r := &reader{kind: k, doc: doc, dec: json.NewDecoder(strings.NewReader(doc))}
 	r.dec.UseNumber()
 	raw, err := r.document()
@@ -120,6 +121,9 @@ func parse(doc string, k kind) (*Document, error) {
 	}
 	return k.compile(raw)
 }
+
+// trimMark takes off the byte-order mark that Windows' editors begin a file with.
+func trimMark(doc string) string { return strings.TrimPrefix(doc, "\ufeff") }
 
 // rawDocument is a document of the right shape, whose text is yet to be
 // understood. What was absent is nil.

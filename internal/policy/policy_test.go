@@ -388,3 +388,19 @@ func (s *script) holds(line string) string {
 	}
 	return "no"
 }
+
+// Editors on Windows begin a file with a byte-order mark.
+func TestByteOrderMark(t *testing.T) {
+	doc := `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"ssm:StartSession","Resource":"*"}}`
+	if _, err := policy.Parse("\ufeff" + doc); err != nil {
+		t.Error(err)
+	}
+	if _, err := policy.Parse("\ufeff\ufeff" + doc); err == nil {
+		t.Error("two marks are taken")
+	}
+	trust := `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"sts:AssumeRole","Principal":{"AWS":"123456789012"}}}`
+	got, err := policy.RewritePrincipals("\ufeff"+trust, func(string) (string, error) { return "AIDA1", nil })
+	if err != nil || got != strings.Replace(trust, "123456789012", "AIDA1", 1) {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 // document is one that [ParseTrust] or [ParseKey] takes; an error of rewrite's
 // ends it.
 func RewritePrincipals(doc string, rewrite func(name string) (string, error)) (string, error) {
+	doc = trimMark(doc)
 	r := rewriter{doc: doc, dec: json.NewDecoder(strings.NewReader(doc)), rewrite: rewrite}
 	if err := r.value(nil); err != nil {
 		return "", err

@@ -1,11 +1,12 @@
 package wire
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // An Ack is the payload of an acknowledge message: this one arrived.
@@ -65,7 +66,7 @@ func ReadAck(payload []byte) (Ack, error) {
 		Through                           bool
 		Window                            Int
 	}
-	if err := json.Unmarshal(payload, &p); err != nil {
+	if err := strictjson.Unmarshal(payload, &p); err != nil {
 		return Ack{}, fmt.Errorf("parse %s: %w", TypeAcknowledge, err)
 	}
 	if p.AcknowledgedMessageSequenceNumber == nil {
@@ -86,23 +87,29 @@ func ReadAck(payload []byte) (Ack, error) {
 func scanAck(b []byte) (a Ack, ok bool) {
 	s := scanner{b: b, ok: true}
 	s.want('{')
-	for seen := false; s.ok; {
+	const seq = 1 << 2
+	for seen, member := 0, 0; s.ok; seen |= member {
 		name := s.text()
 		s.want(':')
 		switch string(name) {
 		case "AcknowledgedMessageType":
-			a.Type = intern(s.text())
+			a.Type, member = intern(s.text()), 1<<0
 		case "AcknowledgedMessageId":
 			a.ID, _ = parseID(s.text())
+			member = 1 << 1
 		case "AcknowledgedMessageSequenceNumber":
-			a.Seq, seen = s.number(), true
+			a.Seq, member = s.number(), seq
 		case "IsSequentialMessage":
 			s.truth()
+			member = 1 << 3
 		case "Through":
-			a.Through = s.truth()
+			a.Through, member = s.truth(), 1<<4
 		case "Window":
-			a.Window = s.number()
+			a.Window, member = s.number(), 1<<5
 		default:
+			return Ack{}, false
+		}
+		if seen&member != 0 { // which is refused, the long way round
 			return Ack{}, false
 		}
 		if s.next() == ',' {
@@ -110,7 +117,7 @@ func scanAck(b []byte) (a Ack, ok bool) {
 			continue
 		}
 		s.want('}')
-		return a, s.ok && seen && s.next() == 0 && s.at == len(s.b)
+		return a, s.ok && (seen|member)&seq != 0 && s.next() == 0 && s.at == len(s.b)
 	}
 	return Ack{}, false
 }

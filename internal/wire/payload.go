@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 // The payloads, in the order a session meets them. Members are spelled as
@@ -230,10 +231,10 @@ func (p AgentTaskPayload) Frame(now time.Time) (Frame, error) {
 // ReadAgentTask reads the payload of interactive_shell, envelope and content.
 func ReadAgentTask(payload []byte) (p AgentTaskPayload, err error) {
 	var envelope AgentTask
-	if err := json.Unmarshal(payload, &envelope); err != nil {
+	if err := strictjson.Unmarshal(payload, &envelope); err != nil {
 		return p, fmt.Errorf("parse %s: %w", TypeInteractiveShell, err)
 	}
-	if err := json.Unmarshal([]byte(envelope.Content), &p); err != nil {
+	if err := strictjson.Unmarshal([]byte(envelope.Content), &p); err != nil {
 		return p, fmt.Errorf("parse content of %s: %w", TypeInteractiveShell, err)
 	}
 	return p, nil

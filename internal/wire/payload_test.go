@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,8 @@ func TestReadAckRefuses(t *testing.T) {
 		"text for a truth":        `{"AcknowledgedMessageSequenceNumber":7,"Through":"true"}`,
 		"text that does not end":  `{"AcknowledgedMessageType":"inp`,
 		"a minus and no number":   `{"AcknowledgedMessageSequenceNumber":-}`,
+		"a number twice":          `{"AcknowledgedMessageSequenceNumber":7,"AcknowledgedMessageSequenceNumber":8}`,
+		"a number in two cases":   `{"AcknowledgedMessageSequenceNumber":7,"acknowledgedMessageSequenceNumber":8}`,
 		"objects without measure": strings.Repeat(`{"a":`, 20_000),
 	} {
 		if a, err := ReadAck([]byte(payload)); err == nil {
@@ -228,4 +231,31 @@ func FuzzPayload(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Every payload that makes its own frame can be written, whatever text is in it:
+// strangers choose some of it, and making a frame does not fail.
+func TestPayloads(t *testing.T) {
+	const text = "\xff<\u2028\x00\"\ufeff"
+	for _, p := range []interface{ Frame(time.Time) Frame }{
+		&SallyportPeer{}, &SallyportNotice{}, &SallyportSessions{}, &AgentSessionState{}, &ChannelClosed{},
+		&AgentTaskComplete{}, &AgentTaskAcknowledge{}, &AgentJob{}, &AgentJobAck{}, &AgentJobReply{}, &AgentJobReplyAck{},
+	} {
+		v := reflect.ValueOf(p).Elem()
+		for i := range v.NumField() {
+			switch f := v.Field(i); f.Kind() {
+			case reflect.String:
+				f.SetString(text)
+			case reflect.Slice:
+				f.Set(reflect.ValueOf([]string{text, text}))
+			case reflect.Pointer:
+				f.Set(reflect.New(f.Type().Elem()))
+			}
+		}
+		frame := p.Frame(noted)
+		if again := reflect.New(v.Type()).Interface(); frame.Unmarshal(again) != nil {
+			t.Errorf("%T: %q cannot be read", p, frame.Payload)
+		}
+		encode(t, frame)
+	}
 }

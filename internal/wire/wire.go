@@ -45,11 +45,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/strictjson"
 )
 
 const (
@@ -224,9 +225,10 @@ func Digest(b []byte, h Head) {
 }
 
 // Unmarshal reads the frame's payload as JSON into v, one of this package's
-// payloads.
+// payloads. A member that is there twice is an error: AWS's programs would take
+// the last, and what is relayed must not mean one thing here and another there.
 func (f Frame) Unmarshal(v any) error {
-	if err := json.Unmarshal(f.Payload, v); err != nil {
+	if err := strictjson.Unmarshal(f.Payload, v); err != nil {
 		return fmt.Errorf("parse %s: %w", f.Type, err)
 	}
 	return nil

@@ -590,6 +590,10 @@ func TestBadRequests(t *testing.T) {
 			"an enum of no value":   {call("AmazonSSM.DescribeSessions", map[string]any{"State": "Sideways"}), sallyport.ValidationException, "enum value set: [Active, History]"},
 			"two things wrong":      {call("AmazonSSM.DescribeSessions", map[string]any{"State": "x", "MaxResults": 0}), sallyport.ValidationException, "2 validation errors detected"},
 			"nested without end":    {call("AmazonSSM.StartSession", map[string]any{"Target": deep}), sallyport.SerializationException, "nested"},
+			"a member twice":        {call("AmazonSSM.StartSession", json.RawMessage(`{"Target":"x","Target":"y"}`)), sallyport.SerializationException, `has the member "Target" twice`},
+			"tags twice":            {call("AmazonSSM.CreateActivation", json.RawMessage(`{"IamRole":"x","Tags":[{}],"Tags":[{"Key":"a","Value":"b"}]}`)), sallyport.SerializationException, `has the member "Tags" twice`},
+			"filters twice":         {call("AmazonSSM.DescribeSessions", json.RawMessage(`{"State":"Active","Filters":[{}],"Filters":[{"key":"Owner","value":"x"}]}`)), sallyport.SerializationException, `has the member "Filters" twice`},
+			"within a member twice": {call("AmazonSSM.CreateActivation", json.RawMessage(`{"IamRole":"x","Tags":[{"Key":"a","Key":"b","Value":"c"}]}`)), sallyport.SerializationException, `has the member "Key" twice`},
 			"longer than a request": {call("AmazonSSM.StartSession", map[string]string{"Target": strings.Repeat("x", 300<<10)}), sallyport.RequestEntityTooLarge, "longer than"},
 		} {
 			if sallyport.CodeOf(tt.err) != tt.code || !strings.Contains(tt.err.Error(), tt.says) {
@@ -620,6 +624,18 @@ func TestBadRequests(t *testing.T) {
 		resp.Body.Close()
 		if !strings.Contains(string(b), "SerializationException") {
 			t.Errorf("half a body: %s", b)
+		}
+		resp = raw("\ufeff"+`{"ActivationId":"x","ActivationCode":"y"}`, "AmazonSSM.RegisterManagedInstance")
+		b, _ = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if !strings.Contains(string(b), "Fingerprint must have") {
+			t.Errorf("a body with a byte-order mark: %s", b)
+		}
+		resp = raw(`{"activationId":"x"}`, "AmazonSSM.RegisterManagedInstance")
+		b, _ = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if !strings.Contains(string(b), "SerializationException") || !strings.Contains(string(b), "is spelt") {
+			t.Errorf("a member in another case: %s", b)
 		}
 	})
 }
