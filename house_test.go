@@ -34,6 +34,7 @@ var mayImport = map[string]string{
 	"internal/keyring":    "",
 	"internal/asciicast":  "",
 	"internal/panics":     "",
+	"internal/statedir":   "",
 	"internal/route":      "",
 	"internal/rawio":      "",
 	"internal/pty":        "rawio",
@@ -45,8 +46,8 @@ var mayImport = map[string]string{
 	"internal/endpoint":    "sigv4 socket strictjson",
 
 	// The two ends. They meet the server on the wire alone.
-	"internal/agent":     "panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
-	"internal/agentcmd":  "agent endpoint",
+	"internal/agent":     "statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
+	"internal/agentcmd":  "statedir agent endpoint",
 	"internal/client":    "strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",
 
@@ -63,14 +64,14 @@ var mayImport = map[string]string{
 	"internal/api/iam":         "api policy store",
 	"internal/api/sts":         "api policy store",
 	"internal/api/kms":         "api keyring policy store",
-	"internal/server": "api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
+	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
 		"broker gateway keyring panics rawio record route store",
 
 	"internal/simulation": "agent asciicast client pty record server store",
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
 	"internal/bench":      "client endpoint rawio server socket wire",
 	"internal/interop":    "",
-	"cmd/sallyport":       "agent agentcmd client clientcmd endpoint server",
+	"cmd/sallyport":       "statedir agent agentcmd client clientcmd endpoint server",
 	"cmd/sallyport-agent": "agentcmd",
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/statedir"
 )
 
 func devCommand() *cobra.Command {
@@ -103,6 +104,11 @@ func devAgent(ctx context.Context, r server.Running, state string, log *slog.Log
 			return err
 		}
 	}
+	unlock, err := statedir.Lock(state, "the agent of sallyport dev")
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	greeted := false
 	a := &agent.Agent{State: state, Log: log, Connected: func() {
 		if !greeted {

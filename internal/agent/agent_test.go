@@ -3,8 +3,10 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -289,6 +291,82 @@ func TestRegistrationIsKept(t *testing.T) {
 	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.DiscardHandler)}
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "register it again") {
 		t.Errorf("an agent that was deregistered runs on: %v", err)
+	}
+}
+
+// lostAnswer is a transport that loses the first answer.
+type lostAnswer struct {
+	http.RoundTripper
+	lost bool
+}
+
+func (l *lostAnswer) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err == nil && !l.lost {
+		l.lost = true
+		resp.Body.Close()
+		return nil, io.ErrUnexpectedEOF
+	}
+	return resp, err
+}
+
+// A registration that cannot finish uses nothing up, and one whose answer is lost
+// is made good by another: the machine becomes one node.
+func TestRegistrationIsOne(t *testing.T) {
+	m := start(t)
+	out, err := m.client.CreateActivation(t.Context(), &ssm.CreateActivationInput{IamRole: aws.String("SallyportManagedNode"), RegistrationLimit: aws.Int32(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := *m.HTTP
+	web.Transport = &lostAnswer{RoundTripper: m.HTTP.Transport}
+	r := agent.Registering{
+		State: filepath.Join(t.TempDir(), "new"), Endpoint: servertest.Endpoint, Region: m.Realm.Region,
+		Activation: *out.ActivationId, Code: sallyport.NewSecret(*out.ActivationCode), HTTP: &web,
+	}
+	elsewhere := r
+	elsewhere.Region, elsewhere.HTTP = "away-1", m.HTTP
+	if _, err := agent.Register(t.Context(), elsewhere); err == nil || !strings.Contains(err.Error(), "--region "+m.Realm.Region) {
+		t.Errorf("with a wrong region: %v", err)
+	}
+	unwritable := r
+	unwritable.State = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(unwritable.State, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.Register(t.Context(), unwritable); err == nil {
+		t.Error("registered with a file for a state directory")
+	}
+	if _, err := agent.Register(t.Context(), r); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatalf("with a lost answer: %v", err)
+	}
+	reg, err := agent.Register(t.Context(), r)
+	if err != nil {
+		t.Fatalf("again: %v", err)
+	}
+	nodes, err := m.client.DescribeInstanceInformation(t.Context(), &ssm.DescribeInstanceInformationInput{
+		Filters: []types.InstanceInformationStringFilter{{Key: aws.String("ActivationIds"), Values: []string{*out.ActivationId}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes.InstanceInformationList { // one that has not called yet is not in it
+		if *n.InstanceId != reg.Node.String() {
+			t.Errorf("there is a ghost, %s", *n.InstanceId)
+		}
+	}
+	list, err := m.client.DescribeActivations(t.Context(), &ssm.DescribeActivationsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list.ActivationList {
+		if *a.ActivationId == *out.ActivationId && aws.ToInt32(a.RegistrationsCount) != 1 {
+			t.Errorf("%d registrations were counted", aws.ToInt32(a.RegistrationsCount))
+		}
+	}
+	r.State = filepath.Join(t.TempDir(), "another machine")
+	if _, err := agent.Register(t.Context(), r); err == nil || !strings.Contains(err.Error(), "has been used") {
+		t.Errorf("another machine: %v", err)
 	}
 }
 

@@ -30,32 +30,81 @@ var neverForward = []netip.Prefix{
 	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle
 }
 
-// nat64 is where an IPv4 address is written as an IPv6 one. (RFC 6052.)
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
-
-// mayForward reports whether sessions may forward to an address. Of all the
-// prefixes it is in, the longest decides, and of two as long the one that
-// denies.
+// mayForward reports whether sessions may forward to an address, in every other
+// spelling of it too. Of all the prefixes that a spelling is in, the longest
+// decides, and of two as long the one that denies.
 func (a *Agent) mayForward(addr netip.Addr) bool {
-	addr = addr.WithZone("").Unmap()
-	if nat64.Contains(addr) {
-		b := addr.As16()
-		addr = netip.AddrFrom4([4]byte(b[12:]))
-	}
-	denied, allowed := -1, -1
-	for _, list := range [][]netip.Prefix{neverForward, a.ForwardDeny} {
-		for _, p := range list {
-			if p.Contains(addr) {
-				denied = max(denied, p.Bits())
+	for _, spelling := range spellings(addr) {
+		denied, allowed := -1, -1
+		for _, list := range [][]netip.Prefix{neverForward, a.ForwardDeny} {
+			for _, p := range list {
+				if p.Contains(spelling) {
+					denied = max(denied, p.Bits())
+				}
 			}
 		}
-	}
-	for _, p := range a.ForwardAllow {
-		if p.Contains(addr) {
-			allowed = max(allowed, p.Bits())
+		for _, p := range a.ForwardAllow {
+			if p.Contains(spelling) {
+				allowed = max(allowed, p.Bits())
+			}
+		}
+		if denied >= 0 && allowed <= denied {
+			return false
 		}
 	}
-	return denied < 0 || allowed > denied
+	return true
+}
+
+// Where IPv6 addresses have IPv4 ones in them.
+var (
+	compatible = netip.MustParsePrefix("::/96")           // RFC 4291, 2.5.5.1
+	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")  // RFC 8215: prefixes of any length of RFC 6052's
+	sixToFour  = netip.MustParsePrefix("2002::/16")       // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380
+)
+
+// spellings are the address itself and the others at which a connection to it may
+// arrive. An unspecified address is this machine, as far as connecting goes.
+func spellings(addr netip.Addr) []netip.Addr {
+	addr = addr.WithZone("").Unmap()
+	all := []netip.Addr{addr}
+	if addr.IsUnspecified() {
+		return append(all, netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())
+	}
+	if addr.Is4() {
+		return all
+	}
+	b := addr.As16()
+	within := func(at ...int) {
+		v4 := netip.AddrFrom4([4]byte{b[at[0]], b[at[1]], b[at[2]], b[at[3]]})
+		all = append(all, v4)
+		if v4.IsUnspecified() {
+			all = append(all, netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback())
+		}
+	}
+	switch {
+	case addr.IsLoopback():
+	case compatible.Contains(addr), translated.Contains(addr), nat64.Contains(addr):
+		within(12, 13, 14, 15)
+	case localNAT64.Contains(addr): // byte 8 is no part of it
+		within(6, 7, 9, 10)
+		within(7, 9, 10, 11)
+		within(9, 10, 11, 12)
+		within(12, 13, 14, 15)
+	case sixToFour.Contains(addr):
+		within(2, 3, 4, 5)
+	case teredo.Contains(addr):
+		within(4, 5, 6, 7)
+		for i := 12; i < 16; i++ {
+			b[i] ^= 0xff
+		}
+		within(12, 13, 14, 15)
+	case b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe: // RFC 5214
+		within(12, 13, 14, 15)
+	}
+	return all
 }
 
 // destinations resolves where a session forwards to, once, and checks every

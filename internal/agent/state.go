@@ -19,12 +19,14 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/statedir"
 )
 
 // The files of a state directory.
 const (
 	registrationFile = "registration.json"
 	keyFile          = "node.key"
+	attemptFile      = "registering.json" // a registration that has not been answered
 )
 
 // A Registration is who this machine is to which control plane. It is all the
@@ -57,8 +59,19 @@ type Registering struct {
 // ErrRegistered is that the machine is a node already.
 var ErrRegistered = errors.New("this machine is registered already")
 
+// An attempt is a registration that may have been counted, and whose answer was
+// not kept. The key is in the key file. The same attempt again is the same node.
+type attempt struct {
+	Activation  string
+	Endpoint    string
+	Fingerprint string
+}
+
 // Register makes this machine a node, and keeps what it then needs in the state
 // directory. It makes a key pair; the private half never leaves the directory.
+//
+// What can be checked is checked before the activation is used, and the key is
+// kept before: a registration whose answer is lost is made good by another call.
 func Register(ctx context.Context, r Registering) (*Registration, error) {
 	if old, err := Load(r.State); err == nil && !r.Force {
 		return nil, fmt.Errorf("%w, as %s with %s", ErrRegistered, old.Node, old.Endpoint)
@@ -68,6 +81,9 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 		return nil, fmt.Errorf("the endpoint %w", err)
 	}
 	if _, err := sallyport.NewRealm("000000000000", r.Region); err != nil {
+		return nil, err
+	}
+	if err := statedir.Prepare(r.State); err != nil {
 		return nil, err
 	}
 	trust, err := r.Trust.Fetch(ctx, base)
@@ -80,20 +96,21 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 			return nil, err
 		}
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	try, key, err := r.attempt(base.String())
 	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
+		return nil, err
 	}
 	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
-	reg := &Registration{Endpoint: base.String(), Region: r.Region, Fingerprint: uuid.NewString(), CA: string(trust.PEM), Pin: trust.Pin}
+	reg := &Registration{Endpoint: base.String(), Region: r.Region, Fingerprint: try.Fingerprint, CA: string(trust.PEM), Pin: trust.Pin}
 	var out struct{ InstanceId sallyport.NodeID }
 	c := &endpoint.Client{Base: base, HTTP: web, Region: r.Region, UserAgent: userAgent}
 	err = c.Call(ctx, "ssm", "AmazonSSM.RegisterManagedInstance", map[string]string{
 		"ActivationId": r.Activation, "ActivationCode": r.Code.Reveal(), "Fingerprint": reg.Fingerprint,
 		"PublicKey": base64.StdEncoding.EncodeToString(public), "PublicKeyType": "Rsa",
+		"Region": r.Region, // ours: a wrong one is said before the activation is used
 	}, &out)
 	if err != nil {
 		return nil, fmt.Errorf("register: %w", err)
@@ -102,27 +119,45 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 		return nil, errors.New("register: the server gave this machine no ID")
 	}
 	reg.Node = out.InstanceId
-	return reg, reg.save(r.State, key)
-}
-
-// save writes the key first: a registration without its key would be of no use
-// and look like one.
-func (r *Registration) save(dir string, key *rsa.PrivateKey) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make state directory: %w", err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-	if err := writeFile(filepath.Join(dir, keyFile), text); err != nil {
-		return fmt.Errorf("keep the node's key: %w", err)
-	}
-	b, err := json.MarshalIndent(r, "", "\t")
+	b, err := json.MarshalIndent(reg, "", "\t")
 	if err == nil {
-		err = writeFile(filepath.Join(dir, registrationFile), append(b, '\n'))
+		err = writeFile(filepath.Join(r.State, registrationFile), append(b, '\n'))
 	}
 	if err != nil {
-		return fmt.Errorf("keep the registration: %w", err)
+		return nil, fmt.Errorf("keep the registration: %w", err)
 	}
-	return nil
+	os.Remove(filepath.Join(r.State, attemptFile)) // it says nothing that the registration does not
+	return reg, nil
+}
+
+// attempt returns the attempt that r is, with its key: the one that was made
+// before with the same activation, or a new one, which it keeps.
+func (r Registering) attempt(endpoint string) (try attempt, key *rsa.PrivateKey, err error) {
+	b, err := os.ReadFile(filepath.Join(r.State, attemptFile))
+	if err == nil && json.Unmarshal(b, &try) == nil && try.Activation == r.Activation && try.Endpoint == endpoint && try.Fingerprint != "" {
+		if key, err := loadKey(r.State); err == nil {
+			return try, key, nil
+		}
+	}
+	if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+		return try, nil, fmt.Errorf("make key: %w", err)
+	}
+	// A registration there is, is another node's from here on: --force was given.
+	if err := os.Remove(filepath.Join(r.State, registrationFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return try, nil, fmt.Errorf("forget the earlier registration: %w", err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+	if err := writeFile(filepath.Join(r.State, keyFile), text); err != nil {
+		return try, nil, fmt.Errorf("keep the node's key: %w", err)
+	}
+	try = attempt{r.Activation, endpoint, uuid.NewString()}
+	if b, err = json.Marshal(try); err == nil {
+		err = writeFile(filepath.Join(r.State, attemptFile), b)
+	}
+	if err != nil {
+		return try, nil, fmt.Errorf("keep the registration: %w", err)
+	}
+	return try, key, nil
 }
 
 // writeFile writes a file for its owner alone, whole or not at all.

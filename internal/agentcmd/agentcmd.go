@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/statedir"
 )
 
 // codeEnv is the environment variable that may hold the activation code: an
@@ -87,6 +88,14 @@ with - for standard input): arguments are seen by everybody on the machine.`,
 					return fmt.Errorf("read CA file: %w", err)
 				}
 			}
+			if err := statedir.Prepare(r.State); err != nil {
+				return err
+			}
+			unlock, err := statedir.Lock(r.State, "sallyport agent register")
+			if err != nil {
+				return fmt.Errorf("%w; stop that first", err)
+			}
+			defer unlock()
 			reg, err := agent.Register(cmd.Context(), r)
 			if errors.Is(err, agent.ErrRegistered) {
 				return fmt.Errorf("%w; give --force to forget that", err)
@@ -155,10 +164,14 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 			if asJSON {
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
 			}
+			unlock, err := lockState(state)
+			if err != nil {
+				return err
+			}
+			defer unlock()
 			a := &agent.Agent{State: state, Log: slog.New(handler), SSMUser: os.Geteuid() == 0 && !asSelf, NoSudo: noSudo}
 			ctx, stop := context.WithCancel(cmd.Context())
 			defer stop()
-			var err error
 			if a.ForwardAllow, err = prefixes("--forward-allow", allow); err != nil {
 				return err
 			}
@@ -180,6 +193,18 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 	f.StringArrayVar(&allow, "forward-allow", nil, "ports may be forwarded into this `CIDR`; may be repeated")
 	f.StringArrayVar(&deny, "forward-deny", nil, "ports may not be forwarded into this `CIDR`; may be repeated")
 	return cmd
+}
+
+// lockState takes the state directory for this agent. One that is not there is for
+// the agent to complain of.
+func lockState(state string) (unlock func(), err error) {
+	if _, err := os.Stat(state); err != nil {
+		return func() {}, nil
+	}
+	if err := statedir.Prepare(state); err != nil {
+		return nil, err
+	}
+	return statedir.Lock(state, "sallyport agent")
 }
 
 // prefixes reads CIDRs. A lone address is a prefix of its whole length.

@@ -64,8 +64,14 @@ const (
 
 // EnsureUser makes a user with a home, if there is none of that name. One that
 // it makes may become root, if sudo is true and this machine has sudo; one that
-// is there stays as it is.
+// is there stays as it is. If sudo is false, the rule that an earlier call wrote
+// is removed; a rule that another program or person wrote is an error.
 func EnsureUser(ctx context.Context, name string, sudo bool) error {
+	if !sudo {
+		if err := denySudo(sudoersDir, name); err != nil {
+			return err
+		}
+	}
 	if _, err := LookupUser(ctx, name); !errors.Is(err, ErrNoUser) {
 		return err
 	}
@@ -100,7 +106,7 @@ func EnsureUser(ctx context.Context, name string, sudo bool) error {
 // allowSudo writes a rule, whole or not at all, and at no time for anybody to
 // write. Sudo does not read files with a dot in their names.
 func allowSudo(dir, name string) error {
-	rule := "# Who opens a session on this machine may become root.\n" + name + " ALL=(ALL) NOPASSWD:ALL\n"
+	rule := sudoRule(name)
 	path := filepath.Join(dir, sudoersFile)
 	if _, err := os.Lstat(path); err == nil {
 		return nil // somebody has decided already
@@ -120,6 +126,33 @@ func allowSudo(dir, name string) error {
 		return err
 	}
 	return os.Link(temp, path) // not over what is there
+}
+
+func sudoRule(name string) string {
+	return "# Who opens a session on this machine may become root.\n" + name + " ALL=(ALL) NOPASSWD:ALL\n"
+}
+
+// denySudo removes the rule that allowSudo wrote.
+func denySudo(dir, name string) error {
+	path := filepath.Join(dir, sudoersFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("keep %s from sudo: %w", name, err)
+	case string(b) == sudoRule(name):
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("keep %s from sudo: %w", name, err)
+		}
+		return nil
+	}
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == name {
+			return fmt.Errorf("%s gives %s sudo, and the agent, which is to keep it from that, did not write it; remove the file", path, name)
+		}
+	}
+	return nil
 }
 
 func run(ctx context.Context, path string, args ...string) error {

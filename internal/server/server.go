@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -48,6 +47,7 @@ import (
 	"github.com/sallyport/sallyport/internal/rawio"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/statedir"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -90,9 +90,14 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	c.background = ctx
 
 	// What the server keeps.
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
-		return fmt.Errorf("make state directory: %w", err)
+	if err := statedir.Prepare(c.State); err != nil {
+		return err
 	}
+	unlock, err := statedir.Lock(c.State, "sallyport server")
+	if err != nil {
+		return fmt.Errorf("%w; a server's state is its own alone", err)
+	}
+	defer unlock()
 	admin := c.Admin
 	if admin == nil {
 		if admin, err = listenAdmin(c.State); err != nil {

@@ -110,13 +110,19 @@ func (db *DB) DeleteActivation(ctx context.Context, id string) error {
 // activation's name, role and tags, all as one step. Of n the caller sets ID,
 // PublicKey and Fingerprint, and may set Agent.
 //
-// A machine that registers again becomes another node.
+// A machine that registers again becomes another node, unless it does so with the
+// same key and fingerprint: then its first registration may not have been
+// answered, and it is the node that it became by that, as stored.
 func (db *DB) Register(ctx context.Context, activation string, code sallyport.Secret, n sallyport.Node, at time.Time) (*sallyport.Node, error) {
 	hash := code.Hash()
 	n = sallyport.Node{ID: n.ID, PublicKey: n.PublicKey, Fingerprint: clean(n.Fingerprint), Agent: cleanAgent(n.Agent), Registered: fromMillis(millis(at))}
+	var before sallyport.NodeID
 	err := db.transact(ctx, func(tx *tx) error {
 		a, err := findActivation(tx.ctx, tx, activation)
 		if err != nil {
+			return err
+		}
+		if before, err = registered(tx, a, hash, n); !before.IsZero() || err != nil {
 			return err
 		}
 		switch {
@@ -140,7 +146,28 @@ func (db *DB) Register(ctx context.Context, activation string, code sallyport.Se
 	if err != nil {
 		return nil, fmt.Errorf("register by activation %s: %w", sallyport.Clip(clean(activation), 64), err)
 	}
+	if !before.IsZero() {
+		return db.Node(ctx, before)
+	}
 	return &n, nil
+}
+
+// registered returns the ID of the node that a machine with n's key and
+// fingerprint became by an activation, if it did, and knows its code; else the
+// zero ID.
+func registered(tx *tx, a *sallyport.Activation, code sallyport.SecretHash, n sallyport.Node) (sallyport.NodeID, error) {
+	if subtle.ConstantTimeCompare(code[:], a.Code[:]) != 1 {
+		return sallyport.NodeID{}, nil
+	}
+	var id string
+	err := tx.row(`SELECT id FROM nodes WHERE activation = $1 AND public_key = $2 AND fingerprint = $3`, a.ID, blob(n.PublicKey), n.Fingerprint).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return sallyport.NodeID{}, nil
+	}
+	if err != nil {
+		return sallyport.NodeID{}, err
+	}
+	return sallyport.ParseNodeID(id)
 }
 
 func insertNode(tx *tx, n *sallyport.Node) error {

@@ -22,6 +22,7 @@ type (
 		Fingerprint    string
 		PublicKey      string
 		PublicKeyType  string
+		Region         string // ours: what the agent was told
 	}
 	registerOutput struct {
 		InstanceId sallyport.NodeID // agents crash without it
@@ -76,6 +77,9 @@ func (s *Server) register(ctx context.Context, c *api.Call, in *registerInput) (
 	}
 	if len(in.Fingerprint) == 0 || len(in.Fingerprint) > maxText {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "Fingerprint must have 1 to %d characters.", maxText)
+	}
+	if r := s.API.Realm.Region; in.Region != "" && in.Region != r {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "The region here is %s, not %s. Register with --region %[1]s.", r, sallyport.Clip(in.Region, 64))
 	}
 	key, err := api.ParsePublicKey(in.PublicKey, in.PublicKeyType)
 	if err != nil {
