@@ -101,9 +101,10 @@ type Error struct {
 	Message string
 }
 
-// Errorf returns an [Error]. Its message is a sentence, with a full stop.
+// Errorf returns an [Error]. Its message is a sentence, with a full stop, and
+// printable, though it quotes what a stranger sent.
 func Errorf(code Code, format string, args ...any) *Error {
-	return &Error{code, fmt.Sprintf(format, args...)}
+	return &Error{code, Printable(fmt.Sprintf(format, args...))}
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }

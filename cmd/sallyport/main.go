@@ -59,7 +59,7 @@ func status(err error) int {
 	if e, ok := errors.AsType[*sallyport.Error](err); ok {
 		said = e.Message
 	}
-	for line := range strings.Lines(said) {
+	for line := range strings.Lines(sallyport.Printable(said)) { // a server's words, or a file's name
 		fmt.Fprintf(os.Stderr, "sallyport: %s\n", strings.TrimRight(line, "\n"))
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
@@ -128,6 +128,7 @@ func logger(verbose, asJSON bool) *slog.Logger {
 		options.Level = slog.LevelDebug
 	}
 	if asJSON {
+		options.ReplaceAttr = sallyport.PrintableAttr
 		return slog.New(slog.NewJSONHandler(os.Stderr, options))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, options))

@@ -162,6 +162,7 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 			}
 			var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), options)
 			if asJSON {
+				options.ReplaceAttr = sallyport.PrintableAttr
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
 			}
 			unlock, err := lockState(state)

@@ -214,3 +214,25 @@ func TestFormsWithTwoMeanings(t *testing.T) {
 		t.Errorf("%v, %v", tree, err)
 	}
 }
+
+// The tree that a form describes has bounds.
+func TestFormBounds(t *testing.T) {
+	form := url.Values{}
+	for i := range maxFormPairs {
+		form.Set(fmt.Sprint("Tags.member.", i+1), "x")
+	}
+	if tree, err := parseForm(form); err != nil || len(tree["Tags"].([]any)) != maxFormPairs {
+		t.Errorf("as many as there may be: %v", err)
+	}
+	form.Set("RoleName", "x")
+	if _, err := parseForm(form); err == nil || !strings.Contains(err.Error(), "more than 4000 parameters") {
+		t.Errorf("one more: %v", err)
+	}
+	name := "a" + strings.Repeat(".b", maxFormDepth-1)
+	if _, err := parseForm(url.Values{name: {"x"}}); err != nil {
+		t.Errorf("as deep as may be: %v", err)
+	}
+	if _, err := parseForm(url.Values{name + ".b": {"x"}}); err == nil || !strings.Contains(err.Error(), "nested too deeply") {
+		t.Errorf("deeper: %v", err)
+	}
+}

@@ -423,6 +423,22 @@ func TestNodeDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// What an agent says of a session is kept, and told, as text that a terminal does
+// not act on.
+func TestCauseIsPrintable(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		frame := wire.AgentTaskComplete{TaskId: inv.Session.String(), FinalTaskStatus: "Failed", Output: "\n----------ERROR-------\r\nno \x1b[31muser\u202e \u009b2Jx\xff\r\n"}.Frame(time.Now())
+		if _, err := w.Complete(w.node, frame); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := w.stored(inv.Session).Cause; got != "no ?[31muser? ?2Jx?" {
+			t.Errorf("the cause is %q", got)
+		}
+	})
+}
+
 // Whoever comes when the session is over, with its token, is told why it is:
 // where a shell could not be started, it is over before its person can come.
 func TestComesTooLate(t *testing.T) {

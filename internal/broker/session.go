@@ -664,17 +664,10 @@ func (s *session) complete(msg wire.AgentTaskComplete) {
 	s.look()
 }
 
-// tidy takes a stock agent's frame off its error text, and what a terminal
-// might act on out of it.
+// tidy takes a stock agent's frame off its error text, and makes it printable.
 func tidy(output string) string {
 	output = strings.ReplaceAll(output, "----------ERROR-------", "")
-	output = strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, output)
-	return sallyport.Clip(strings.TrimSpace(output), 1000)
+	return sallyport.Clip(strings.TrimSpace(sallyport.Printable(output)), 1000)
 }
 
 // join makes e its side's end. The caller holds mu.

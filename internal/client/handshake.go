@@ -96,6 +96,7 @@ func exitCode(p []byte) (int, bool) {
 }
 
 func (r *run) customerMessage(text string) {
+	text = sallyport.Printable(text)
 	if !r.Stock {
 		r.notice(text)
 		return

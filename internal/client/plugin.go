@@ -49,7 +49,7 @@ func PluginMain(args, env []string, stdin io.Reader, stdout, stderr io.Writer) i
 		os.Unsetenv(call.variable) // so that no child of ours has the token
 	}
 	if call.err != nil {
-		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", call.err)
+		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", sallyport.Printable(call.err.Error()))
 		return 0
 	}
 	return call.run(context.Background(), stdin, stdout, stderr)
@@ -76,7 +76,7 @@ func readPluginCall(args, env []string, stdout io.Writer) (call pluginCall, done
 		fmt.Fprintln(stdout, sallyport.WirePluginVersion)
 		return call, true
 	case n < 4:
-		fmt.Fprintf(stdout, "\nUnknown operation %s. \nUse session-manager-plugin --version to check the version.\n\n", sallyport.Clip(args[1], 100))
+		fmt.Fprintf(stdout, "\nUnknown operation %s. \nUse session-manager-plugin --version to check the version.\n\n", sallyport.Printable(sallyport.Clip(args[1], 100)))
 		return call, true
 	}
 	arg := func(i int) string {
@@ -148,7 +148,7 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 
 	c, err := call.client(ctx)
 	if err != nil {
-		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", err)
+		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", sallyport.Printable(err.Error()))
 		return 0
 	}
 	s := &Session{
@@ -161,7 +161,7 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	}
 	end, err := s.Run(ctx)
 	if err != nil {
-		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", Explain(err))
+		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", sallyport.Printable(Explain(err)))
 		return 0
 	}
 	switch {

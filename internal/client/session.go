@@ -92,7 +92,7 @@ func (s *Session) Say(text string) {
 		r.notice(text)
 		return
 	}
-	fmt.Fprintf(s.Stderr, "sallyport: %s\n", text)
+	fmt.Fprintf(s.Stderr, "sallyport: %s\n", sallyport.Printable(text))
 }
 
 // A How is a way for a session to end.
@@ -352,6 +352,7 @@ func (r *run) terminate(ctx context.Context, complain bool) {
 
 // notice says something to the person, beside the session's output.
 func (r *run) notice(text string) {
+	text = sallyport.Printable(text) // some of it is a server's or a node's
 	if r.Notice != nil {
 		r.Notice(text)
 		return
@@ -548,6 +549,7 @@ func (r *run) end(e Ending) Ending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ending.How == 0 {
+		e.Output = sallyport.Printable(e.Output)
 		r.ending = e
 	}
 	return r.ending

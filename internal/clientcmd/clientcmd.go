@@ -30,6 +30,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
 )
 
@@ -91,7 +92,7 @@ func load(ctx context.Context, s *client.Settings) (*client.Client, error) {
 
 // note says something that is not data.
 func note(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, "sallyport: "+format+"\n", args...)
+	fmt.Fprintf(w, "sallyport: %s\n", sallyport.Printable(fmt.Sprintf(format, args...)))
 }
 
 func writeJSON(w io.Writer, v any) error {
@@ -121,12 +122,7 @@ func ago(t, now time.Time) string {
 // cell is s in a table, where an empty cell would look like a missing one.
 // What a machine says of itself is shown, and does not act on the terminal.
 func cell(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || 0x7f <= r && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
+	s = sallyport.PrintableLine(s)
 	if strings.TrimSpace(s) == "" {
 		return "-"
 	}

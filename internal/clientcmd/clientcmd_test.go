@@ -199,6 +199,7 @@ func TestConnect(t *testing.T) {
 		{"by id", []string{"mi-0123456789abcdef0"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-0123456789abcdef0", nil, "sallyport: session " + session + " on mi-0123456789abcdef0"},
 		{"the exit status is the shell's", []string{"mi-0123456789abcdef0"}, wire.ChannelClosed{ExitStatus: &seven}, "mi-0123456789abcdef0", Exit(7), "on mi-0123456789abcdef0"},
 		{"an agent of AWS's does not say", []string{"mi-0123456789abcdef0"}, wire.ChannelClosed{}, "mi-0123456789abcdef0", nil, "does not say with which status"},
+		{"the cause acts on a terminal", []string{"mi-0123456789abcdef0"}, wire.ChannelClosed{Output: "\u009b2J\u202eby bob."}, "mi-0123456789abcdef0", Exit(255), "sallyport: session " + session + " ended: ?2J?by bob."},
 		{"somebody else ends it", []string{"mi-0123456789abcdef0"}, wire.ChannelClosed{Output: "Terminated by bob."}, "mi-0123456789abcdef0", Exit(255), "sallyport: session " + session + " ended: Terminated by bob."},
 		{"by name", []string{"web"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000001", nil, ""},
 		{"by the computer's name", []string{"WEB1.example.com"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000001", nil, ""},
@@ -344,6 +345,11 @@ func TestSessions(t *testing.T) {
 	var list []map[string]any
 	if jerr := json.Unmarshal([]byte(stdout), &list); err != nil || jerr != nil || len(list) != 1 || list[0]["SessionId"] != session || list[0]["EndDate"] != nil {
 		t.Errorf("%s, %v, %v", stdout, err, jerr)
+	}
+
+	p.answers["DescribeSessions"] = `{"Sessions":[{"SessionId":"` + session + `","Target":"mi-00000000000000001","Status":"Terminated","Reason":"txt.\u202eexe\u009b31m","Details":"a\tb\nc"}]}`
+	if stdout, _, err := run(t, "", "sessions", "--history"); err != nil || !strings.Contains(stdout, "  txt.?exe?31m  a?b?c\n") || strings.ContainsAny(stdout, "\u202e\u009b") {
+		t.Errorf("what acts on a terminal: %q, %v", stdout, err)
 	}
 
 	p.answers["DescribeSessions"] = `{}`
