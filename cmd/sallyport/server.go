@@ -65,6 +65,7 @@ the state directory, for the user who runs the server alone.`,
 	f.BoolVar(&c.Limits.EndAtRecording, "end-at-max-recording", false, "end a session whose recording is full, which otherwise goes on unrecorded")
 	f.Var((*byteSize)(&c.Limits.MinFree), "min-free", "how much of the disk must be free for a session to start; -1 does not ask (default 256MiB)")
 	f.Var((*byteSize)(&c.Limits.Recordings), "max-recordings", "how large all recordings may become before no session starts (default as there is room)")
+	f.BoolVar(&c.NewestAgentWins, "newest-agent-wins", false, "when two agents use one node's identity, keep the one that came last, not the first")
 	f.BoolVar(&c.RequireSigned, "require-signed", false, "refuse clients too old to sign their sockets")
 	f.StringSliceVar(&c.KeyStores, "key-store", nil, "an outside KMS that keys may be in, as vault=vault:https://vault.example:8200/transit or aws=aws:eu-central-1")
 	f.DurationVar(&c.KeepHistory, "keep-history", 0, "forget ended sessions after that long (default never)")

@@ -108,9 +108,10 @@ type Agent struct {
 	// nobody.
 	Connected func()
 
-	reg    *Registration
-	key    *rsa.PrivateKey
-	client *endpoint.Client
+	instance string // of this process, for the control plane to tell two from one
+	reg      *Registration
+	key      *rsa.PrivateKey
+	client   *endpoint.Client
 
 	// keysMu guards the credentials.
 	keysMu  sync.Mutex
@@ -155,6 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
+	a.instance = uuid.NewString()
 	a.sessions, a.acks = map[string]*session{}, map[wire.ID]chan struct{}{}
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()
@@ -311,7 +313,7 @@ func (a *Agent) openControl(ctx context.Context) (*socket.Conn, error) {
 	}
 	b, err := json.Marshal(wire.OpenControlChannel{
 		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token),
-		AgentVersion: sallyport.WireAgentVersion, PlatformType: strings.ToLower(platformType()),
+		AgentVersion: sallyport.WireAgentVersion, PlatformType: strings.ToLower(platformType()), Instance: a.instance,
 	})
 	if err == nil {
 		err = conn.WriteText(ctx, b)
@@ -354,6 +356,11 @@ func (a *Agent) receive(b []byte) {
 			if s != nil {
 				s.close()
 			}
+		}
+	case wire.TypeSallyportNotice:
+		var notice wire.SallyportNotice
+		if f.Unmarshal(&notice) == nil {
+			a.Log.Warn("the control plane says", sallyport.LogCause, sallyport.Clip(notice.Text, 1000))
 		}
 	case wire.TypeAgentTaskAcknowledge:
 		var ack wire.AgentTaskAcknowledge

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -292,6 +294,69 @@ func TestRegistrationIsKept(t *testing.T) {
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "register it again") {
 		t.Errorf("an agent that was deregistered runs on: %v", err)
 	}
+}
+
+// Two agents with one identity are told of each other, and the one that came
+// later is kept out until the first is gone.
+func TestTwoAgentsOfOneNode(t *testing.T) {
+	m := start(t)
+	logs := make([]*syncBuffer, 2)
+	agents := 0
+	m.agent = func(a *agent.Agent) {
+		logs[agents] = new(syncBuffer)
+		a.Log = slog.New(slog.NewTextHandler(logs[agents], nil))
+		agents++
+	}
+	stopFirst := m.run()
+	first := m.shell()
+	first.type_("echo of the $((40+2))nd; unset HISTFILE\n")
+	first.expect("of the 42nd")
+	m.run() // the node is online all the while
+	const says = "use the identity of"
+	m.eventually("both are told", func() bool {
+		return strings.Contains(logs[0].String(), says) && strings.Contains(logs[1].String(), says)
+	})
+	second := m.shell()
+	second.type_("echo still $((40+3))\n")
+	second.expect("still 43")
+	if strings.Contains(logs[1].String(), "session started") || strings.Count(logs[0].String(), "session started") != 2 {
+		t.Errorf("the sessions are not the first agent's:\n%s\n%s", logs[0], logs[1])
+	}
+	nodes, err := m.client.DescribeInstanceInformation(t.Context(), &ssm.DescribeInstanceInformationInput{})
+	if err != nil || len(nodes.InstanceInformationList) != 1 || nodes.InstanceInformationList[0].PingStatus != types.PingStatusOnline {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+
+	stopFirst()
+	if c := first.closed(); !strings.Contains(c.Output, "was stopped") {
+		t.Errorf("told %q", c.Output)
+	}
+	m.eventually("the second has the node", func() bool {
+		out, err := m.client.GetConnectionStatus(t.Context(), &ssm.GetConnectionStatusInput{Target: aws.String(m.node.String())})
+		return err == nil && out.Status == types.ConnectionStatusConnected
+	})
+	third := m.shell()
+	third.type_("echo now $((40+4)); exit\n")
+	third.expect("now 44")
+	third.closed()
+}
+
+// A syncBuffer is a buffer for many goroutines.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // lostAnswer is a transport that loses the first answer.

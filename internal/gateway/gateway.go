@@ -11,8 +11,13 @@
 // asks; sessions are the broker's. The gateway knows no policy.
 //
 // A node that lacks a right is parked: connected, visible and not startable.
-// Its rights are looked at again every few seconds, and so are those of nodes
-// that have them.
+// Its rights are looked at again every few seconds, if anything has changed that
+// they may depend on, and so are those of nodes that have them.
+//
+// A node is reached by one control channel. A later one takes the place of one
+// that is dead, or of the same process; the earlier one is closed. Two processes
+// that are there at once have one identity between them, as cloned machines do:
+// both are named, and the one that came later is parked.
 package gateway
 
 import (
@@ -63,10 +68,15 @@ type Gateway struct {
 	// of AWS's, before 1.2.764, do not sign.
 	RequireSigned bool
 
+	// NewestWins lets an agent take over a node that another process, or another
+	// machine, is connected as. Otherwise the one that came later is parked.
+	NewestWins bool
+
 	// mu guards all below.
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before and after
 	sockets sync.WaitGroup
+	holders map[sallyport.NodeID]*channel // the control channels that nodes are reached by
 }
 
 // errStopped is why sockets end when the server stops. Ends of ours, and stock
@@ -173,155 +183,12 @@ func nodeOnly(who *sallyport.Principal, id sallyport.NodeID) error {
 	return nil
 }
 
-func (g *Gateway) openControl(w http.ResponseWriter, r *http.Request, text string) error {
-	id, err := sallyport.ParseNodeID(text)
-	if err != nil {
-		return err
-	}
-	// What policy says is asked again, and kept asked, once the socket is open.
-	who, _, err := g.Admit(r, "ssmmessages:OpenControlChannel", func(*sallyport.Principal) []string { return nil })
-	if err != nil {
-		return err
-	}
-	if err := nodeOnly(who, id); err != nil {
-		return err
-	}
-	return g.open(w, r, func(ctx context.Context, c *socket.Conn) { g.control(ctx, c, id) })
-}
-
-// control is the life of one control channel.
-func (g *Gateway) control(ctx context.Context, c *socket.Conn, id sallyport.NodeID) {
-	log := g.Log.With(sallyport.LogNode, id)
-	var open wire.OpenControlChannel
-	if err := hello(ctx, c, &open); err != nil {
-		log.Debug("control channel refused", sallyport.LogErr, err)
-		return
-	}
-	if err := g.Broker.CheckControlToken(id, open.TokenValue.Secret); err != nil {
-		log.Warn("control channel refused", sallyport.LogErr, err)
-		c.Close(sallyport.Public(err).Message)
-		return
-	}
-	if open.RequireAcknowledgement {
-		if err := write(ctx, c, wire.Bare(wire.TypeControlChannelReady, time.Now())); err != nil {
-			return
-		}
-	}
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		cancel(panics.Run(func() error { return g.keep(ctx, c, id, log) }))
-	}()
-	cancel(panics.Run(func() error { return g.listen(ctx, c, id) }))
-	<-kept
-	if err := context.Cause(ctx); panics.Is(err) {
-		log.Error("socket panicked", sallyport.LogErr, err, panics.Stack(err))
-	}
-	now := time.Now()
-	if !g.Bus.Online(id) { // else it has opened another meanwhile
-		g.Store.SetOnline(context.WithoutCancel(ctx), id, false, now)
-	}
-	log.Info("node disconnected", sallyport.LogCause, context.Cause(ctx).Error())
-}
-
 func write(ctx context.Context, c *socket.Conn, f wire.Frame) error {
 	b, err := f.AppendBinary(nil)
 	if err != nil {
 		return err
 	}
 	return c.WriteFrame(ctx, b)
-}
-
-// listen reads what a node says on its control channel. It always reads, so
-// that pings are answered.
-func (g *Gateway) listen(ctx context.Context, c *socket.Conn, id sallyport.NodeID) error {
-	for {
-		b, err := c.ReadFrame(ctx)
-		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
-			return err
-		}
-		g.Store.Ping(ctx, id, time.Now())
-		frame, err := wire.Decode(b)
-		if err != nil {
-			continue
-		}
-		if frame.Type == wire.TypeSallyportSessions {
-			var has wire.SallyportSessions
-			if frame.Unmarshal(&has) == nil {
-				g.Broker.Lost(id, has.Sessions)
-			}
-			continue
-		}
-		if frame.Type != wire.TypeAgentTaskComplete {
-			continue // telemetry, and what we have not asked for
-		}
-		answer, err := g.Broker.Complete(id, frame)
-		if err != nil {
-			continue
-		}
-		if err := c.WriteFrame(ctx, answer); err != nil {
-			return err
-		}
-	}
-}
-
-// keep pings a node and looks at its rights: it is on the bus while it has
-// them. It returns when the socket, or the node's registration, is gone.
-func (g *Gateway) keep(ctx context.Context, c *socket.Conn, id sallyport.NodeID, log *slog.Logger) error {
-	detach := func() {}
-	defer func() { detach() }()
-	attached, said := false, ""
-	pings := time.NewTicker(pingEvery)
-	defer pings.Stop()
-	look := time.NewTimer(0)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-pings.C:
-			if err := c.Ping(ctx, pongWithin); err != nil {
-				return err
-			}
-			g.Store.Ping(ctx, id, time.Now())
-		case <-look.C:
-			lacks, err := g.Lacks(ctx, id)
-			now := time.Now()
-			switch {
-			case sallyport.CodeOf(err) == sallyport.InvalidInstanceID:
-				c.Close("deregistered")
-				return err
-			case err != nil: // our own trouble: leave things as they are
-				log.ErrorContext(ctx, "node's rights not read", sallyport.LogErr, err)
-			case lacks == "" && !attached:
-				detach = g.Bus.Attach(id, c.WriteFrame)
-				attached = true
-				g.Store.SetOnline(ctx, id, true, now)
-				log.InfoContext(ctx, "node connected")
-			case lacks != "":
-				if attached {
-					detach()
-					attached = false
-				}
-				g.Store.SetOnline(ctx, id, false, now)
-				g.Store.Trouble(ctx, id, sallyport.Trouble{At: now, Reason: lacks})
-				if lacks != said {
-					log.WarnContext(ctx, "node parked", sallyport.LogCause, lacks)
-				}
-			}
-			said = lacks
-			if attached {
-				look.Reset(attachedLook)
-			} else {
-				look.Reset(parkedLook)
-			}
-		}
-	}
 }
 
 func (g *Gateway) openData(w http.ResponseWriter, r *http.Request, text string) error {

@@ -82,6 +82,10 @@ type Config struct {
 	// Limits bound what sessions may take.
 	Limits broker.Limits
 
+	// NewestAgentWins lets an agent take over a node that another process is
+	// connected as. Otherwise it is parked.
+	NewestAgentWins bool
+
 	// RequireSigned refuses the sockets of clients too old to sign them.
 	RequireSigned bool
 

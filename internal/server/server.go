@@ -170,7 +170,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	}
 	sockets := &gateway.Gateway{
 		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
-		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned,
+		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned, NewestWins: c.NewestAgentWins,
 	}
 
 	web := &http.Server{

@@ -81,9 +81,14 @@ func newConn(ws *websocket.Conn) *Conn {
 	c := &Conn{ws: ws, turn: make(chan struct{}, 1), pongs: make(chan struct{}, 1), ended: make(chan struct{})}
 	ws.SetReadLimit(wire.MaxFrame)
 	ws.SetPingHandler(func(text string) error {
-		// One that finds no room is lost, and the peer will ask again.
-		ws.WriteControl(websocket.PongMessage, []byte(text), time.Now().Add(pongWithin))
-		return nil
+		// One that finds no room in time is lost, and the peer will ask again. A
+		// socket that cannot be written any more is of no use to read either: its
+		// peer has heard the last of us.
+		err := ws.WriteControl(websocket.PongMessage, []byte(text), time.Now().Add(pongWithin))
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+			return nil
+		}
+		return err
 	})
 	ws.SetPongHandler(func(string) error {
 		select {

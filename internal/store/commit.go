@@ -68,7 +68,7 @@ func (db *DB) transactIAM(ctx context.Context, do func(*tx) error) error {
 }
 
 // Revision changes whenever anything in IAM may have changed: users, groups,
-// roles, their policies, tags and keys. Whoever keeps an answer of ours keeps
+// roles, their policies, tags and keys, and the roles and tags of nodes. Whoever keeps an answer of ours keeps
 // the revision from before it asked, and asks again when that has passed.
 //
 // It counts this process's writes, so it serves one server node. Several will

@@ -250,6 +250,7 @@ func (db *DB) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.
 // SetNodeRole changes the role a node's credentials are for: what it is called,
 // and which it is.
 func (db *DB) SetNodeRole(ctx context.Context, id sallyport.NodeID, role, roleID string) error {
+	defer db.revision.Add(1) // what the node may do has changed
 	return db.updateNode(ctx, "set role of", id, `UPDATE nodes SET role = $2, role_id = $3 WHERE id = $1`, role, roleID)
 }
 
@@ -279,6 +280,7 @@ func (db *DB) SetNodeName(ctx context.Context, id sallyport.NodeID, name string)
 
 // Deregister forgets a node. Its sessions stay in the history.
 func (db *DB) Deregister(ctx context.Context, id sallyport.NodeID) error {
+	defer db.revision.Add(1)
 	err := db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
 	db.gone(ctx, id.String(), err)
 	return err
@@ -316,6 +318,7 @@ func (db *DB) UntagNode(ctx context.Context, id sallyport.NodeID, names []string
 }
 
 func (db *DB) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx) error) error {
+	defer db.revision.Add(1)
 	err := db.transact(ctx, func(tx *tx) error {
 		// Writing the row, if only to what it was, makes two that tag the same
 		// node take turns, so that the count below holds.

@@ -29,6 +29,7 @@ type OpenControlChannel struct {
 	RequireAcknowledgement bool   `json:",omitempty"` // wants control_channel_ready
 
 	Capabilities []string `json:",omitempty"` // ours
+	Instance     string   `json:",omitempty"` // ours: names the agent's process
 }
 
 // OpenDataChannel is the first message on a data channel's socket, from either
