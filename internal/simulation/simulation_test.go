@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/cryptotest"
@@ -43,6 +44,10 @@ func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) 
 	})
 	cryptotest.SetGlobalRandom(t, seed)
 	dir := t.TempDir()
+	// The library of the mux pools channels, and those of another bubble cannot be
+	// used in this one. What is pooled lives through one collection, not two.
+	runtime.GC()
+	runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWorld(t, template, dir, seed, idle)
 		log = w.Log

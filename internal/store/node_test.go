@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -146,9 +147,9 @@ func TestRegisterNeverPassesTheLimit(t *testing.T) {
 		must(t, db.CreateActivation(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 10, Expires: at(1)}))
 		var registered atomic.Int64
 		var machines sync.WaitGroup
-		for range 40 {
+		for i := range 40 {
 			machines.Go(func() {
-				switch _, err := db.Register(ctx, "a", code, sallyport.Node{ID: sallyport.NewNodeID()}, at(0)); sallyport.CodeOf(err) {
+				switch _, err := db.Register(ctx, "a", code, sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: fmt.Append(nil, i)}, at(0)); sallyport.CodeOf(err) {
 				case "":
 					registered.Add(1)
 					if err != nil {
@@ -166,6 +167,32 @@ func TestRegisterNeverPassesTheLimit(t *testing.T) {
 		if registered.Load() != 10 || len(nodes) != 10 {
 			t.Errorf("%d registered and there are %d nodes, want 10", registered.Load(), len(nodes))
 		}
+	})
+}
+
+// A machine whose registration was not answered registers again, and is the node
+// that it became: nothing is counted twice, and it needs the code as before.
+func TestRegisterAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		code := sallyport.GenerateSecret()
+		must(t, db.CreateActivation(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 1, Name: "web", Tags: map[string]string{"env": "x"}, Expires: at(1)}))
+		machine := func() sallyport.Node {
+			return sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: []byte("key"), Fingerprint: "f"}
+		}
+		first, err := db.Register(ctx, "a", code, machine(), at(0))
+		must(t, err)
+		again, err := db.Register(ctx, "a", code, machine(), at(2)) // the activation has expired since
+		must(t, err)
+		if again.ID != first.ID || again.Name != "web" || again.Tags["env"] != "x" {
+			t.Errorf("again it is %+v, was %+v", again, first)
+		}
+		_, err = db.Register(ctx, "a", sallyport.GenerateSecret(), machine(), at(0))
+		wantCode(t, err, sallyport.InvalidActivation, "not the one of activation")
+		other := machine()
+		other.Fingerprint = "g"
+		_, err = db.Register(ctx, "a", code, other, at(0))
+		wantCode(t, err, sallyport.InvalidActivation, "has been used")
 	})
 }
 
