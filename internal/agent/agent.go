@@ -113,11 +113,12 @@ type Agent struct {
 	key      *rsa.PrivateKey
 	client   *endpoint.Client
 
-	// keysMu guards the credentials.
-	keysMu  sync.Mutex
-	keys    endpoint.Credentials
-	issued  time.Time
-	expires time.Time
+	// keysTurn holds one token while the credentials are read or renewed, which may
+	// take as long as a call does.
+	keysTurn chan struct{}
+	keys     endpoint.Credentials
+	issued   time.Time
+	expires  time.Time
 
 	connections atomic.Int64 // of all port sessions
 
@@ -155,6 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	a.keysTurn = make(chan struct{}, 1)
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
 	a.instance = uuid.NewString()
 	a.sessions, a.acks = map[string]*session{}, map[wire.ID]chan struct{}{}
@@ -218,8 +220,12 @@ func forgotten(err error) bool {
 // credentials returns the node's, asking for new ones at half the life of the
 // old. (amazon-ssm-agent core/app/credentialrefresher does the same.)
 func (a *Agent) credentials(ctx context.Context) (endpoint.Credentials, error) {
-	a.keysMu.Lock()
-	defer a.keysMu.Unlock()
+	select {
+	case a.keysTurn <- struct{}{}:
+		defer func() { <-a.keysTurn }()
+	case <-ctx.Done():
+		return endpoint.Credentials{}, fmt.Errorf("get credentials: %w", context.Cause(ctx))
+	}
 	now := a.client.Now()
 	if a.keys.AccessKeyID != "" && now.Before(a.issued.Add(a.expires.Sub(a.issued)/2)) {
 		return a.keys, nil

@@ -33,7 +33,7 @@ type client struct {
 }
 
 // errNoAnswer begins with the words people search for.
-var errNoAnswer = errors.New("Encountered error while initiating handshake. The client did not answer in 15 seconds") //lint:ignore ST1005 AWS's words
+var errNoAnswer = errors.New("Encountered error while initiating handshake. No answer from the client arrived in 15 seconds") //lint:ignore ST1005 AWS's words
 
 // shake shakes hands: it says what kind of session this is, offers what an end
 // of ours can do, and begins the session proper. The sessions of stock agents
