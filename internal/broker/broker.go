@@ -225,7 +225,9 @@ func (b *Broker) newSession(rec *sallyport.Session) *session {
 		kick:   make(chan struct{}, 1),
 		over:   make(chan struct{}),
 		endSeq: -1,
-		noted:  [2]int64{-1, -1},
+
+		accessTurn: make(chan struct{}, 1),
+		noted:      [2]int64{-1, -1},
 	}
 	return s
 }
@@ -439,8 +441,12 @@ func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation
 // changeAccess has change say, while it holds mu, who may attach from now on,
 // and stores that. Nothing is changed by an error, which may be change's.
 func (s *session) changeAccess(ctx context.Context, change func(*store.Access) error) error {
-	s.accessMu.Lock()
-	defer s.accessMu.Unlock()
+	select {
+	case s.accessTurn <- struct{}{}:
+		defer func() { <-s.accessTurn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	s.mu.Lock()
 	access := s.access
 	err := change(&access)
@@ -539,8 +545,15 @@ func (b *Broker) on(node sallyport.NodeID) (all []*session) {
 	return all
 }
 
-// tidy seals one session's log, has the store know, and removes the log.
+// tidy seals one session's log, has the store know, and removes the log. That of
+// a session that is not stored is removed as it is: its StartSession was never
+// answered, or it has been forgotten.
 func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
+	if _, err := b.Store.Session(ctx, id); sallyport.CodeOf(err) == sallyport.DoesNotExistException {
+		return b.Shelf.Remove(id)
+	} else if err != nil {
+		return err
+	}
 	log, err := b.Shelf.Seal(id)
 	if err != nil {
 		return err

@@ -1483,6 +1483,24 @@ func TestTidyStoresHashes(t *testing.T) {
 	})
 }
 
+// The power failed before a session that had its log was stored. Its log, cut in
+// its first line, is removed.
+func TestTidyRemovesLogsOfNoSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		id := sallyport.NewSessionID("ann")
+		name := filepath.Join(w.dir, "sessions", id.String()+".log")
+		if err := os.WriteFile(name, []byte("SALLY"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Tidy(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the log is left: %v", err)
+		}
+	})
+}
+
 // As many sessions of one person, on one node and in all may be on, and no more.
 func TestSessionLimits(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {

@@ -62,9 +62,10 @@ type session struct {
 	kick chan struct{} // run should look again; holds one
 	over chan struct{} // closed when the session is saved as over
 
-	// accessMu is held while access is changed, in the store and then here: it
-	// may wait for the database, which mu may not. It is locked before mu.
-	accessMu sync.Mutex
+	// accessTurn holds one token while access is changed, in the store and then
+	// here. Its holder may wait for the database, which a holder of mu may not, and
+	// takes mu only after it.
+	accessTurn chan struct{}
 
 	// mu guards all below, and lanes and ends in whole. It is never held over
 	// the database, nor over a sync of the log.

@@ -176,7 +176,11 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 	salt := make([]byte, saltSize)
 	rand.Read(salt)
 	head := slices.Concat([]byte(magic+id.String()+"\n"), salt)
-	if _, err := f.Write(head); err != nil {
+	_, err = f.Write(head)
+	if err == nil {
+		err = f.Sync() // a session that is stored has a log that can be opened
+	}
+	if err != nil {
 		f.Close()
 		s.disk.Remove(f.Name())
 		return nil, fmt.Errorf("create session log: %w", err)
