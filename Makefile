@@ -39,9 +39,10 @@ fuzz:    ## each fuzz test, FUZZTIME at a time
 			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
 		done; done
 
-simulate: ## SEEDS random runs of server, agent and client; SEED=n is one of them again
-	$(GO) test -race -count=1 -timeout 0 -run 'TestSeeds$$' ./internal/simulation -seeds=$(SEEDS) -seed=$(SEED)
+simulate: ## SEEDS random runs of server, agent and client, from seed FROM; SEED=n is one of them again
+	$(GO) test -race -count=1 -timeout 0 -run 'TestSeeds$$' ./internal/simulation -seeds=$(SEEDS) -from=$(FROM) -seed=$(SEED)
 SEEDS = 1000
+FROM  = 1
 SEED  = 0
 
 cross:   ## build for every system

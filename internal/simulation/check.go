@@ -143,7 +143,9 @@ var causes = []struct {
 	{"client was away", (*World).clientAway},
 	{"No client connected", (*World).clientAway},
 	{"client ended the session", func(w *World, s *Session) bool { return w.happened(left, s) }},
-	{"client did not answer", (*World).clientAway}, // the handshake
+	{"No answer from the client arrived", func(w *World, s *Session) bool { // the handshake
+		return w.happened(left, s) || w.happened(agentGone, s) || w.unreachable(s, s.Process.Host.name, "agent", "server") > 10*time.Second
+	}},
 	{"was lost and did not come back", (*World).nodeAway},
 	{"did not answer", func(w *World, s *Session) bool {
 		return w.happened(agentGone, s) || w.unreachable(s, "agent", "server") > 0
@@ -206,6 +208,11 @@ func (w *World) Check(s *Session) (all []Problem) {
 		bad(Cause, "the store has the status %s, and the program ended with %d", show(rec.ExitStatus), s.Program.Status)
 	}
 
+	// What the history says to whom it is shown.
+	if final {
+		all = append(all, w.checkHistory(s, rec)...)
+	}
+
 	// What the client was told.
 	ended := false
 	select {
@@ -230,6 +237,22 @@ func (w *World) Check(s *Session) (all []Problem) {
 	// The bytes.
 	all = append(all, w.checkBytes(s, rec, truth, simply && byItself)...)
 	return all
+}
+
+// checkHistory compares what DescribeSessions says of a session that is over with
+// what the store has.
+func (w *World) checkHistory(s *Session, rec *store.SessionRecord) []Problem {
+	w.mu.Lock()
+	history := w.history
+	w.mu.Unlock()
+	at := slices.IndexFunc(history, func(i client.SessionInfo) bool { return i.SessionID == s.ID.String() })
+	if at < 0 {
+		return []Problem{{Told, s.name() + ": the history does not have it"}}
+	}
+	if i := history[at]; i.Status != rec.State().String() || i.Details != rec.Cause {
+		return []Problem{{Told, fmt.Sprintf("%s: the history says %s, %q, and the store %v, %q", s.name(), i.Status, i.Details, rec.State(), rec.Cause)}}
+	}
+	return nil
 }
 
 func show(status *int) string {
@@ -341,15 +364,25 @@ func difference(got, want []byte) string {
 }
 
 // tidied is when the server has made good what it could not do at once: it tries
-// every hour.
-const tidied = time.Hour + 2*time.Minute
+// every hour. found is when an agent whose connections were lost silently has
+// found out, and has heard what ended meanwhile.
+const (
+	tidied = time.Hour + 2*time.Minute
+	found  = 3 * time.Minute
+)
 
 // CheckAll checks every session that was asked for, those whose answer was lost
-// included. What is not sealed at first is given the time that the server takes
-// over it.
+// included. What is not right yet is given the time that it may take.
 func (w *World) CheckAll() (all []Problem) {
+	has := func(i Invariant) bool {
+		return slices.ContainsFunc(all, func(p Problem) bool { return p.Invariant == i })
+	}
 	all = w.checkAll()
-	if slices.ContainsFunc(all, func(p Problem) bool { return p.Invariant == Sealed }) {
+	if has(Empty) {
+		time.Sleep(found)
+		all = w.checkAll()
+	}
+	if has(Sealed) {
 		time.Sleep(tidied)
 		all = w.checkAll()
 	}
@@ -357,7 +390,12 @@ func (w *World) CheckAll() (all []Problem) {
 }
 
 func (w *World) checkAll() (all []Problem) {
+	history, _, err := w.NewClient().Sessions(context.Background(), client.SessionQuery{History: true})
+	if err != nil {
+		all = append(all, Problem{Told, "the history cannot be read: " + err.Error()})
+	}
 	w.mu.Lock()
+	w.history = history
 	sessions := w.sessions
 	w.mu.Unlock()
 	for _, s := range sessions {

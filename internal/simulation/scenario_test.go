@@ -2,16 +2,11 @@ package simulation
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
-	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	_ "modernc.org/sqlite"
 )
 
 // knownBroken are the scenarios that fail today, always or in some runs, with
@@ -49,25 +44,6 @@ func startAs(w *World, as *Process, kind Kind, p *Program) *Session {
 	}
 	s.Join()
 	return s
-}
-
-// lockDatabase keeps the server's database from being written, until unlock.
-func lockDatabase(w *World) (unlock func()) {
-	path := filepath.ToSlash(filepath.Join(w.lastServer().state, "sallyport.db"))
-	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: "/" + strings.TrimPrefix(path, "/"), RawQuery: "_txlock=immediate"}).String())
-	if err != nil {
-		w.TB.Fatal(err)
-	}
-	tx, err := db.Begin()
-	if err != nil {
-		w.TB.Fatal(err)
-	}
-	w.Log.Add("database", "locked")
-	return func() {
-		w.Log.Add("database", "unlocked")
-		tx.Rollback()
-		db.Close()
-	}
 }
 
 // A scenario is one bad day. Its session is to end by itself with status 58, all
@@ -135,14 +111,12 @@ var scenarios = []scenario{
 		name: "the database is locked as the command ends, and the server is killed", kind: Command,
 		play: func(w *World, kind Kind) *Session {
 			return start(w, kind, ending("p", soon(w, func() {
-				unlock := lockDatabase(w)
+				unlock := w.LockDatabase()
 				time.Sleep(3 * time.Second)
 				state := w.KillServer(false)
 				unlock()
 				time.Sleep(time.Second)
-				if err := w.startServer(state); err != nil {
-					w.fail("start server", err)
-				}
+				w.supervise(state)
 			})))
 		},
 	},

@@ -18,12 +18,13 @@ import (
 var (
 	seeds   = flag.Uint64("seeds", 0, "how many random runs; 0 is as many as a test may take")
 	oneSeed = flag.Uint64("seed", 0, "run this seed alone, if it is not 0")
+	from    = flag.Uint64("from", 1, "the first seed")
 )
 
 // TestSeeds runs random sessions under random faults. What fails prints its seed
 // and its events; -seed runs that again.
 func TestSeeds(t *testing.T) {
-	first, n := uint64(1), *seeds
+	first, n := *from, *seeds
 	switch {
 	case *oneSeed > 0:
 		first, n = *oneSeed, 1
@@ -82,6 +83,7 @@ type fault struct {
 	who  int // which of the sessions' clients, or -1: the agent
 	long time.Duration
 	then time.Duration
+	free int64 // bytes, of a disk that fills up
 }
 
 func (f fault) String() string {
@@ -109,7 +111,7 @@ var faultKinds = []string{
 	"cut", "cut", "cut and down", "cut and down", "stall", "stall", "stall", "stall and cut", "stall and cut",
 	"lose", "lose", "slow", "control channel", "control channel",
 	"restart server", "restart server", "crash server", "crash server", "power cut",
-	"stop agent", "kill agent", "kill client", "full disk",
+	"stop agent", "kill agent", "kill client", "full disk", "locked database", "stopped screen", "stopped screen",
 }
 
 func newPlan(seed uint64) *plan {
@@ -186,6 +188,9 @@ func (p *plan) newLife(i int) *life {
 	if r.IntN(2) == 0 { // as most do
 		last = output(1000 + r.IntN(40_000))
 	}
+	if r.IntN(12) == 0 { // more than is kept in memory anywhere
+		last = Step{Print: strings.Repeat(last.Print+"\n", 1+3_000_000/(1+len(last.Print)))}
+	}
 	l.steps = append(l.steps, last)
 	return l
 }
@@ -198,7 +203,7 @@ func (p *plan) newFault() fault {
 	if l.terminal > 0 {
 		ends = l.after + l.terminal
 	}
-	f := fault{what: faultKinds[r.IntN(len(faultKinds))], who: r.IntN(len(p.lives)+1+len(p.lives)) - len(p.lives) - 1, then: p.between(0, 5*time.Second)}
+	f := fault{what: faultKinds[r.IntN(len(faultKinds))], who: r.IntN(len(p.lives)+1+len(p.lives)) - len(p.lives) - 1, then: p.between(0, 5*time.Second), free: r.Int64N(4096)}
 	if f.who < 0 {
 		f.who = -1
 	}
@@ -406,13 +411,24 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 			time.Sleep(f.long)
 			w.StartAgent()
 		})
+	case "locked database":
+		w.Trouble("server", f.long)
+		unlock := w.LockDatabase()
+		time.Sleep(min(f.long, 8*time.Second))
+		unlock()
+	case "stopped screen":
+		if s := session(max(f.who, 0)); s != nil {
+			s.Out.Stop(true)
+			time.Sleep(f.long)
+			s.Out.Stop(false)
+		}
 	case "kill client":
 		if s := session(max(f.who, 0)); s != nil {
 			s.Kill()
 		}
 	case "full disk":
 		w.fact(full, nil)
-		w.Disk.Fill(int64(p.random.IntN(4096)))
+		w.Disk.Fill(f.free)
 		time.Sleep(f.long)
 		w.Disk.Fill(-1)
 		w.fact(full, nil)

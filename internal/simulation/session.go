@@ -28,15 +28,36 @@ func (k Kind) String() string { return [...]string{"shell", "command", "exec", "
 
 // A Screen is what a person was shown.
 type Screen struct {
-	mu sync.Mutex
-	b  []byte
+	mu      sync.Mutex
+	b       []byte
+	stopped chan struct{} // closed when the screen shows something again; nil while it does
 }
 
+// Write shows b, once the screen shows anything.
 func (s *Screen) Write(b []byte) (int, error) {
 	s.mu.Lock()
+	for s.stopped != nil {
+		stopped := s.stopped
+		s.mu.Unlock()
+		<-stopped
+		s.mu.Lock()
+	}
 	defer s.mu.Unlock()
 	s.b = append(s.b, b...)
 	return len(b), nil
+}
+
+// Stop stops the screen or has it go on, as Ctrl-S and Ctrl-Q do.
+func (s *Screen) Stop(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped != nil {
+		close(s.stopped)
+		s.stopped = nil
+	}
+	if on {
+		s.stopped = make(chan struct{})
+	}
 }
 
 // Shown is everything until now.

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -35,6 +36,9 @@ var (
 	template     *Template
 )
 
+// stuckAfter is how long a run may take, of real time: most take a second.
+const stuckAfter = 3 * time.Minute
+
 // inWorld runs test in a bubble with a world, and returns what is wrong
 // afterwards, and what happened.
 func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) []Problem) (problems []Problem, log *Log) {
@@ -43,6 +47,18 @@ func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) 
 		synctest.Test(t, func(t *testing.T) { template = NewTemplate(t, templateDir) })
 	})
 	cryptotest.SetGlobalRandom(t, seed)
+	var running atomic.Pointer[World]
+	stuck := time.AfterFunc(stuckAfter, func() {
+		// Time stands still in a bubble while a goroutine waits for a lock that is
+		// held over a call: the goroutines say which.
+		b := make([]byte, 8<<20)
+		fmt.Fprintf(os.Stderr, "seed %d: stuck\n%s\n", seed, b[:runtime.Stack(b, true)])
+		if w := running.Load(); w != nil {
+			fmt.Fprintf(os.Stderr, "events:\n%s\n", w.Log)
+		}
+		os.Exit(1)
+	})
+	defer stuck.Stop()
 	dir := t.TempDir()
 	// The library of the mux pools channels, and those of another bubble cannot be
 	// used in this one. What is pooled lives through one collection, not two.
@@ -51,6 +67,7 @@ func inWorld(t *testing.T, seed uint64, idle time.Duration, test func(w *World) 
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWorld(t, template, dir, seed, idle)
 		log = w.Log
+		running.Store(w)
 		defer func() {
 			problems = append(problems, w.Stop()...) // also if the test gave up
 			if left := goroutines(); len(left) > 0 { // the bubble panics, and says nothing

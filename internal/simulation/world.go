@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	_ "modernc.org/sqlite" // to lock the server's database
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
@@ -111,6 +114,7 @@ type World struct {
 	sessions []*Session
 	facts    []fact
 	troubles []trouble
+	history  []client.SessionInfo // as it was when sessions are checked
 }
 
 // NewWorld starts a server and an agent, and returns when the agent is
@@ -243,9 +247,21 @@ func (w *World) StopServer() {
 func (w *World) RestartServer(pause time.Duration) {
 	w.StopServer()
 	time.Sleep(pause)
-	if err := w.startServer(w.lastServer().state); err != nil {
-		w.fail("restart server", err)
+	w.supervise(w.lastServer().state)
+}
+
+// supervise starts the server, again and again if it refuses, as whatever starts
+// services does.
+func (w *World) supervise(state string) {
+	var err error
+	for range 10 {
+		if err = w.startServer(state); err == nil {
+			return
+		}
+		w.Log.Add("server", "%v", err)
+		time.Sleep(2 * time.Second)
 	}
+	w.fail("start server", err)
 }
 
 // KillServer is what kill -9 does to the server, or a power cut to its machine:
@@ -273,8 +289,26 @@ func (w *World) KillServer(powerCut bool) (state string) {
 func (w *World) CrashServer(powerCut bool, pause time.Duration) {
 	state := w.KillServer(powerCut)
 	time.Sleep(pause)
-	if err := w.startServer(state); err != nil {
-		w.fail("start server after a crash", err)
+	w.supervise(state)
+}
+
+// LockDatabase keeps the server's database from being written, until unlock is
+// called.
+func (w *World) LockDatabase() (unlock func()) {
+	path := filepath.ToSlash(filepath.Join(w.lastServer().state, "sallyport.db"))
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: "/" + strings.TrimPrefix(path, "/"), RawQuery: "_txlock=immediate&_pragma=busy_timeout(5000)"}).String())
+	if err != nil {
+		w.fail("lock database", err)
+		return func() {}
+	}
+	tx, err := db.Begin()
+	w.Log.Add("database", "locked: %v", err)
+	return func() {
+		w.Log.Add("database", "unlocked")
+		if err == nil {
+			tx.Rollback()
+		}
+		db.Close()
 	}
 }
 
