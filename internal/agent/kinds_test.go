@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/xtaci/smux"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/mux"
 	"github.com/sallyport/sallyport/internal/servertest"
@@ -209,6 +210,13 @@ func TestCommand(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a program whose name is long", func(t *testing.T) {
+		c := m.call("AWS-StartNonInteractiveCommand", map[string][]string{"command": {"/" + strings.Repeat("<", 60_000)}})
+		c.shake(recent, wire.ActionSuccess)
+		if closed := c.closed(); !strings.HasPrefix(closed.Output, "Unable to start command: start /<<<") {
+			t.Errorf("the session ended with %q", sallyport.Clip(closed.Output, 100))
+		}
+	})
 	t.Run("something left in the background does not hold up the end", func(t *testing.T) {
 		c := run(`sh -c 'sleep 60 & echo done'`)
 		c.shake(recent, wire.ActionSuccess)

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/socket"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -230,8 +231,14 @@ func (s *session) completion(status *int, err error) *wire.AgentTaskComplete {
 		done.FinalTaskStatus, done.Output = "Failed", err.Error()
 		done.ExitStatus = status // of what could not be started
 	}
+	done.Output = reported(done.Output)
 	return done
 }
+
+// reported is as much of a cause as is reported: it may quote a command of any
+// length. Printable, it is at most twice as long as JSON, and fits into the last
+// message of a stream, which the control plane takes up to 8 KiB of.
+func reported(cause string) string { return sallyport.Clip(sallyport.Printable(cause), 2000) }
 
 // deliver sends the end of the stream, and returns when the control plane has
 // acknowledged it, or knows without it: then it reports true. False is for an
@@ -253,8 +260,8 @@ func (s *session) deliver() (told bool) {
 		return false
 	}
 	if !s.ended {
-		b, err := json.Marshal(wire.End{
-			Failed: s.complete.FinalTaskStatus != "Success", Output: sallyport.Clip(s.complete.Output, 2000), ExitStatus: s.complete.ExitStatus,
+		b, err := strictjson.Marshal(wire.End{
+			Failed: s.complete.FinalTaskStatus != "Success", Output: reported(s.complete.Output), ExitStatus: s.complete.ExitStatus,
 		})
 		if err == nil {
 			err = s.stream.SendLast(s.line, wire.KindEnd, b)

@@ -1,13 +1,13 @@
 package document
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -181,7 +181,7 @@ func (s *Session) readPort(v any) (err error) {
 	if p.PortNumber == "" {
 		return unfit("portNumber is missing.")
 	}
-	s.Document.Properties, err = json.Marshal(p)
+	s.Document.Properties, err = strictjson.Marshal(p)
 	return err
 }
 
@@ -218,7 +218,7 @@ func (s *Session) readCommands(v any) (err error) {
 			}
 		}
 	}
-	s.Document.Properties, err = json.Marshal(p)
+	s.Document.Properties, err = strictjson.Marshal(p)
 	return err
 }
 

@@ -319,27 +319,37 @@ func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.S
 		case <-timer.C:
 			timer.Reset(tidyEvery)
 		}
-		if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
-			logger.Error("recordings not sealed", sallyport.LogErr, err)
+		err := panics.Run(func() error {
+			tidyOnce(ctx, keep, db, shelf, b, logger)
+			return nil
+		})
+		if err != nil {
+			logger.Error("tidying panicked", sallyport.LogErr, err, panics.Stack(err))
 		}
-		if gone, err := db.DeleteKMSKeys(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			logger.Error("KMS keys not deleted", sallyport.LogErr, err)
-		} else if len(gone) > 0 {
-			logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
-		}
-		if keep == 0 {
-			continue
-		}
-		then := time.Now().Add(-keep)
-		n, err := db.ForgetHistory(ctx, then)
-		if err == nil {
-			err = shelf.Expire(then)
-		}
-		if err != nil && ctx.Err() == nil {
-			logger.Error("history not forgotten", sallyport.LogErr, err)
-		} else if n > 0 {
-			logger.Info("history forgotten", "sessions", n)
-		}
+	}
+}
+
+func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) {
+	if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
+		logger.Error("recordings not sealed", sallyport.LogErr, err)
+	}
+	if gone, err := db.DeleteKMSKeys(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		logger.Error("KMS keys not deleted", sallyport.LogErr, err)
+	} else if len(gone) > 0 {
+		logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
+	}
+	if keep == 0 {
+		return
+	}
+	then := time.Now().Add(-keep)
+	n, err := db.ForgetHistory(ctx, then)
+	if err == nil {
+		err = shelf.Expire(then)
+	}
+	if err != nil && ctx.Err() == nil {
+		logger.Error("history not forgotten", sallyport.LogErr, err)
+	} else if n > 0 {
+		logger.Info("history forgotten", "sessions", n)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package strictjson reads JSON that has one meaning. [Unmarshal] is
+// Package strictjson reads JSON that has one meaning, and writes it short. [Unmarshal] is
 // json.Unmarshal for text that a stranger wrote: it refuses what two readers may
 // understand differently, so that what was checked by one is what the other
 // acts on.
@@ -72,6 +72,19 @@ func Decode(b []byte) (v any, err error) {
 	d.UseNumber()
 	err = d.Decode(&v)
 	return v, err
+}
+
+// Marshal writes v as json.Marshal does, but for <, > and &, which are text and not
+// \u003c: what is written within a string of other JSON would be seven bytes for
+// one.
+func Marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 func check(b []byte, t reflect.Type, exact bool) error {

@@ -65,6 +65,17 @@ func TestUnmarshal(t *testing.T) {
 	}
 }
 
+func TestMarshal(t *testing.T) {
+	in := map[string]any{"a": "<&>\u2028\xff\"", "raw": json.RawMessage(`{"b": "<"}`)}
+	b, err := Marshal(in)
+	if want := `{"a":"<&>\u2028\ufffd\"","raw":{"b":"<"}}`; err != nil || string(b) != want {
+		t.Errorf("%s, %v; want %s", b, err, want)
+	}
+	if _, err := Marshal(func() {}); err == nil {
+		t.Error("a function was written")
+	}
+}
+
 func TestUnmarshalExact(t *testing.T) {
 	var v outer
 	if err := UnmarshalExact([]byte(`{"tags":[]}`), &v); err == nil || !strings.Contains(err.Error(), `its member "tags" is spelt "Tags"`) {

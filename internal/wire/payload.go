@@ -220,7 +220,7 @@ type DocumentParameter struct {
 
 // Frame makes the interactive_shell message.
 func (p AgentTaskPayload) Frame(now time.Time) (Frame, error) {
-	content, err := json.Marshal(p)
+	content, err := strictjson.Marshal(p)
 	if err != nil {
 		return Frame{}, fmt.Errorf("write %s: %w", TypeInteractiveShell, err)
 	}
@@ -566,7 +566,7 @@ func (v *Bool) UnmarshalJSON(b []byte) error {
 
 // message makes a frame of a payload that cannot fail to be written.
 func message(t Type, payload any, now time.Time) Frame {
-	b, err := json.Marshal(payload)
+	b, err := strictjson.Marshal(payload)
 	if err != nil {
 		panic(fmt.Sprintf("write %s: %v", t, err)) // a payload type with something JSON lacks
 	}

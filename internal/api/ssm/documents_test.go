@@ -241,6 +241,17 @@ func TestSessionsOfEveryKind(t *testing.T) {
 		wantCode(t, refused("AWS-StartInteractiveCommand", nil), "InvalidParameters", "command is missing")
 		wantCode(t, refused("nothing", nil), "InvalidDocument", "does not exist")
 
+		// A script of 60 KB is told to the node, whatever is in it; one that no
+		// message holds is refused, and the next session starts.
+		script := strings.Repeat("if [ 1 -lt 2 ] && echo 'a > b' <&-; then :; fi\n", 1250)
+		for _, text := range []string{script, strings.Repeat("<", 12_600), "ls"} {
+			task = started(t, s, node, told, &ssm.StartSessionInput{DocumentName: aws.String("AWS-StartInteractiveCommand"), Parameters: map[string][]string{"command": {text}}})
+			if err := json.Unmarshal(task.DocumentContent.Properties, &command); err != nil || command.Linux.Commands != text {
+				t.Errorf("a command of %d bytes arrives as %d, %v", len(text), len(command.Linux.Commands), err)
+			}
+			wantCode(t, refused("AWS-StartInteractiveCommand", map[string][]string{"command": {strings.Repeat("\"", 25_000)}}), "InvalidParameters", "may take 262144")
+		}
+
 		old := s.Register("")
 		old.Version = "3.1.1000.0"
 		old.Online()
