@@ -119,7 +119,7 @@ func (c *Client) CallRSA(ctx context.Context, node sallyport.NodeID, key *rsa.Pr
 }
 
 func (c *Client) call(ctx context.Context, target string, s sign, in, out any) error {
-	body, err := json.Marshal(in)
+	body, err := strictjson.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("call %s: %w", target, err)
 	}
@@ -154,7 +154,7 @@ func (c *Client) CreateChannel(ctx context.Context, path string, in any) (Channe
 	if err != nil {
 		return Channel{}, fmt.Errorf("post %s: %w", path, err)
 	}
-	body, err := json.Marshal(in)
+	body, err := strictjson.Marshal(in)
 	if err != nil {
 		return Channel{}, fmt.Errorf("post %s: %w", path, err)
 	}
