@@ -53,7 +53,7 @@ var mayImport = map[string]string{
 
 	// The control plane.
 	"internal/document":        "strictjson wire",
-	"internal/store":           "keyring panics",
+	"internal/store":           "statedir keyring panics",
 	"internal/record":          "wire asciicast",
 	"internal/broker":          "panics store record keyring route wire",
 	"internal/gateway":         "broker panics route socket store strictjson wire",
@@ -68,6 +68,7 @@ var mayImport = map[string]string{
 		"broker gateway keyring panics rawio record route store",
 
 	"internal/simulation": "agent asciicast client pty record server store",
+	"internal/pgtest":     "",
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
 	"internal/bench":      "client endpoint rawio server socket wire",
 	"internal/interop":    "",

@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,6 +59,8 @@ const (
 	stopWithin   = 5 * time.Second  // for requests that are under way
 	headerWithin = 10 * time.Second // for a request's header
 	idleConn     = 2 * time.Minute  // for a connection between requests
+
+	databaseAgain = 2 * time.Second // before a database that did not answer is tried again
 )
 
 // A Running is what a server says of itself once it is up.
@@ -119,11 +122,38 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	}
 	defer listener.Close()
 
-	db, err := store.Open(ctx, c.Database)
+	tlsConfig, caPEM, err := c.tlsConfig()
 	if err != nil {
 		return err
 	}
+	var port front
+	web := &http.Server{
+		Handler:           &port,
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleConn,
+		ErrorLog:          log.New(quiet{logger}, "", 0),
+	}
+	var serving chan error // receives why the port is not answered any more; nil before it is
+	serveCtx, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	answer := func() {
+		serving = make(chan error, 1)
+		go func() { serving <- serve(serveCtx, web, tls.NewListener(rawio.Listen(listener), tlsConfig)) }()
+	}
+	db, err := openDatabase(ctx, c.Database, answer, logger)
+	if err != nil {
+		if stopServing(); serving != nil {
+			<-serving
+		}
+		if ctx.Err() != nil && errors.Is(err, store.ErrUnavailable) {
+			return nil // it was stopped while it waited
+		}
+		return err
+	}
 	defer db.Close() // last: everything else may still write
+	if err := db.Claim(ctx); err != nil {
+		return err
+	}
 	_, inUse, err := db.Realm(ctx)
 	if err != nil {
 		return err
@@ -144,10 +174,6 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		return err
 	}
 	shelf, err := record.OpenShelfOn(c.Disk, filepath.Join(c.State, "sessions"))
-	if err != nil {
-		return err
-	}
-	tlsConfig, caPEM, err := c.tlsConfig()
 	if err != nil {
 		return err
 	}
@@ -173,12 +199,6 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned, NewestWins: c.NewestAgentWins,
 	}
 
-	web := &http.Server{
-		Handler:           contained(handler(doors, sockets, db), logger),
-		ReadHeaderTimeout: headerWithin,
-		IdleTimeout:       idleConn,
-		ErrorLog:          log.New(quiet{logger}, "", 0),
-	}
 	adminWeb := &http.Server{Handler: c.adminHandler(doors, caPEM, metrics(sessions, bus)), ReadHeaderTimeout: headerWithin, ErrorLog: web.ErrorLog}
 
 	// And they run. The broker is up before the first request can come.
@@ -190,6 +210,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	g.Go(func() error {
 		return db.Run(gctx, flushEvery, func(err error) { logger.Error("last pings not written", sallyport.LogErr, err) })
 	})
+	g.Go(func() error { return db.Hold(gctx) })
 	g.Go(func() error { return tidy(gctx, c.KeepHistory, db, shelf, sessions, logger) })
 	g.Go(func() error { return serve(gctx, adminWeb, admin) })
 	g.Go(func() error {
@@ -199,12 +220,63 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 			return nil
 		}
 		logger.Info("server started", sallyport.LogAddr, listener.Addr().String(), sallyport.LogVersion, sallyport.Version, sallyport.LogPath, c.State)
+		answers := contained(handler(doors, sockets, db), logger)
+		port.ready.Store(&answers)
+		if serving == nil {
+			answer()
+		}
 		go ready(running)
-		return serve(gctx, web, tls.NewListener(rawio.Listen(listener), tlsConfig))
+		select {
+		case err := <-serving:
+			return err
+		case <-gctx.Done():
+			stopServing()
+			return <-serving
+		}
 	})
 	err = g.Wait()
 	logger.Info("server stopped")
 	return err
+}
+
+// A front is the handler of the port: an explanation, until the server is there.
+type front struct{ ready atomic.Pointer[http.Handler] }
+
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := f.ready.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
+		return
+	}
+	if r.URL.Path == "/healthz" {
+		fmt.Fprintln(w, "ok", sallyport.Version)
+		return
+	}
+	w.Header().Set("Retry-After", "2")
+	http.Error(w, "the server waits for its database, which does not answer", http.StatusServiceUnavailable)
+}
+
+// openDatabase opens the database, and waits for one that does not answer yet, as
+// when both machines have just been started. It calls waiting before it waits, so
+// that the port is answered meanwhile, and says why nothing else is.
+func openDatabase(ctx context.Context, dsn string, waiting func(), logger *slog.Logger) (*store.DB, error) {
+	db, err := store.Open(ctx, dsn)
+	if !errors.Is(err, store.ErrUnavailable) {
+		return db, err
+	}
+	logger.Warn("waiting for the database", sallyport.LogErr, err)
+	waiting()
+	tick := time.NewTicker(databaseAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+		if db, err = store.Open(ctx, dsn); !errors.Is(err, store.ErrUnavailable) {
+			return db, err
+		}
+	}
 }
 
 // serve answers on l until ctx is done, and lets what is under way finish.

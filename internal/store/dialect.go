@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -113,7 +115,9 @@ func connectSQLite(ctx context.Context, path string) (*DB, error) {
 	readers := max(4, runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	return newDB(sqliteDialect, read, write), nil
+	db := newDB(sqliteDialect, read, write)
+	db.path = path
+	return db, nil
 }
 
 // sqliteURL names a database file as SQLite's URIs do, so that no character of
@@ -135,9 +139,23 @@ func connectPostgres(ctx context.Context, dsn string) (*DB, error) {
 	if err != nil {
 		return nil, err // it leaves the password out
 	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "sallyport"
+	for name, value := range map[string]string{
+		"application_name": "sallyport",
+		// No caller waits longer for a database that answers; one that does not is
+		// found out by TCP.
+		"statement_timeout":                   "30s",
+		"lock_timeout":                        "10s",
+		"idle_in_transaction_session_timeout": "60s",
+	} {
+		if config.RuntimeParams[name] == "" {
+			config.RuntimeParams[name] = value
+		}
 	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
+	}
+	dialer := &net.Dialer{Timeout: config.ConnectTimeout, Control: giveUpOnSilence, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	config.DialFunc = dialer.DialContext
 	// A cluster that answers before it has written would break our promise.
 	durable := stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
 		_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
@@ -165,9 +183,10 @@ func (d *dialect) using(index string) string {
 	return d.use + index
 }
 
-// translate puts [ErrFull] into an error that says the disk is full.
+// translate puts [ErrFull] into an error that says the disk is full, and
+// [ErrUnavailable] into one that says that the database does not answer.
 func translate(err error) error {
-	if err == nil || errors.Is(err, ErrFull) {
+	if err == nil || errors.Is(err, ErrFull) || errors.Is(err, ErrUnavailable) {
 		return err
 	}
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
@@ -178,6 +197,9 @@ func translate(err error) error {
 	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "53100" { // disk_full
 		return fmt.Errorf("%w (%w)", ErrFull, err)
+	}
+	if unavailable(err) {
+		return fmt.Errorf("%w (%w)", ErrUnavailable, err)
 	}
 	return err
 }

@@ -63,6 +63,9 @@ type DB struct {
 	write   *sql.DB // the same as read on PostgreSQL
 	commits commits
 
+	path  string // of an SQLite database
+	claim claim
+
 	keys     atomic.Pointer[keyring.Keyring] // nil until Unlock
 	revision atomic.Uint64
 	pending  pending
@@ -123,6 +126,7 @@ func (db *DB) migrate(ctx context.Context) error {
 // called after it.
 func (db *DB) Close() error {
 	err := db.Flush(context.Background())
+	db.unclaim()
 	return errors.Join(err, db.shut())
 }
 
