@@ -371,9 +371,14 @@ func TestActivations(t *testing.T) {
 		if _, err := n.TryRegister(*a.ActivationId, strings.Repeat("x", 43)); sallyport.CodeOf(err) != sallyport.InvalidActivation {
 			t.Errorf("a wrong code: %v", err)
 		}
-		if _, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); err != nil {
-			t.Error(err)
+		if again, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); err != nil || again != id {
+			t.Errorf("the same machine again: %v, %v, want %v", again, err, id)
 		}
+		n.Fingerprint = "another machine"
+		if other, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); err != nil || other == id {
+			t.Errorf("another machine: %v, %v", other, err)
+		}
+		n.Fingerprint = "one machine more"
 		if _, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); sallyport.CodeOf(err) != sallyport.InvalidActivation || !strings.Contains(err.Error(), "2 registrations") {
 			t.Errorf("one too many: %v", err)
 		}
