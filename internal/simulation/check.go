@@ -126,8 +126,14 @@ func (w *World) nodeAway(s *Session) bool {
 	return w.happened(agentGone, s) || w.unreachable(s, "agent", "server") > time.Minute
 }
 
+// gaveUp reports whether the client never got in, for a good reason: it tries no
+// longer than AWS's.
+func (w *World) gaveUp(s *Session) bool {
+	return s.Failure != nil && w.unreachable(s, s.Process.Host.name, "server") > 0
+}
+
 func (w *World) clientAway(s *Session) bool {
-	return w.happened(left, s) || w.unreachable(s, s.Process.Host.name, "server") > 50*time.Second
+	return w.happened(left, s) || w.gaveUp(s) || w.unreachable(s, s.Process.Host.name, "server") > 50*time.Second
 }
 
 // causes are the sentences that sessions end with, by what they contain, and
@@ -136,7 +142,9 @@ var causes = []struct {
 	text string
 	true func(w *World, s *Session) bool
 }{
-	{"Terminated by", func(w *World, s *Session) bool { return w.happened(terminated, s) || w.happened(left, s) }},
+	{"Terminated by", func(w *World, s *Session) bool {
+		return w.happened(terminated, s) || w.happened(left, s) || w.gaveUp(s)
+	}},
 	{"was idle for", func(w *World, s *Session) bool { return w.Idle > 0 && (s.Program == nil || s.Program.pauses(w.Idle)) }},
 	{"log cannot be written", func(w *World, s *Session) bool { return w.happened(full, s) }},
 	{"has lost its log", func(w *World, s *Session) bool { return w.happened(lostPower, s) }},
