@@ -33,6 +33,7 @@ type world struct {
 	*Broker
 	t    *testing.T
 	dir  string
+	disk record.Disk // nil is the machine's
 	db   *store.DB
 	node sallyport.NodeID
 	ann  *sallyport.Principal
@@ -65,7 +66,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	shelf, err := record.OpenShelf(filepath.Join(w.dir, "sessions"))
+	shelf, err := record.OpenShelfOn(w.disk, filepath.Join(w.dir, "sessions"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -315,6 +317,55 @@ func FuzzEncode(f *testing.F) {
 		s.decide(time.Now()) // as run does
 		if s.fate == 0 || len(s.closedFrame(true)) == 0 {
 			t.Errorf("the session does not end, or cannot say why: %q", s.rec.Cause)
+		}
+	})
+}
+
+// A brittleDisk panics over one session's log: when it is opened again, or when
+// its recording is made.
+type brittleDisk struct{ of string }
+
+func (d brittleDisk) MkdirAll(dir string, perm fs.FileMode) error { return os.MkdirAll(dir, perm) }
+func (d brittleDisk) Rename(from, to string) error                { return os.Rename(from, to) }
+func (d brittleDisk) Remove(name string) error                    { return os.Remove(name) }
+func (d brittleDisk) ReadDir(dir string) ([]fs.DirEntry, error)   { return os.ReadDir(dir) }
+func (d brittleDisk) SyncDir(string) error                        { return nil }
+func (d brittleDisk) CreateTemp(dir, pattern string) (record.File, error) {
+	return os.CreateTemp(dir, pattern)
+}
+func (d brittleDisk) OpenFile(name string, flag int, perm fs.FileMode) (record.File, error) {
+	if strings.Contains(name, d.of) && flag&os.O_CREATE == 0 {
+		panic("a bug in reading a log")
+	}
+	return os.OpenFile(name, flag, perm)
+}
+
+// A log whose reading panics costs its session the recording. Neither its end nor
+// the start of a server waits for it.
+func TestPanicOverALog(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.halt()
+		w.disk = brittleDisk{"ann-"}
+		w.start()
+		ended, _, node := w.together()
+		node.say("$ ")
+		w.Terminate(t.Context(), ended.Session, "Enough.")
+		w.complete(ended.Session, "Success", nil)
+		time.Sleep(time.Hour)
+		w.wantState(ended.Session, sallyport.Terminated, "Enough.")
+
+		on := w.begin()
+		w.halt()
+		w.start()
+		time.Sleep(time.Hour)
+		if s := w.stored(on.Session); !s.State().Final() {
+			t.Errorf("the session that was taken up is %v", s.State())
+		}
+		w.disk = nil
+		w.halt()
+		w.start()
+		if sealed, err := w.Tidy(t.Context()); sealed == 0 || err != nil {
+			t.Errorf("a server without the bug makes %d recordings, %v", sealed, err)
 		}
 	})
 }
