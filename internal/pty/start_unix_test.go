@@ -74,42 +74,66 @@ func openDescriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// A process that has no descriptors left gets an error at whichever pipe it is.
+// A process that has no descriptors left gets an error, at whichever of them it is,
+// and keeps none.
 func TestNoDescriptorsLeft(t *testing.T) {
+	c := Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/"}
+	t.Run("on pipes", func(t *testing.T) {
+		fewDescriptors(t, 3, func() (func(), error) {
+			p, err := StartPipes(c, true, true)
+			if err != nil {
+				return nil, err
+			}
+			return p.Close, nil
+		})
+	})
+	t.Run("on a terminal", func(t *testing.T) {
+		fewDescriptors(t, 2, func() (func(), error) {
+			term, err := Start(c)
+			if err != nil {
+				return nil, err
+			}
+			return term.Close, nil
+		})
+	})
+}
+
+// fewDescriptors has start run with ever more descriptors to spare, until it
+// succeeds, which is not before it has failed so often.
+func fewDescriptors(t *testing.T, often int, start func() (end func(), err error)) {
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
-	c := Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/"}
-	failed := 0
-	for spare := range uint64(64) {
+	for failed := range 64 {
 		// Descriptors are given from the lowest: the limit counts those in use.
 		lowest, err := os.Open("/dev/null")
 		if err != nil {
 			t.Fatal(err)
 		}
 		limit := was
-		limit.Cur = uint64(lowest.Fd()) + spare
+		limit.Cur = uint64(lowest.Fd()) + uint64(failed)
 		lowest.Close()
+		before := openDescriptors(t)
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			t.Fatal(err)
 		}
-		p, err := StartPipes(c, true, true)
+		end, err := start()
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &was)
-		if err != nil {
-			if p != nil || !errors.Is(err, syscall.EMFILE) || StartStatus(err) != 126 {
-				t.Fatalf("with %d descriptors: %v, %v", spare, p, err)
+		if err == nil {
+			end()
+			if failed < often {
+				t.Errorf("%d starts failed before one succeeded", failed)
 			}
-			failed++
-			continue
+			return
 		}
-		io.Copy(io.Discard, p.Stdout)
-		p.Close()
-		if failed < 3 { // three pipes
-			t.Errorf("%d starts failed before one succeeded", failed)
+		if !errors.Is(err, syscall.EMFILE) || StartStatus(err) != 126 {
+			t.Fatalf("with %d descriptors: %v", failed, err)
 		}
-		return
+		if after := openDescriptors(t); after != before {
+			t.Fatalf("with %d descriptors: %d are open, %d were", failed, after, before)
+		}
 	}
 	t.Error("no start succeeded")
 }
