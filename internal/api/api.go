@@ -25,7 +25,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -54,6 +53,7 @@ type Server struct {
 	Services []*Service
 
 	limits  limits
+	bodies  bodies
 	bearers bearers
 	grants  grants
 }
@@ -147,17 +147,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &Call{Request: r, ID: uuid.NewString(), At: time.Now(), Server: s}
 	w.Header().Set("x-amzn-RequestId", c.ID)
 	w.Header().Set("Cache-Control", "no-store")
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	release, err := s.readBody(w, c)
 	if err != nil {
-		if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
-			err = sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", maxBody)
-		} else {
-			err = sallyport.Errorf(sallyport.SerializationException, "The request body was cut short.")
-		}
 		s.fail(w, c, err)
 		return
 	}
-	c.Body = body
+	defer release()
 	out, err := s.answer(r.Context(), c)
 	if err != nil {
 		s.fail(w, c, err)

@@ -418,13 +418,10 @@ func (s *Server) AdmitSocket(r *http.Request, action string, on func(who *sallyp
 		return nil, nil, nil
 	}
 	now := time.Now()
-	if err := s.limits.mayTry(r, now); err != nil {
-		return nil, nil, err
-	}
 	who, err = s.principal(r, &Service{Name: "ssmmessages"}, sigv4.EmptyBody, now)
 	if err != nil {
 		if sallyport.CodeOf(err) != "" {
-			s.limits.failed(r, now)
+			err = s.limits.failed(r, now, err)
 		}
 		return nil, nil, err
 	}

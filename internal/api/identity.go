@@ -24,9 +24,6 @@ func (s *Server) authenticate(c *Call, want Admission) error {
 	if want == WithoutSignature {
 		return s.limits.mayRegister(c.Request, c.At)
 	}
-	if err := s.limits.mayTry(c.Request, c.At); err != nil {
-		return err
-	}
 	err := func() (err error) {
 		if want == ByNodeKey {
 			c.Node, err = s.nodeByKey(c)
@@ -37,8 +34,7 @@ func (s *Server) authenticate(c *Call, want Admission) error {
 	}()
 	switch {
 	case err != nil && sallyport.CodeOf(err) != "": // the caller's doing, not ours
-		s.limits.failed(c.Request, c.At)
-		return err
+		return s.limits.failed(c.Request, c.At, err)
 	case err != nil:
 		return err
 	case want == ByNode && c.Who.Node.IsZero():

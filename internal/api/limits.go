@@ -3,6 +3,8 @@ package api
 import (
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,14 +19,15 @@ const (
 	registerEvery, registerBurst = 200 * time.Millisecond, 50
 	failureEvery, failureBurst   = 500 * time.Millisecond, 60
 
-	// maxAddresses bounds what is remembered. Beyond it the oldest half is
-	// forgotten, which gives a guesser who commands as many addresses one more
-	// burst.
+	// maxAddresses bounds what is remembered. Beyond it the half that was used
+	// longest ago is forgotten, which gives a guesser who commands as many
+	// addresses one more burst.
 	maxAddresses = 20_000
 )
 
-// limits slow down whoever guesses: activation codes, and signatures. Requests
-// that are signed well are not counted.
+// limits slow down guessing: of activation codes, and of signatures. Requests
+// that are signed well are not counted, and are answered whatever others behind
+// the same address do.
 type limits struct {
 	mu       sync.Mutex
 	register map[string]*limiter
@@ -45,31 +48,41 @@ func Remote(r *http.Request) string {
 	return host
 }
 
+// guesser is what is counted against: the address, or of an IPv6 address the
+// network of 64 bits, all of which one machine may have.
+func guesser(r *http.Request) string {
+	addr, err := netip.ParseAddr(Remote(r))
+	if err != nil {
+		return Remote(r)
+	}
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() {
+		if p, err := addr.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return addr.String()
+}
+
 // mayRegister reports whether the caller may try another registration.
 func (l *limits) mayRegister(r *http.Request, now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !take(&l.register, Remote(r), now, registerEvery, registerBurst) {
+	if !take(&l.register, guesser(r), now, registerEvery, registerBurst) {
 		return throttled()
 	}
 	return nil
 }
 
-// mayTry reports whether the caller has failed too often to be heard.
-func (l *limits) mayTry(r *http.Request, now time.Time) error {
+// failed counts a failure, err, against the caller, and returns what the caller
+// is told: err, or no more than that it was one failure too many.
+func (l *limits) failed(r *http.Request, now time.Time, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f, ok := l.failures[Remote(r)]; ok && f.TokensAt(now) < 1 {
+	if !take(&l.failures, guesser(r), now, failureEvery, failureBurst) {
 		return throttled()
 	}
-	return nil
-}
-
-// failed counts a failure against the caller.
-func (l *limits) failed(r *http.Request, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	take(&l.failures, Remote(r), now, failureEvery, failureBurst)
+	return err
 }
 
 func throttled() error {
@@ -83,15 +96,26 @@ func take(m *map[string]*limiter, key string, now time.Time, every time.Duration
 	l, ok := (*m)[key]
 	if !ok {
 		if len(*m) >= maxAddresses {
-			for k, old := range *m { // those whose bucket is full again are as good as new
-				if now.Sub(old.used) > every*time.Duration(burst) || len(*m) >= maxAddresses {
-					delete(*m, k)
-				}
-			}
+			forgetHalf(*m)
 		}
 		l = &limiter{Limiter: rate.NewLimiter(rate.Every(every), burst)}
 		(*m)[key] = l
 	}
 	l.used = now
 	return l.AllowN(now, 1)
+}
+
+// forgetHalf removes the half of m that was used longest ago.
+func forgetHalf(m map[string]*limiter) {
+	used := make([]time.Time, 0, len(m))
+	for _, l := range m {
+		used = append(used, l.used)
+	}
+	slices.SortFunc(used, time.Time.Compare)
+	median, left := used[len(used)/2], len(m)/2
+	for key, l := range m {
+		if len(m) > left && !l.used.After(median) {
+			delete(m, key)
+		}
+	}
 }

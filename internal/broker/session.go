@@ -104,9 +104,11 @@ type session struct {
 	nodeDone   bool // what ran on the node has ended
 	hasStatus  bool // the node's agent says exit statuses
 
-	fate      sallyport.State // Terminated or Failed, once it is decided
-	byNode    bool            // by the node's stream having ended
-	endingAt  time.Time
+	fate        sallyport.State // Terminated or Failed, once it is decided
+	byNode      bool            // by the node's stream having ended
+	endingAt    time.Time
+	committedAt time.Time // when committed was set
+
 	committed bool      // fate is on disk, or has waited long enough for it
 	kept      bool      // the node's whole stream is in the log, on disk, and acknowledged
 	takenAt   time.Time // when the person last acknowledged something
@@ -300,7 +302,7 @@ func (s *session) judge(now time.Time) (next time.Time) {
 		return false
 	}
 	if s.fate != 0 {
-		due(s.endingAt.Add(drainGrace))
+		due(later(s.endingAt, s.committedAt).Add(drainGrace))
 		due(s.endingAt.Add(endGrace))
 		if s.owed() {
 			due(s.owedUntil())
@@ -384,7 +386,7 @@ func (s *session) warn(now time.Time, due func(time.Time) bool) {
 // caller holds mu.
 func (s *session) mayFinish(now time.Time) bool {
 	nodeGone := s.nodeDone || !s.attachedOnce[node] && s.fate == sallyport.Failed || !now.Before(s.endingAt.Add(endGrace))
-	personGone := s.ends[person] == nil || !now.Before(s.endingAt.Add(drainGrace))
+	personGone := s.ends[person] == nil || !now.Before(later(s.endingAt, s.committedAt).Add(drainGrace))
 	if s.owed() {
 		personGone = !now.Before(s.owedUntil())
 	}
@@ -554,7 +556,7 @@ func (s *session) commit(ctx context.Context) bool {
 	if err != nil && !saved && time.Since(s.endingAt) < uncommitted {
 		return false
 	}
-	s.committed = true
+	s.committed, s.committedAt = true, time.Now()
 	if err == nil && s.log != nil && s.endSeq >= 0 {
 		s.kept = true
 		s.ends[node].says(s.endAck())

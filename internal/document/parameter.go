@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +66,9 @@ func readParameter(name string, v any) (p Parameter, err error) {
 			}
 			if text == "" {
 				continue
+			}
+			if !affordable(text) {
+				return p, invalid("allowedPattern of the parameter %s is too large: it may have %d characters, and stand for an expression of %d, with what is repeated written out.", name, maxPattern, maxExpanded)
 			}
 			if p.AllowedPattern, err = regexp.Compile(text); err != nil {
 				return p, invalid("allowedPattern of the parameter %s cannot be used: %v. Look-around and back-references are not to be had.", name, err)
@@ -276,4 +280,34 @@ func (d *Document) fillText(s string, values map[string][]string) (any, error) {
 		}
 		return values[name][0]
 	}), nil
+}
+
+// What a pattern may cost. A pattern of a few kilobytes could otherwise take half
+// a minute and hundreds of megabytes to compile, at every StartSession.
+const (
+	maxPattern  = 1024   // characters
+	maxExpanded = 20_000 // parts, once repetitions are written out
+)
+
+// affordable reports whether a pattern is small enough to be compiled. One that
+// cannot be read is: compiling it says why.
+func affordable(pattern string) bool {
+	if len(pattern) > maxPattern {
+		return false
+	}
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	return err != nil || expanded(re) <= maxExpanded
+}
+
+// expanded is how many parts an expression has, once repetitions are written out.
+func expanded(re *syntax.Regexp) int {
+	n := 1
+	for _, sub := range re.Sub {
+		n += expanded(sub)
+	}
+	n += len(re.Rune)
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, 2*maxExpanded)
 }
