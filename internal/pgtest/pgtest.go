@@ -31,7 +31,7 @@ type Cluster struct {
 	program string
 	attr    *syscall.SysProcAttr
 	serve   *exec.Cmd
-	input   io.Closer
+	input   io.WriteCloser
 	log     lastWords
 }
 
@@ -152,7 +152,7 @@ func (c *Cluster) Kill() error {
 	if err := p.Kill(); err != nil {
 		return err
 	}
-	io.WriteString(c.input.(io.Writer), "killed\n")
+	io.WriteString(c.input, "killed\n")
 	c.input.Close()
 	c.serve.Wait()
 	for _, name := range []string{"/data/postmaster.pid", "/.s.PGSQL.5432.lock", "/.s.PGSQL.5432"} {
