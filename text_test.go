@@ -16,8 +16,8 @@ import (
 func TestPrintable(t *testing.T) {
 	for s, want := range map[string]string{
 		"ann's laptop": "ann's laptop",
-		"café 日本 हिन्दी שלום 👩‍💻": "café 日本 हिन्दी שלום 👩‍💻",
-		"می‌خواهم":                    "می‌خواهم", // with a non-joiner
+		"café 日本 हिन्दी שלום 👩‍💻":     "café 日本 हिन्दी שלום 👩‍💻",
+		"می\u200cخواهم":               "می\u200cخواهم", // with a non-joiner
 		"no\u00a0break":               "no\u00a0break",
 		"one\r\ntwo\n\tthree":         "one\ntwo\n\tthree",
 		"\x1b[31mred\x1b]0;title\x07": "?[31mred?]0;title?",

@@ -22,8 +22,8 @@ func TestAPanicIsInternalServerError(t *testing.T) {
 		Log: slog.New(slog.NewJSONHandler(&log, nil)),
 		Services: []*api.Service{{Name: "x", Target: "X", Ops: map[string]api.Op{
 			"Break": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) {
-				var m map[string]int
-				m["x"]++
+				var log *slog.Logger // as a field that was never set
+				log.Info("x")
 				return nil, nil
 			})),
 			"Work": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) { return new(nothing), nil })),
