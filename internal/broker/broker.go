@@ -328,6 +328,10 @@ type Request struct {
 	Parameters  json.RawMessage       // as StartSession had them
 	Task        wire.AgentTaskPayload // what the node is to start; its ids are filled in here
 
+	// Notice is logged, and told to the client when it is there, if it can show it.
+	// Empty is none.
+	Notice string
+
 	// Admit is asked once the session has an ID, before anything is kept or
 	// anybody is told. An error is Start's. Nil admits.
 	Admit func(id sallyport.SessionID) error
@@ -361,7 +365,7 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	if _, err := encodeTask(task); err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
-	s.idle = or(r.Idle, b.idle())
+	s.idle, s.notice = or(r.Idle, b.idle()), r.Notice
 	s.dispatchAt = rec.Started
 	s.stirred = rec.Started
 
@@ -405,6 +409,9 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	launched = true
 	b.launch(running, s)
 	s.out.InfoContext(ctx, "session started", sallyport.LogWho, r.Who.ARN)
+	if r.Notice != "" {
+		s.out.WarnContext(ctx, "session started with a notice", sallyport.LogCause, r.Notice)
+	}
 	if err := b.endIfGone(ctx, s); err != nil { // since the caller was authorized
 		return Invitation{}, err
 	}

@@ -87,6 +87,7 @@ type session struct {
 	stirred    time.Time // when stream data last arrived for the first time
 	warned     time.Time // the end that the person was last warned of
 	awayTold   bool      // the person was told that the node is away
+	notice     string    // for the person, who has not been told it; empty is none
 	dispatched int       // how often the node was told
 	dispatchAt time.Time // when it is told, or given up on, next
 
@@ -688,6 +689,10 @@ func (s *session) join(e *end) error {
 	other.peer(e)
 	if e.side == person {
 		s.takenAt = now
+		if s.notice != "" && e.can(wire.CapNotices) {
+			e.says(encode(wire.SallyportNotice{Text: s.notice}.Frame(now)))
+			s.notice = ""
+		}
 	} else {
 		s.paused = false // a stock agent forgets a pause when it reconnects
 		s.hasStatus = e.can(wire.CapExitStatus)

@@ -57,6 +57,31 @@ func (d *Document) try() error {
 	return nil
 }
 
+// LogsTo returns the input that names a place of AWS's for the logs of sessions,
+// and the place; or nothing, if none does. Empty names are none.
+func (d *Document) LogsTo() (input, place string) {
+	for _, input := range logInputs {
+		if place, ok := text(d.inputs[input]); ok && place != "" {
+			return input, place
+		}
+	}
+	return "", ""
+}
+
+// logInputs are the inputs that name places for logs.
+var logInputs = []string{"s3BucketName", "cloudWatchLogGroupName"}
+
+// LogsTo returns the input that names a place of AWS's for the session's log, and
+// the place; or nothing, if none does.
+func (s *Session) LogsTo() (input, place string) {
+	for i, place := range []string{s.Document.Inputs.S3BucketName, s.Document.Inputs.CloudWatchLogGroupName} {
+		if place != "" {
+			return logInputs[i], place
+		}
+	}
+	return "", ""
+}
+
 func (d *Document) make(values map[string][]string, preferences *Document) (*Session, error) {
 	inputs := map[string]any{}
 	if preferences != nil {

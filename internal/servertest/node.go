@@ -312,24 +312,28 @@ func Echo(ctx context.Context, s *datachannel.Stream) int {
 type Person struct {
 	Stream *datachannel.Stream
 	Closed chan wire.ChannelClosed // receives the last word; holds one
-	conn   *socket.Conn
-	ran    chan struct{}
+
+	Notices chan string // receives what is shown beside the session; holds a few
+
+	conn *socket.Conn
+	ran  chan struct{}
 }
 
-// Join opens a person's end. Signer signs the socket; nil leaves it unsigned.
-func (s *Server) Join(session, token, clientID string, signer aws.CredentialsProvider) (*Person, error) {
-	return s.Rejoin(nil, session, token, clientID, signer)
+// Join opens a person's end, which announces the capabilities. Signer signs the
+// socket; nil leaves it unsigned.
+func (s *Server) Join(session, token, clientID string, signer aws.CredentialsProvider, capabilities ...string) (*Person, error) {
+	return s.Rejoin(nil, session, token, clientID, signer, capabilities...)
 }
 
 // Rejoin is [Server.Join] on another socket, with the stream of a person who
 // has left.
-func (s *Server) Rejoin(p *Person, session, token, clientID string, signer aws.CredentialsProvider) (*Person, error) {
+func (s *Server) Rejoin(p *Person, session, token, clientID string, signer aws.CredentialsProvider, capabilities ...string) (*Person, error) {
 	ctx := s.T.Context()
 	conn, err := s.Client(signer).Socket(ctx, "/v1/data-channel/"+session+"?role=publish_subscribe", "ssmmessages")
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(sallyport.NewSecret(token)), ClientId: clientID, ClientVersion: "1.2.804.0"})
+	b, err := json.Marshal(wire.OpenDataChannel{MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(sallyport.NewSecret(token)), ClientId: clientID, ClientVersion: "1.2.804.0", Capabilities: capabilities})
 	if err != nil {
 		return nil, err
 	}
@@ -338,14 +342,21 @@ func (s *Server) Rejoin(p *Person, session, token, clientID string, signer aws.C
 	}
 	again := &Person{conn: conn, ran: make(chan struct{})}
 	if p != nil {
-		again.Stream, again.Closed = p.Stream, p.Closed
+		again.Stream, again.Closed, again.Notices = p.Stream, p.Closed, p.Notices
 	} else {
-		again.Closed = make(chan wire.ChannelClosed, 1)
+		again.Closed, again.Notices = make(chan wire.ChannelClosed, 1), make(chan string, 8)
 		again.Stream = &datachannel.Stream{Sends: wire.TypeInputStreamData, Control: func(f wire.Frame) {
 			var closed wire.ChannelClosed
-			if f.Type == wire.TypeChannelClosed && f.Unmarshal(&closed) == nil {
+			var notice wire.SallyportNotice
+			switch {
+			case f.Type == wire.TypeChannelClosed && f.Unmarshal(&closed) == nil:
 				again.Closed <- closed
 				again.Stream.Close() // and then the socket, as AWS's plugin does
+			case f.Type == wire.TypeSallyportNotice && f.Unmarshal(&notice) == nil:
+				select {
+				case again.Notices <- notice.Text:
+				default:
+				}
 			}
 		}}
 	}

@@ -61,8 +61,8 @@ func (s *Server) createDocumentOn(ctx context.Context, c *api.Call, in *ssm.Crea
 	return questions, err
 }
 
-// parseDocument reads the text of a session document. The format is JSON if it
-// is not said.
+// parseDocument reads the text of a session document that is to be stored. The
+// format is JSON if it is not said.
 func parseDocument(content string, format types.DocumentFormat) (string, error) {
 	switch format {
 	case "":
@@ -71,8 +71,15 @@ func parseDocument(content string, format types.DocumentFormat) (string, error) 
 	default:
 		return "", sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", format)
 	}
-	_, err := document.Parse(content, document.Format(format))
-	return string(format), err
+	d, err := document.Parse(content, document.Format(format))
+	if err != nil {
+		return "", err
+	}
+	if input, place := d.LogsTo(); place != "" { // a promise that would not be kept
+		return "", sallyport.Errorf(sallyport.InvalidDocumentContent,
+			"%s is %q, and session logs are not sent anywhere yet: recordings are kept by the server. Leave %s empty.", input, sallyport.Clip(place, 64), input)
+	}
+	return string(format), nil
 }
 
 func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.CreateDocumentInput) (*ssm.CreateDocumentOutput, error) {

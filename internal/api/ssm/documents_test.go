@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/servertest"
 	"github.com/sallyport/sallyport/internal/store"
 	"github.com/sallyport/sallyport/internal/wire"
@@ -411,6 +412,58 @@ func TestDocumentsAreAuthorized(t *testing.T) {
 			},
 		} {
 			wantCode(t, call(ctx), "AccessDeniedException")
+		}
+	})
+}
+
+// Logs that would not be sent are not promised: a document that names a place for
+// them is refused, and one that was stored earlier starts sessions and says so.
+func TestLogsElsewhere(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		c := s.SSM(s.User("ann", everything))
+		for inputs, word := range map[string]string{
+			`"s3BucketName":"logs-of-ours","s3EncryptionEnabled":true`: "logs-of-ours",
+			`"cloudWatchLogGroupName":"a-group"`:                       "cloudWatchLogGroupName",
+		} {
+			_, err := c.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: aws.String("Other"), DocumentType: types.DocumentTypeSession, Content: preferences(inputs)})
+			wantCode(t, err, "InvalidDocumentContent", word, "not sent anywhere yet")
+		}
+		// As AWS's console writes it.
+		createPreferences(t, c, `"s3BucketName":"","s3KeyPrefix":"","s3EncryptionEnabled":true,"cloudWatchLogGroupName":"","cloudWatchEncryptionEnabled":true,"cloudWatchStreamingEnabled":true`)
+		_, err := c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: aws.String(shellPreferences), DocumentVersion: aws.String("$LATEST"), Content: preferences(`"s3BucketName":"b"`)})
+		wantCode(t, err, "InvalidDocumentContent", "Leave s3BucketName empty")
+
+		node := s.Register("")
+		node.Online()
+		start := func() *servertest.Person {
+			t.Helper()
+			out, err := c.StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String())})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := s.Join(*out.SessionId, *out.TokenValue, "client-1", nil, wire.CapNotices)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return p
+		}
+		if p := start(); len(p.Notices) > 0 {
+			t.Errorf("of a document without logs: %q", <-p.Notices)
+		}
+		_, err = s.Store.UpdateDocument(ctx, sallyport.DocumentVersion{
+			Document: shellPreferences, Format: "JSON", Content: *preferences(`"cloudWatchLogGroupName":"of-before"`), Created: time.Now(),
+		}, "$LATEST")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := start()
+		if len(p.Notices) == 0 {
+			t.Fatal("nothing was said of logs that go nowhere")
+		}
+		if said := <-p.Notices; !strings.Contains(said, `"of-before" as cloudWatchLogGroupName`) {
+			t.Errorf("told %q", said)
 		}
 	})
 }

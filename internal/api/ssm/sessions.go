@@ -90,9 +90,13 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 	if err != nil {
 		return nil, err
 	}
+	var notice string
+	if input, place := what.LogsTo(); place != "" { // the document was stored before that was refused
+		notice = fmt.Sprintf("the session's document or the account's preferences name %q as %s, and session logs are not sent there; the server keeps a recording", sallyport.Clip(place, 64), input)
+	}
 	inv, err := s.Broker.Start(ctx, broker.Request{
 		Who: c.Who, Node: id, Document: name, Reason: deref(in.Reason), Parameters: parameters,
-		Idle: what.Idle, MaxDuration: what.Max,
+		Idle: what.Idle, MaxDuration: what.Max, Notice: notice,
 		Task:  wire.AgentTaskPayload{Parameters: map[string]any{}, DocumentContent: what.Document, RunAsUser: user},
 		Admit: encrypts,
 	})
