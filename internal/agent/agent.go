@@ -58,6 +58,7 @@ const userAgent = "sallyport-agent/" + sallyport.Version
 // How patient an agent is.
 const (
 	firstRetry  = 500 * time.Millisecond
+	soonRetry   = 1500 * time.Millisecond
 	lastRetry   = time.Minute
 	stableAfter = 10 * time.Second // a channel that held for that long starts the retries over
 	pingEvery   = 25 * time.Second
@@ -539,14 +540,21 @@ func platformType() string {
 }
 
 // A backoff doubles from firstRetry to lastRetry, less up to half of it, so that
-// a thousand agents do not come back as one.
-type backoff struct{ step time.Duration }
+// a thousand agents do not come back as one. For the first minute it stays below
+// soonRetry: a server that is restarted is back in seconds.
+type backoff struct {
+	step  time.Duration
+	began time.Time
+}
 
 func (b *backoff) next() time.Duration {
 	if b.step == 0 {
-		b.step = firstRetry
+		b.step, b.began = firstRetry, time.Now()
 	} else {
 		b.step = min(2*b.step, lastRetry)
+	}
+	if time.Since(b.began) < time.Minute {
+		b.step = min(b.step, soonRetry)
 	}
 	return b.step/2 + rand.N(b.step/2)
 }

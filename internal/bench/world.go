@@ -18,6 +18,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -69,13 +70,7 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 	if err := writeBulk(w.file); err != nil {
 		return nil, err
 	}
-	if w.server, err = w.start("server", w.main, "server", "--state", filepath.Join(dir, "s"), "--listen", "127.0.0.1:0"); err != nil {
-		return nil, err
-	}
-	if err := eventually(ctx, "the server answers", func() bool {
-		w.admit, err = server.Admit(ctx, filepath.Join(dir, "s"))
-		return err == nil
-	}); err != nil {
+	if err := w.startServer(ctx, "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
 	bundle := filepath.Join(dir, "ca.pem")
@@ -106,6 +101,20 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 		return nil, err
 	}
 	return w, w.waitOnline(ctx, true)
+}
+
+// startServer starts the server, and returns when it answers. Everything here is
+// one person's and on one node, which is more than a person is let have.
+func (w *world) startServer(ctx context.Context, listen string) (err error) {
+	state := filepath.Join(w.dir, "s")
+	w.server, err = w.start("server", w.main, "server", "--state", state, "--listen", listen, "--max-sessions-per-user", "1000", "--max-sessions-per-node", "1000")
+	if err != nil {
+		return err
+	}
+	return eventually(ctx, "the server answers", func() bool {
+		w.admit, err = server.Admit(ctx, state)
+		return err == nil
+	})
 }
 
 func (w *world) close() {
@@ -586,18 +595,13 @@ func resident(pid int) (kb int, err error) {
 	return 0, errors.New("the system does not say how much memory is resident")
 }
 
-// crowdNodes is how many nodes the channels are of. Registrations from one
-// address are slowed down after fifty; what a channel costs does not depend on
-// whose it is.
-const crowdNodes = 40
+// perAddress is how many nodes register from one address of this machine:
+// registrations from one are slowed down after fifty.
+const perAddress = 40
 
 // crowd opens the control channels of many agents, which then say nothing.
 func (w *world) crowd(ctx context.Context) (stop func(), err error) {
 	base, err := url.Parse(w.admit.Endpoint)
-	if err != nil {
-		return nil, err
-	}
-	web, err := w.trust.HTTP()
 	if err != nil {
 		return nil, err
 	}
@@ -626,11 +630,19 @@ func (w *world) crowd(ctx context.Context) (stop func(), err error) {
 	var all sync.WaitGroup
 	stop = func() { cancel(); all.Wait() }
 	var failed atomic.Pointer[error]
-	for range crowdNodes {
+	for i := range agents {
+		web, err := w.trust.HTTP()
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i/perAddress))}}
+		web.Transport.(*http.Transport).DialContext = from.DialContext
+		fingerprint := fmt.Sprint("bench-", i)
 		anonymous := &endpoint.Client{Base: base, HTTP: web, Region: w.admit.Region}
 		var out struct{ InstanceId sallyport.NodeID }
-		err := anonymous.Call(ctx, "ssm", "AmazonSSM.RegisterManagedInstance", map[string]string{
-			"ActivationId": value("--id"), "ActivationCode": value("--code"), "Fingerprint": "bench",
+		err = anonymous.Call(ctx, "ssm", "AmazonSSM.RegisterManagedInstance", map[string]string{
+			"ActivationId": value("--id"), "ActivationCode": value("--code"), "Fingerprint": fingerprint,
 			"PublicKey": base64.StdEncoding.EncodeToString(public), "PublicKeyType": "Rsa",
 		}, &out)
 		if err != nil {
@@ -638,28 +650,26 @@ func (w *world) crowd(ctx context.Context) (stop func(), err error) {
 			return nil, err
 		}
 		var keys struct{ AccessKeyId, SecretAccessKey, SessionToken string }
-		if err := anonymous.CallRSA(ctx, out.InstanceId, key, "AmazonSSM.RequestManagedInstanceRoleToken", map[string]string{"Fingerprint": "bench"}, &keys); err != nil {
+		if err := anonymous.CallRSA(ctx, out.InstanceId, key, "AmazonSSM.RequestManagedInstanceRoleToken", map[string]string{"Fingerprint": fingerprint}, &keys); err != nil {
 			stop()
 			return nil, err
 		}
 		c := &endpoint.Client{Base: base, HTTP: web, Region: w.admit.Region, Credentials: func(context.Context) (endpoint.Credentials, error) {
 			return endpoint.Credentials{AccessKeyID: keys.AccessKeyId, Secret: sallyport.NewSecret(keys.SecretAccessKey), Token: sallyport.NewSecret(keys.SessionToken)}, nil
 		}}
-		for range agents / crowdNodes {
-			conn, err := control(ctx, c, out.InstanceId)
-			if err != nil {
-				stop()
-				return nil, err
-			}
-			all.Go(func() {
-				defer conn.Drop()
-				if _, err := conn.ReadFrame(ctx); err != nil && ctx.Err() == nil {
-					failed.Store(&err)
-				}
-			})
+		conn, err := control(ctx, c, out.InstanceId)
+		if err != nil {
+			stop()
+			return nil, err
 		}
+		all.Go(func() {
+			defer conn.Drop()
+			if _, err := conn.ReadFrame(ctx); err != nil && ctx.Err() == nil {
+				failed.Store(&err)
+			}
+		})
+		web.CloseIdleConnections()
 	}
-	web.CloseIdleConnections()
 	if err := failed.Load(); err != nil {
 		stop()
 		return nil, *err

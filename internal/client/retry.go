@@ -14,17 +14,24 @@ import (
 
 // A backoff waits longer each time, and never as long as its neighbour: the
 // clients of a server that was restarted come back one by one.
-type backoff struct{ step time.Duration }
+type backoff struct {
+	step  time.Duration
+	began time.Time
+}
 
 const (
 	firstPause = 200 * time.Millisecond
+	soonPause  = 1500 * time.Millisecond // for the first minute: a server that is restarted is back in seconds
 	lastPause  = 5 * time.Second
 )
 
 // pause waits, until ctx ends.
 func (b *backoff) pause(ctx context.Context) error {
 	if b.step == 0 {
-		b.step = firstPause
+		b.step, b.began = firstPause, time.Now()
+	}
+	if time.Since(b.began) < time.Minute {
+		b.step = min(b.step, soonPause)
 	}
 	t := time.NewTimer(b.step/2 + rand.N(b.step/2))
 	defer t.Stop()
