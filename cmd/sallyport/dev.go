@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/agentcmd"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/statedir"
@@ -35,6 +36,7 @@ shell. Nothing is served to other machines. Ctrl-C stops all of it; the state
 stays, and the next dev goes on with it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			agentcmd.CloseOnExec()
 			return dev(cmd.Context(), state, listen, verbose, cmd.OutOrStdout())
 		},
 	}

@@ -156,6 +156,7 @@ the prefixes an address is in the longest decides. To allow one network alone,
 deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			CloseOnExec()
 			options := &slog.HandlerOptions{}
 			if verbose {
 				options.Level = slog.LevelDebug
@@ -165,11 +166,7 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 				options.ReplaceAttr = sallyport.PrintableAttr
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), options)
 			}
-			unlock, err := lockState(state)
-			if err != nil {
-				return err
-			}
-			defer unlock()
+			var err error
 			a := &agent.Agent{State: state, Log: slog.New(handler), SSMUser: os.Geteuid() == 0 && !asSelf, NoSudo: noSudo}
 			ctx, stop := context.WithCancel(cmd.Context())
 			defer stop()
@@ -182,6 +179,11 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 			if only, err := upgradeOnHangUp(a, stop, cmd.OutOrStdout()); only || err != nil {
 				return err
 			}
+			unlock, err := lockState(state) // not earlier: a program that is asked whether it can take over is not the agent yet
+			if err != nil {
+				return err
+			}
+			defer unlock()
 			return a.Run(ctx)
 		},
 	}
