@@ -48,7 +48,7 @@ var mayImport = map[string]string{
 	// The two ends. They meet the server on the wire alone.
 	"internal/agent":     "statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "statedir agent endpoint",
-	"internal/client":    "strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
+	"internal/client":    "statedir strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/mux"
+	"github.com/sallyport/sallyport/internal/statedir"
 	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -405,21 +406,17 @@ func (e *takenError) Unwrap() error { return e.err }
 // ListenUnix listens on a socket that only the user may connect to. One that a
 // program left behind is replaced.
 func ListenUnix(path string) (net.Listener, error) {
-	l, err := net.Listen("unix", path)
+	l, err := statedir.ListenUnix(path)
 	if taken(err) && abandoned(path) {
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", path, err)
 		}
-		l, err = net.Listen("unix", path)
+		l, err = statedir.ListenUnix(path)
 	}
 	if taken(err) {
 		return nil, &takenError{path, err}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return l, nil

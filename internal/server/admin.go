@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/internal/broker"
 	"github.com/sallyport/sallyport/internal/panics"
 	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/statedir"
 )
 
 // SocketPath is where the admin socket of the server with a state directory is.
@@ -44,12 +45,8 @@ func listenAdmin(state string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove an old admin socket: %w", err)
 	}
-	l, err := net.Listen("unix", path) // the directory is 0700, so nobody is quicker than chmod
+	l, err := statedir.ListenUnix(path)
 	if err != nil {
-		return nil, fmt.Errorf("open admin socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
 		return nil, fmt.Errorf("open admin socket: %w", err)
 	}
 	return l, nil

@@ -1,5 +1,6 @@
 // Package statedir makes a directory fit to keep secrets in, and keeps it for
-// one process. [Prepare] makes it, for its owner alone; [Lock] takes it.
+// one process. [Prepare] makes it, for its owner alone; [Lock] takes it;
+// [ListenUnix] makes a socket that is its owner's alone, there or elsewhere.
 //
 // A second agent on one directory would take the node over from the first, and a
 // second server would write into the first one's database, both without a word.
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,6 +55,10 @@ func Prepare(dir string) error {
 	}
 	return nil
 }
+
+// ListenUnix listens on a socket that none but its owner can connect to, from the
+// moment it has a name. It does not take the place of anything that is there.
+func ListenUnix(path string) (net.Listener, error) { return listenUnix(path) }
 
 // Lock takes the directory for this process until unlock is called or the process
 // ends. what names the program, for the error of the next one: that is
