@@ -68,7 +68,8 @@ const (
 	ackWithin   = time.Second     // for agent_task_complete, before it is sent again
 	stopWithin  = 3 * time.Second // for sessions, when the agent stops
 
-	ackWithinLast = 5 * time.Second // the longest that ackWithin grows to
+	ackWithinLast = 5 * time.Second  // the longest that ackWithin grows to
+	knownAfter    = 10 * time.Minute // the end of a session, in which a repeat is known for one
 )
 
 // An Agent runs on a machine that has registered. Its fields are set before
@@ -128,7 +129,10 @@ type Agent struct {
 	control  *socket.Conn        // nil while there is none
 	sessions map[string]*session // by ID; nil for a while after their end, so that a repeat is known for one
 	acks     map[wire.ID]chan struct{}
-	running  sync.WaitGroup
+
+	forgetting map[string]*time.Timer // by ID, of sessions that have ended; stopped with the agent
+
+	running sync.WaitGroup
 
 	era     context.Context // the sessions', until they are handed over
 	hold    context.CancelCauseFunc
@@ -160,7 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.keysTurn = make(chan struct{}, 1)
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
 	a.instance = uuid.NewString()
-	a.sessions, a.acks = map[string]*session{}, map[wire.ID]chan struct{}{}
+	a.sessions, a.acks, a.forgetting = map[string]*session{}, map[wire.ID]chan struct{}{}, map[string]*time.Timer{}
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()
 
@@ -186,6 +190,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			stop()
 		}
 		<-stopped
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, t := range a.forgetting {
+			t.Stop()
+		}
 	}()
 
 	wait := backoff{}
@@ -198,8 +207,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		if forgotten(err) {
 			return fmt.Errorf("the control plane does not know this machine any more; register it again: %w", err)
 		}
+		if sallyport.CodeOf(err) == sallyport.UnrecognizedClientException {
+			a.dropKeys(ctx) // what they are refused for is said when new ones are asked for
+		}
 		if time.Since(began) > stableAfter {
 			wait = backoff{}
+		}
+		if isUnbelieved(err) {
+			err = fmt.Errorf("%w; the CA is another than when this machine was registered: register it again, with --force and --ca-pin or --ca-file", err)
 		}
 		delay := wait.next()
 		a.Log.Warn("control channel lost", sallyport.LogErr, err, panics.Stack(err), "retry_in", delay.Round(100*time.Millisecond))
@@ -245,6 +260,16 @@ func (a *Agent) credentials(ctx context.Context) (endpoint.Credentials, error) {
 	a.keys = endpoint.Credentials{AccessKeyID: out.AccessKeyId, Secret: sallyport.NewSecret(out.SecretAccessKey), Token: sallyport.NewSecret(out.SessionToken)}
 	a.issued, a.expires = now, time.Unix(int64(out.TokenExpirationDate), 0)
 	return a.keys, nil
+}
+
+// dropKeys has the next call ask for new credentials.
+func (a *Agent) dropKeys(ctx context.Context) {
+	select {
+	case a.keysTurn <- struct{}{}:
+		a.keys = endpoint.Credentials{}
+		<-a.keysTurn
+	case <-ctx.Done():
+	}
 }
 
 // serve opens the control channel and answers what comes on it, until it is
@@ -424,9 +449,10 @@ func (a *Agent) launch(s *session) {
 // forget has a session that is over known for a while yet. The caller holds mu.
 func (a *Agent) forget(id string) {
 	a.sessions[id] = nil
-	time.AfterFunc(10*time.Minute, func() {
+	a.forgetting[id] = time.AfterFunc(knownAfter, func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
+		delete(a.forgetting, id)
 		if a.sessions[id] == nil {
 			delete(a.sessions, id)
 		}

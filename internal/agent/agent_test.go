@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -293,6 +295,64 @@ func TestRegistrationIsKept(t *testing.T) {
 	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.DiscardHandler)}
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "register it again") {
 		t.Errorf("an agent that was deregistered runs on: %v", err)
+	}
+}
+
+// An agent that is online when its machine is deregistered stops, though it has
+// credentials that would be good for half an hour yet.
+func TestDeregisteredWhileOnline(t *testing.T) {
+	m := start(t)
+	ended, connected := make(chan error, 1), make(chan struct{}, 16)
+	a := &agent.Agent{State: m.state, HTTP: m.HTTP, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Connected: func() { connected <- struct{}{} }}
+	go func() { ended <- a.Run(t.Context()) }()
+	<-connected
+	if _, err := m.client.DeregisterManagedInstance(t.Context(), &ssm.DeregisterManagedInstanceInput{InstanceId: aws.String(m.node.String())}); err != nil {
+		t.Fatal(err)
+	}
+	late := time.NewTimer(30 * time.Second)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "register it again") {
+			t.Errorf("it stopped with %v", err)
+		}
+	case <-late.C:
+		t.Error("it runs on, and asks")
+	}
+}
+
+// A certificate of an authority that is not believed is said with the flags that
+// help, at registration and later.
+func TestUnknownAuthority(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(t.Output(), "", 0)
+	s.StartTLS()
+	defer s.Close()
+	state := filepath.Join(t.TempDir(), "agent")
+	_, err := agent.Register(t.Context(), agent.Registering{State: state, Endpoint: s.URL, Region: "home-1", Activation: "a", Code: sallyport.NewSecret("c")})
+	if err == nil || !strings.Contains(err.Error(), "unknown authority") || !strings.Contains(err.Error(), "(--ca-pin)") || !strings.Contains(err.Error(), "(--ca-file)") {
+		t.Errorf("Register = %v", err)
+	}
+
+	m := start(t)
+	kept := filepath.Join(m.state, "registration.json")
+	b, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, bytes.Replace(b, []byte(servertest.Endpoint), []byte(s.URL), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said syncBuffer
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- (&agent.Agent{State: m.state, Log: slog.New(slog.NewTextHandler(&said, nil))}).Run(ctx)
+	}()
+	m.eventually("it says which flag helps", func() bool { return strings.Contains(said.String(), "with --force and --ca-pin or --ca-file") })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

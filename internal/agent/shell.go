@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -81,12 +82,31 @@ func (s *session) serveShell() (status *int, err error) {
 
 // attend shows what the shell says, until it has ended and everything is shown.
 func (s *session) attend() (*int, error) {
+	var watching sync.WaitGroup // it must not hold a terminal that has been taken up again
+	attended := make(chan struct{})
+	defer watching.Wait()
+	defer close(attended)
+	term := s.shell
+	watching.Go(func() {
+		s.guard(func() { // so that a read of a terminal ends when the session does
+			select {
+			case <-s.ctx.Done():
+				if s.isHeld() {
+					term.Hold()
+				} else {
+					term.Close()
+				}
+			case <-term.Exited():
+			case <-attended:
+			}
+		})
+	})
 	if err := s.show(s.shell); err != nil {
 		return nil, err
 	}
 	select {
 	case <-s.shell.Exited():
-	case <-s.ctx.Done(): // show has it closed, or held
+	case <-s.ctx.Done(): // it is being closed, or held
 		if s.isHeld() {
 			return nil, errHeld
 		}
@@ -103,17 +123,6 @@ func cannotStart(err error) error {
 
 // show sends what the shell says, until it says no more.
 func (s *session) show(term Terminal) error {
-	go s.guard(func() { // so that a read of a terminal ends when the session does
-		select {
-		case <-s.ctx.Done():
-			if s.isHeld() {
-				term.Hold()
-			} else {
-				term.Close()
-			}
-		case <-term.Exited():
-		}
-	})
 	if err := s.output(s.unsent); err != nil {
 		return err
 	}

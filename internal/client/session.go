@@ -199,6 +199,7 @@ type run struct {
 	started time.Time
 
 	finish context.CancelCauseFunc // ends everything; the first cause counts
+	over   <-chan struct{}         // closed by then
 	others sync.WaitGroup
 
 	opened  chan struct{} // closed when the first socket is open
@@ -247,6 +248,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		ctx = context.WithoutCancel(ctx) // the node is told first
 	}
 	ctx, r.finish = context.WithCancelCause(ctx)
+	r.over = ctx.Done()
 	defer r.finish(nil)
 	defer func() {
 		for _, l := range r.Forward {
@@ -256,7 +258,13 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 
 	reader := func() {}
 	if r.apart() {
-		defer context.AfterFunc(asked, func() { r.leave(ctx, over{Ending{How: Left}}) })()
+		r.start(func() {
+			select {
+			case <-asked.Done():
+				r.leave(ctx, over{Ending{How: Left}})
+			case <-ctx.Done():
+			}
+		})
 	} else {
 		caught := make(chan os.Signal, 16)
 		signal.Notify(caught, signals()...)
@@ -325,6 +333,19 @@ func (r *run) start(f func()) bool {
 		r.others.Go(func() { r.guard(f) })
 	}
 	return !r.ended
+}
+
+// later runs f after lastWords, unless the run is over by then.
+func (r *run) later(f func()) {
+	r.start(func() {
+		timer := time.NewTimer(lastWords)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			f()
+		case <-r.over:
+		}
+	})
 }
 
 // guard has a panic in f find the terminal as it was, so that it can be read
@@ -540,7 +561,7 @@ func (r *run) control(f wire.Frame) {
 	ending := r.end(Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus})
 	r.stream.Close() // output goes on until all that had come is shown
 	if r.where() == farForward {
-		time.AfterFunc(lastWords, func() { r.closed(ending) }) // though nobody reads it
+		r.later(func() { r.closed(ending) }) // though nobody reads it
 	}
 }
 
@@ -568,7 +589,7 @@ func (r *run) hearEnd(payload []byte) {
 		e.Output = msg.Output
 	}
 	r.end(e)
-	time.AfterFunc(lastWords, r.stream.Close)
+	r.later(r.stream.Close)
 }
 
 // output owns Stdout.

@@ -77,7 +77,7 @@ type Running struct {
 }
 
 // Run runs a control plane until ctx is done. It calls ready once requests are
-// answered. What it returns other than nil is for the operator, and says what
+// answered, and returns after ready has. What it returns other than nil is for the operator, and says what
 // to do.
 func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Running)) error {
 	c, err := config.settle()
@@ -225,7 +225,10 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		if serving == nil {
 			answer()
 		}
-		go ready(running)
+		g.Go(func() error {
+			ready(running)
+			return nil
+		})
 		select {
 		case err := <-serving:
 			return err
