@@ -3,6 +3,7 @@ package agent_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -17,21 +18,26 @@ import (
 	"github.com/sallyport/sallyport/internal/store"
 )
 
-// elsewhere is where users can be made that are nobody's: an /etc and a /home
-// that only this test sees.
+// elsewhere is where users can be made: an /etc and a /home that only this test
+// sees, and in which there are no users of the host's.
 const elsewhere = `set -e
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work /etc
 mount -t tmpfs tmpfs /home
-mkdir -p /etc/sudoers.d
+rm -rf /etc/sudoers.d
+mkdir /etc/sudoers.d
+printf '%s\n' root:x:0:0:root:/root:/bin/sh nobody:x:65534:65534::/nonexistent:/bin/false >/etc/passwd
+printf '%s\n' root:x:0: tty:x:5: games:x:60: users:x:100: nogroup:x:65534: >/etc/group
+printf '%s\n' 'root:*:19000:0:99999:7:::' 'nobody:*:19000:0:99999:7:::' >/etc/shadow
+printf '%s\n' 'root:*::' 'tty:*::' 'games:*::' 'users:*::' 'nogroup:*::' >/etc/gshadow
+printf '%s\n' 'passwd: files' 'group: files' 'shadow: files' 'hosts: files dns' >/etc/nsswitch.conf
 exec "$0" "$@"`
 
 // Whom sessions run as. It makes users, and goes to a mount namespace for it.
 func TestUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Log("not run: it takes root")
-		return
+		t.Skip("it takes root")
 	}
 	if os.Getenv("SALLYPORT_ELSEWHERE") != "" {
 		testUsers(t)
@@ -41,8 +47,7 @@ func TestUsers(t *testing.T) {
 	c.Env = append(os.Environ(), "SALLYPORT_ELSEWHERE=1")
 	out, err := c.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || !strings.Contains(string(out), "=== RUN")) {
-		t.Logf("not run: this kernel gives us no namespace: %v: %s", err, out)
-		return
+		t.Skipf("this kernel gives us no namespace: %v: %s", err, out)
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestUsers") {
 		t.Errorf("%v: %s", err, out)
@@ -67,7 +72,7 @@ func testUsers(t *testing.T) {
 		a.SSMUser = true
 		a.Log = slog.New(slog.DiscardHandler)
 	}
-	m.run()
+	stop := m.run()
 
 	// Nobody says another: ssm-user, made now, with what it takes to be root.
 	sh := m.shell()
@@ -86,6 +91,33 @@ func testUsers(t *testing.T) {
 			t.Errorf("%s is left behind", e.Name())
 		}
 	}
+
+	// An agent that is to keep the user from sudo takes the rule back, and does not
+	// go on beside one that it did not write.
+	again := func(noSudo bool) {
+		stop()
+		m.agent = func(a *agent.Agent) {
+			a.SSMUser, a.NoSudo = true, noSudo
+			a.Log = slog.New(slog.DiscardHandler)
+		}
+		stop = m.run()
+	}
+	again(true)
+	asked := m.call("Sallyport-Exec", map[string][]string{"command": {"id -un"}})
+	asked.shake(recent, 1)
+	if out, _, _ := asked.until(); out != "ssm-user\n" {
+		t.Errorf("a command runs as %q", out)
+	}
+	if _, err := os.Stat("/etc/sudoers.d/ssm-agent-users"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("with --no-sudo the rule is there: %v", err)
+	}
+	if err := os.WriteFile("/etc/sudoers.d/ssm-agent-users", []byte("ssm-user ALL=(ALL) ALL\n"), 0o440); err != nil {
+		t.Fatal(err)
+	}
+	if closed := m.shell().closed(); !strings.Contains(closed.Output, "/etc/sudoers.d/ssm-agent-users gives ssm-user sudo") {
+		t.Errorf("with another's rule: %q", closed.Output)
+	}
+	again(false)
 
 	// A second session finds the user, and leaves the rule alone.
 	if err := os.Remove("/etc/sudoers.d/ssm-agent-users"); err != nil {
