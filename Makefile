@@ -16,8 +16,9 @@ build:   ## bin/sallyport, bin/session-manager-plugin (the same program) and bin
 run: build  ## build, and run a server with this machine as a managed node
 	@exec bin/sallyport dev $(RUNARGS)
 
-test:    ## every test, with the race detector
+test:    ## every test, with the race detector, and without it what such builds leave out
 	$(GO) test -race -timeout 20m ./...
+	$(GO) test -timeout 5m ./internal/rawio ./internal/socket
 
 check: vet lint test  ## what CI runs
 
@@ -31,7 +32,7 @@ bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
 
 interop: build  ## every kind of session, with AWS's own programs: see CONTRIBUTING.md
-	SALLYPORT_INTEROP=1 $(GO) test -count=1 -v -run 'TestInterop' ./internal/interop
+	SALLYPORT_INTEROP=1 $(GO) test -count=1 -timeout 25m -v -run 'TestInterop' ./internal/interop
 
 fuzz:    ## each fuzz test, FUZZTIME at a time
 	@$(GO) list ./... | while read p; do \

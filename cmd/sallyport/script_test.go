@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,9 +33,22 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// heed has the programs that tests start not ignore signals, as they would if this
+// process was started with nohup, or in the background by a script: a shell never
+// heeds what it was started ignoring. What this process heeds does not change: it
+// drops them.
+func heed(signals ...os.Signal) {
+	for _, s := range signals {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+}
+
 // Every promise we make at the command line is a script in testdata/script. Run
 // one with: go test ./cmd/sallyport -run Script/first
 func TestScript(t *testing.T) {
+	heed(syscall.SIGHUP, os.Interrupt)
 	if _, err := exec.LookPath("aws"); err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal("there is no aws CLI, and in CI there must be")
@@ -283,6 +298,8 @@ func forward(ts *testscript.TestScript, neg bool, args []string) {
 		time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
 		c.Wait()
 	})
+	late := time.AfterFunc(patience, func() { c.Process.Kill() }) // which ends the scan
+	defer late.Stop()
 	lines := bufio.NewScanner(said)
 	for lines.Scan() {
 		if m := regexp.MustCompile(`127\.0\.0\.1:(\d+) to `).FindStringSubmatch(lines.Text()); m != nil {
@@ -338,6 +355,15 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	harm := func() { cut(ts, false, args[2:]) }
 	if args[1] == "kill" {
+		// Left behind, it would keep the script's output open, and be waited for.
+		ts.Defer(func() {
+			b, err := os.ReadFile(ts.MkAbs(args[2]))
+			if pid, perr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && perr == nil {
+				if p, err := os.FindProcess(pid); err == nil {
+					p.Kill()
+				}
+			}
+		})
 		harm = func() {
 			pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[2])))
 			ts.Check(err)

@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,6 +37,15 @@ func TestMain(m *testing.M) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, os.Interrupt)
 	signal.Stop(c)
+	if os.Getenv("SALLYPORT_TEST_PROGRAM") == "" {
+		// A client that is started with nohup goes on when its window is closed;
+		// those that tests start are not, even if the test was.
+		for _, s := range []os.Signal{syscall.SIGHUP, os.Interrupt} {
+			if signal.Ignored(s) {
+				signal.Notify(make(chan os.Signal, 1), s)
+			}
+		}
+	}
 	if what := os.Getenv("SALLYPORT_TEST_PROGRAM"); what != "" {
 		os.Exit(program(what))
 	}
