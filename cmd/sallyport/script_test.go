@@ -3,10 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -94,6 +99,8 @@ func TestScript(t *testing.T) {
 			"cable":         cable,
 			"cut":           cut,
 			"copies":        copies,
+			"ask":           ask,
+			"json-lines":    jsonLines,
 		},
 	})
 }
@@ -417,6 +424,58 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if n, err := from.Read(b[:]); err != io.EOF {
 		ts.Fatalf("%d bytes more, %v", n, err)
+	}
+}
+
+// ask prints the status and the answer of a URL, which may be asked on a socket
+// instead: ask [socket] URL
+func ask(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: ask [socket] URL")
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if len(args) == 2 {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", ts.MkAbs(args[0]))
+		}
+	} else {
+		ca, err := os.ReadFile(ts.Getenv("AWS_CA_BUNDLE"))
+		ts.Check(err)
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(ca)
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	resp, err := (&http.Client{Transport: transport, Timeout: patience}).Get(args[len(args)-1])
+	ts.Check(err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%d %s", resp.StatusCode, b)
+}
+
+// jsonLines checks that every line of a file is an object of JSON, with a time and
+// a level, and that one of them has a message: json-lines file message
+func jsonLines(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: json-lines file message")
+	}
+	found := false
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var entry struct {
+			Time  time.Time
+			Level slog.Level
+			Msg   string
+		}
+		if strings.HasPrefix(line, "sallyport: ") {
+			continue // what a person is told
+		}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry.Time.IsZero() {
+			ts.Fatalf("%s: %v", line, err)
+		}
+		found = found || entry.Msg == args[1]
+	}
+	if !found {
+		ts.Fatalf("%s never says %q", args[0], args[1])
 	}
 }
 
