@@ -58,6 +58,7 @@ const userAgent = "sallyport-agent/" + sallyport.Version
 // How patient an agent is.
 const (
 	firstRetry  = 500 * time.Millisecond
+	openedAfter = time.Second // a channel that held for that long had been opened
 	soonRetry   = 1500 * time.Millisecond
 	lastRetry   = time.Minute
 	stableAfter = 10 * time.Second // a channel that held for that long starts the retries over
@@ -111,6 +112,7 @@ type Agent struct {
 	Connected func()
 
 	instance string // of this process, for the control plane to tell two from one
+	place    string // the state directory, on the machine as it was booted
 	reg      *Registration
 	key      *rsa.PrivateKey
 	client   *endpoint.Client
@@ -163,7 +165,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.keysTurn = make(chan struct{}, 1)
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
-	a.instance = uuid.NewString()
+	a.instance, a.place = uuid.NewString(), place(a.State)
 	a.sessions, a.acks, a.forgetting = map[string]*session{}, map[wire.ID]chan struct{}{}, map[string]*time.Timer{}
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()
@@ -210,9 +212,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		if sallyport.CodeOf(err) == sallyport.UnrecognizedClientException {
 			a.dropKeys(ctx) // what they are refused for is said when new ones are asked for
 		}
-		if time.Since(began) > stableAfter {
-			wait = backoff{}
-		}
+		wait.settle(time.Since(began))
 		if isUnbelieved(err) {
 			err = fmt.Errorf("%w; the CA is another than when this machine was registered: register it again, with --force and --ca-pin or --ca-file", err)
 		}
@@ -498,10 +498,13 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 	}
 }
 
+// process says which process this is.
+func (a *Agent) process() wire.Process { return wire.Process{Instance: a.instance, Place: a.place} }
+
 // tellSessions says on a new control channel which sessions this process has, so
 // that those of a process before it, which it has not, end at once.
 func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
-	var has wire.SallyportSessions
+	has := wire.SallyportSessions{Process: a.process()}
 	a.mu.Lock()
 	for id, s := range a.sessions {
 		if s != nil {
@@ -511,7 +514,7 @@ func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
 	a.mu.Unlock()
 	b, err := has.Frame(time.Now()).AppendBinary(nil)
 	if err != nil {
-		return nil // more than a frame holds: the control plane waits for those it knows of
+		return nil // more than a frame holds, and than is listened to: the control plane waits for those it knows of
 	}
 	return conn.WriteFrame(ctx, b)
 }
@@ -571,6 +574,17 @@ func platformType() string {
 type backoff struct {
 	step  time.Duration
 	began time.Time
+}
+
+// settle begins anew after a channel that held for a while. After one that did not
+// hold, but was opened, the waits stay short: the control plane is there.
+func (b *backoff) settle(held time.Duration) {
+	switch {
+	case held > stableAfter:
+		*b = backoff{}
+	case held > openedAfter && b.step > 0:
+		b.began = time.Now()
+	}
 }
 
 func (b *backoff) next() time.Duration {

@@ -489,6 +489,14 @@ func TestRegistrationIsOne(t *testing.T) {
 			t.Errorf("%d registrations were counted", aws.ToInt32(a.RegistrationsCount))
 		}
 	}
+	forced := r
+	forced.Force, forced.Activation = true, "0b4f1c66-1111-4222-8333-944455566677"
+	if _, err := agent.Register(t.Context(), forced); err == nil {
+		t.Error("registered with an activation that is not there")
+	}
+	if old, err := agent.Load(r.State); err != nil || old.Node != reg.Node {
+		t.Errorf("the earlier registration is lost: %v", err)
+	}
 	r.State = filepath.Join(t.TempDir(), "another machine")
 	if _, err := agent.Register(t.Context(), r); err == nil || !strings.Contains(err.Error(), "has been used") {
 		t.Errorf("another machine: %v", err)

@@ -466,7 +466,7 @@ func (s *session) open() (*socket.Conn, error) {
 	}
 	b, err := json.Marshal(wire.OpenDataChannel{
 		MessageSchemaVersion: "1.0", RequestId: uuid.NewString(), TokenValue: wire.NewToken(channel.Token),
-		ClientInstanceId: s.agent.reg.Node.String(), Capabilities: append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd),
+		ClientInstanceId: s.agent.reg.Node.String(), Capabilities: append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd), Process: s.agent.process(),
 	})
 	if err == nil {
 		err = conn.WriteText(s.line, b)

@@ -27,6 +27,7 @@ const (
 	registrationFile = "registration.json"
 	keyFile          = "node.key"
 	attemptFile      = "registering.json" // a registration that has not been answered
+	attemptKeyFile   = "registering.key"  // its key
 )
 
 // A Registration is who this machine is to which control plane. It is all the
@@ -122,6 +123,14 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 		return nil, errors.New("register: the server gave this machine no ID")
 	}
 	reg.Node = out.InstanceId
+	// An earlier registration goes now, and not before this one was answered: it
+	// would not be good with another key.
+	if err := os.Remove(filepath.Join(r.State, registrationFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("forget the earlier registration: %w", err)
+	}
+	if err := os.Rename(filepath.Join(r.State, attemptKeyFile), filepath.Join(r.State, keyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("keep the node's key: %w", err)
+	}
 	b, err := json.MarshalIndent(reg, "", "\t")
 	if err == nil {
 		err = writeFile(filepath.Join(r.State, registrationFile), append(b, '\n'))
@@ -145,19 +154,19 @@ func isUnbelieved(err error) bool {
 func (r Registering) attempt(endpoint string) (try attempt, key *rsa.PrivateKey, err error) {
 	b, err := os.ReadFile(filepath.Join(r.State, attemptFile))
 	if err == nil && json.Unmarshal(b, &try) == nil && try.Activation == r.Activation && try.Endpoint == endpoint && try.Fingerprint != "" {
-		if key, err := loadKey(r.State); err == nil {
+		key, err := readKey(filepath.Join(r.State, attemptKeyFile))
+		if errors.Is(err, fs.ErrNotExist) { // it was answered, and only the registration is missing
+			key, err = loadKey(r.State)
+		}
+		if err == nil {
 			return try, key, nil
 		}
 	}
 	if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		return try, nil, fmt.Errorf("make key: %w", err)
 	}
-	// A registration there is, is another node's from here on: --force was given.
-	if err := os.Remove(filepath.Join(r.State, registrationFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return try, nil, fmt.Errorf("forget the earlier registration: %w", err)
-	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-	if err := writeFile(filepath.Join(r.State, keyFile), text); err != nil {
+	if err := writeFile(filepath.Join(r.State, attemptKeyFile), text); err != nil {
 		return try, nil, fmt.Errorf("keep the node's key: %w", err)
 	}
 	try = attempt{r.Activation, endpoint, uuid.NewString()}
@@ -209,14 +218,16 @@ func Load(dir string) (*Registration, error) {
 	return &r, nil
 }
 
-func loadKey(dir string) (*rsa.PrivateKey, error) {
-	b, err := os.ReadFile(filepath.Join(dir, keyFile))
+func loadKey(dir string) (*rsa.PrivateKey, error) { return readKey(filepath.Join(dir, keyFile)) }
+
+func readKey(path string) (*rsa.PrivateKey, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the node's key: %w", err)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return nil, fmt.Errorf("read the node's key: %s is not PEM", keyFile)
+		return nil, fmt.Errorf("read the node's key: %s is not PEM", filepath.Base(path))
 	}
 	key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
 	if err != nil {

@@ -5,7 +5,8 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -13,20 +14,47 @@ import (
 )
 
 // What is read of a request before its signature can be checked, which takes the
-// whole body. Requests whose access key is known are one class, all others
-// another: strangers without one take no room from callers.
+// whole body. Requests whose access key is known are one class, those of nodes
+// that sign with their own key another, and all others a third: strangers take no
+// room from callers, nor from nodes.
 const (
 	bodyWithin = 20 * time.Second // for a body to arrive
-	maxUnknown = 64 << 10         // of a body whose sender is not known
+	maxUnknown = 64 << 10         // of a body whose sender is not known, or is a node
 
-	// How many bytes of bodies are held at once, of each class. Beyond it requests
-	// are refused, and clients try again.
-	bodiesOfCallers   = 128 << 20
-	bodiesOfStrangers = 16 << 20
+	// How many bytes of bodies are held at once, of each class, and of one key, one
+	// node or one address within it. Beyond it requests are refused, and clients
+	// try again. That a key is named does not mean that its owner asks.
+	bodiesOfCallers, ofOneKey       = 128 << 20, 8 << 20
+	bodiesOfNodes, ofOneNode        = 32 << 20, 1 << 20
+	bodiesOfStrangers, ofOneAddress = 16 << 20, 2 << 20
 )
 
-// bodies counts the bytes of bodies that are held.
-type bodies struct{ callers, strangers atomic.Int64 }
+// bodies counts the bytes of bodies that are held, by class.
+type bodies struct{ callers, nodes, strangers class }
+
+// A class is requests that have a bound in common.
+type class struct {
+	// mu guards all below.
+	mu     sync.Mutex
+	all    int64
+	shares map[string]int64 // by key, node or address; those that are not 0
+}
+
+// add counts n bytes more of a share, and reports whether the class has no more
+// than most then, and the share no more than each.
+func (c *class) add(share string, n, most, each int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.shares == nil {
+		c.shares = map[string]int64{}
+	}
+	c.all += n
+	of := c.shares[share] + n
+	if c.shares[share] = of; of == 0 {
+		delete(c.shares, share)
+	}
+	return c.all <= most && of <= each
+}
 
 // readBody reads the request's body into c, within the bounds of its class.
 // Release is called when the request has been answered. A request that cannot
@@ -46,22 +74,31 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 	if err != nil {
 		return nil, err
 	}
-	limit, held, most := int64(maxUnknown), &s.bodies.strangers, int64(bodiesOfStrangers)
-	if known {
-		limit, held, most = maxBody, &s.bodies.callers, bodiesOfCallers
-	}
 	r := c.Request
+	limit := int64(maxUnknown)
+	body := &counted{of: &s.bodies.strangers, share: guesser(r), most: bodiesOfStrangers, each: ofOneAddress}
+	switch {
+	case strings.HasPrefix(known, "mi-"), strings.HasPrefix(known, "i-"):
+		body.of, body.share, body.most, body.each = &s.bodies.nodes, known, bodiesOfNodes, ofOneNode
+	case known != "":
+		limit = maxBody
+		body.of, body.share, body.most, body.each = &s.bodies.callers, known, bodiesOfCallers, ofOneKey
+	}
+	tooLong := sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", limit)
+	if r.ContentLength > limit {
+		return nil, tooLong
+	}
+	body.r = http.MaxBytesReader(w, r.Body, limit)
 	conn.SetReadDeadline(time.Now().Add(bodyWithin)) // where there is a connection to set it on
-	body := &counted{r: http.MaxBytesReader(w, r.Body, limit), held: held, most: most}
 	c.Body, err = io.ReadAll(body)
 	if err == nil {
 		return body.release, nil
 	}
 	body.release()
-	_, tooLong := errors.AsType[*http.MaxBytesError](err)
+	_, ofSize := errors.AsType[*http.MaxBytesError](err)
 	switch {
-	case tooLong:
-		return nil, sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", limit)
+	case ofSize:
+		return nil, tooLong
 	case errors.Is(err, errNoRoom):
 		return nil, sallyport.Errorf(sallyport.ThrottlingException, "Rate exceeded: the server is reading as many requests as it can hold. Try again in a moment.")
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -70,23 +107,31 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 	return nil, sallyport.Errorf(sallyport.SerializationException, "The request body was cut short.")
 }
 
-// mayRead reports whether the request names an access key that there is. The
-// error is for one that needs a signature, and has none that could be good.
-func (s *Server) mayRead(c *Call) (known bool, err error) {
+// mayRead returns the access key or the node that the request names, if there is
+// such a one. The error is for a request that needs a signature, and has none.
+func (s *Server) mayRead(c *Call) (known string, err error) {
 	r := c.Request
 	if !sigv4.Signed(r) {
 		op, err := s.find(c)
 		if err == nil && op.run != nil && op.Admits != WithoutSignature && r.Header.Get("X-Amz-Target")+pathOf(c) != "" {
-			return false, s.authenticate(c, op.Admits)
+			return "", s.authenticate(c, op.Admits)
 		}
-		return false, nil // query calls name their operation in the body
+		return "", nil // query calls name their operation in the body
 	}
 	claim, err := sigv4.Read(r)
 	if err != nil {
-		return false, nil // which is said once the service is known
+		return "", nil // which is said once the service is known
 	}
-	_, missing := s.credentials(r.Context(), claim, c.At)
-	return missing == nil, nil
+	if node, err := sallyport.ParseNodeID(claim.AccessKeyID); err == nil {
+		if _, err := s.Store.Node(r.Context(), node); err != nil {
+			return "", nil
+		}
+		return node.String(), nil
+	}
+	if _, missing := s.credentials(r.Context(), claim, c.At); missing != nil {
+		return "", nil
+	}
+	return claim.AccessKeyID, nil
 }
 
 // pathOf is the operation that the path names, if it does.
@@ -99,21 +144,22 @@ func pathOf(c *Call) string {
 
 var errNoRoom = errors.New("there is no room for another body")
 
-// A counted reader counts what it has read among what is held.
+// A counted reader counts what it has read among what is held of a class.
 type counted struct {
-	r    io.Reader
-	held *atomic.Int64
-	most int64
-	n    int64
+	r          io.Reader
+	of         *class
+	share      string
+	most, each int64
+	n          int64
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if c.held.Add(int64(n)) > c.most {
+	if !c.of.add(c.share, int64(n), c.most, c.each) {
 		return 0, errNoRoom
 	}
 	return n, err
 }
 
-func (c *counted) release() { c.held.Add(-c.n) }
+func (c *counted) release() { c.of.add(c.share, -c.n, c.most, c.each) }

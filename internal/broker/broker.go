@@ -175,7 +175,7 @@ func (b *Broker) takeUp(ctx context.Context, rec *store.SessionRecord) {
 
 // goOn makes the session what its log says that it was.
 func (s *session) goOn(was replayed, now time.Time) {
-	s.attachedOnce = was.joined
+	s.attachedOnce, s.process = was.joined, was.process
 	state := s.rec.State()
 	if state == sallyport.Connected || state == sallyport.Disconnected { // a log from before it had this
 		s.attachedOnce = [2]bool{true, true}
@@ -206,6 +206,10 @@ func (s *session) goOn(was replayed, now time.Time) {
 			s.unsaved = true
 		}
 		s.fate, s.endingAt, s.committed = sallyport.Terminated, now, true
+		s.endedAt = now
+		if was.ended != nil {
+			s.endedAt = was.endAt
+		}
 		s.kept = s.endSeq >= 0
 		s.tellNode = !s.nodeDone
 	case state == sallyport.Connecting:
@@ -472,15 +476,27 @@ func (s *session) changeAccess(ctx context.Context, change func(*store.Access) e
 }
 
 // Terminate ends a session for a cause, a sentence that its owner is told. A
-// session that is over stays as it is. It returns once the end is stored, or
+// session that is over stays as it is; one that has ended and waits for its client
+// does not wait any more. It returns once the end is stored, or
 // could not be: with a full disk the session ends all the same.
 func (b *Broker) Terminate(ctx context.Context, id sallyport.SessionID, cause string) {
 	s := b.find(id)
 	if s == nil {
 		return
 	}
+	s.giveUp()
 	s.end(cause)
 	s.save(ctx)
+}
+
+// giveUp has a session that has ended not wait for its client any more.
+func (s *session) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fate != 0 {
+		s.told = true
+		s.look()
+	}
 }
 
 // refused is what an end hears that may not come in. It does not say more:
@@ -529,13 +545,13 @@ func (b *Broker) EndNode(node sallyport.NodeID, cause string) {
 	}
 }
 
-// Lost ends the sessions of a node that its agent had, and has no more: those
-// that are not among ids. It is for what the agent says when it opens its control
-// channel.
-func (b *Broker) Lost(node sallyport.NodeID, ids []string) {
+// Lost ends the sessions of a node that its agent had, and has no more. It is for
+// what the agent says when it opens its control channel. An agent of another
+// place, as of a copy of the machine, says nothing about them.
+func (b *Broker) Lost(node sallyport.NodeID, has wire.SallyportSessions) {
 	for _, s := range b.on(node) {
-		if !slices.Contains(ids, s.id.String()) {
-			s.lost()
+		if !slices.Contains(has.Sessions, s.id.String()) {
+			s.lost(has.Process)
 		}
 	}
 }
@@ -596,7 +612,7 @@ func (b *Broker) NodeToken(ctx context.Context, at sallyport.NodeID, id sallypor
 
 // JoinNode attaches a node's socket to a session and carries its frames until
 // the socket fails, which is an error, or the session is over.
-func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport.SessionID, token sallyport.Secret, conn Conn, capabilities []string) error {
+func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport.SessionID, token sallyport.Secret, conn Conn, capabilities []string, process wire.Process) error {
 	s := b.find(id)
 	if s == nil || s.rec.Node != at {
 		return refused()
@@ -607,7 +623,7 @@ func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport
 	if !ok {
 		return refused()
 	}
-	return s.attach(ctx, node, conn, capabilities)
+	return s.attach(ctx, node, conn, capabilities, process)
 }
 
 // JoinPerson attaches a person's socket to a session and carries its frames
@@ -630,7 +646,7 @@ func (b *Broker) JoinPerson(ctx context.Context, who *sallyport.Principal, id sa
 	if err := b.endIfGone(ctx, s); err != nil {
 		return err
 	}
-	err := s.attach(ctx, person, conn, capabilities)
+	err := s.attach(ctx, person, conn, capabilities, wire.Process{})
 	if errors.Is(err, errOver) {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -189,6 +189,9 @@ func (e *wireEnd) WriteFrame(ctx context.Context, frame []byte) error {
 	}
 }
 
+// this is the process that nodes' ends are of.
+var this = wire.Process{Instance: "i1", Place: "here"}
+
 // A far is a real end: a stream that outlives its sockets.
 type far struct {
 	w      *world
@@ -270,7 +273,7 @@ func (w *world) attachNode(f *far, id sallyport.SessionID) {
 	}
 	w.nodes[id] = f
 	b := w.Broker
-	f.attach(func(c Conn) error { return b.JoinNode(context.Background(), w.node, id, token, c, f.caps) })
+	f.attach(func(c Conn) error { return b.JoinNode(context.Background(), w.node, id, token, c, f.caps, this) })
 }
 
 func (f *far) say(text string) {
@@ -775,9 +778,9 @@ func TestWhoMayAttach(t *testing.T) {
 			"a person with no token":             w.JoinPerson(t.Context(), nil, inv.Session, sallyport.Secret{}, "", near, nil),
 			"somebody else's signature":          w.JoinPerson(t.Context(), bob, inv.Session, inv.Token, "", near, nil),
 			"a session that is not there":        w.JoinPerson(t.Context(), nil, sallyport.NewSessionID("ann"), inv.Token, "", near, nil),
-			"a node with the person's token":     w.JoinNode(t.Context(), w.node, inv.Session, inv.Token, near, nil),
-			"another node":                       w.JoinNode(t.Context(), other, inv.Session, inv.Token, near, nil),
-			"a node before it asked for a token": w.JoinNode(t.Context(), w.node, inv.Session, sallyport.Secret{}, near, nil),
+			"a node with the person's token":     w.JoinNode(t.Context(), w.node, inv.Session, inv.Token, near, nil, this),
+			"another node":                       w.JoinNode(t.Context(), other, inv.Session, inv.Token, near, nil, this),
+			"a node before it asked for a token": w.JoinNode(t.Context(), w.node, inv.Session, sallyport.Secret{}, near, nil, this),
 		} {
 			if sallyport.CodeOf(err) != sallyport.AccessDeniedException {
 				t.Errorf("%s was met with %v", name, err)
@@ -957,7 +960,7 @@ func TestSlowPerson(t *testing.T) {
 			t.Fatal(err)
 		}
 		nearNode, agent := sockets()
-		go w.JoinNode(context.Background(), w.node, inv.Session, token, nearNode, nil)
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, nearNode, nil, this)
 		const chunk, count = 64 << 10, 160 // 10 MiB
 		paused := make(chan struct{})
 		go func() {
@@ -1043,7 +1046,7 @@ func TestRepeatsAreAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		near, agent := sockets()
-		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil)
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil, this)
 		f := wire.NewFrame(wire.TypeOutputStreamData, []byte("x"), time.Now())
 		f.Kind = wire.KindOutput
 		b, err := f.AppendBinary(nil)
@@ -1192,7 +1195,7 @@ func TestLaneBounds(t *testing.T) {
 	if !l.hold(&held{seq: 11, size: 10}) || l.cursor != 2 {
 		t.Error("a frame that fills a gap behind the cursor is not said to be passed")
 	}
-	if l.whole(10, 13) || !l.whole(11, 13) || !l.whole(13, 13) {
+	if l.missing(10, 13) != 10 || l.missing(11, 13) != 13 || l.missing(13, 13) != 13 {
 		t.Error("whole: number 10 is missing, and no other")
 	}
 
@@ -1308,9 +1311,12 @@ func TestEndInTheStream(t *testing.T) {
 		"an administrator comes too late": func(w *world, inv Invitation, person, node *far) {
 			person.leave()
 			node.end(wire.End{ExitStatus: &status})
-			w.Terminate(w.t.Context(), inv.Session, "Terminated by bob.")
-			w.attachPerson(person, inv, "client-1")
-			person.hearEnd(status)
+			w.Terminate(w.t.Context(), inv.Session, "Terminated by bob.") // which gives the client up, and changes nothing else
+			synctest.Wait()
+			err := w.JoinPerson(w.t.Context(), nil, inv.Session, inv.Token, "client-1", nil, nil)
+			if ended, ok := errors.AsType[*Ended](err); !ok || ended.ExitStatus == nil || *ended.ExitStatus != status {
+				w.t.Errorf("a client that comes then is told %v", err)
+			}
 		},
 		"a message before it is late": func(w *world, inv Invitation, person, node *far) {
 			frame := func(seq int64, kind wire.Kind, payload string) []byte {
@@ -1442,9 +1448,12 @@ func TestSessionsOfAnotherProcess(t *testing.T) {
 		if len(person.notices) != 1 || !strings.Contains(person.notices[0], "is away") {
 			t.Errorf("told %q", person.notices)
 		}
-		w.Lost(w.node, []string{kept.Session.String()})
-		person.wantClosed("was restarted")
-		w.wantState(inv.Session, sallyport.Terminated, "was restarted")
+		another := wire.Process{Instance: "i3", Place: "a copy"}
+		w.Lost(w.node, wire.SallyportSessions{Process: another}) // which says nothing of this one's
+		w.wantState(inv.Session, sallyport.Connected, "")
+		w.Lost(w.node, wire.SallyportSessions{Sessions: []string{kept.Session.String()}, Process: wire.Process{Instance: "i2", Place: this.Place}})
+		person.wantClosed("was stopped or restarted")
+		w.wantState(inv.Session, sallyport.Terminated, "was stopped or restarted")
 		w.wantState(kept.Session, sallyport.Connected, "")
 		w.wantState(fresh.Session, sallyport.Connecting, "")
 	})
@@ -1677,7 +1686,7 @@ func TestControlIsBounded(t *testing.T) {
 		}
 		joined := make(chan error, 1)
 		go func() {
-			joined <- w.JoinNode(context.Background(), w.node, inv.Session, token, near, []string{wire.CapEnd})
+			joined <- w.JoinNode(context.Background(), w.node, inv.Session, token, near, []string{wire.CapEnd}, this)
 		}()
 		write := func(c *wireEnd, f wire.Frame) {
 			t.Helper()
@@ -1729,5 +1738,162 @@ func TestStaysAfterTheEnd(t *testing.T) {
 		time.Sleep(drainGrace + time.Millisecond)
 		<-person.ended
 		w.wantState(inv.Session, sallyport.Terminated, "")
+	})
+}
+
+// A server that lost what it was told of an end says that, and not that the agent
+// was restarted, which has been there all the time.
+func TestEndThatWasLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together()
+		node.leave()
+		w.halt()
+		w.start()
+		w.attachPerson(person, inv, "client-1")
+		w.Lost(w.node, wire.SallyportSessions{Process: this})
+		person.wantClosed("how was lost with the server")
+		w.wantState(inv.Session, sallyport.Terminated, "how was lost with the server")
+	})
+}
+
+// A client that stays and takes nothing does not hold an ended session for ever,
+// whatever it acknowledges; and whoever may terminate it need not wait for that.
+func TestClientThatTakesNothing(t *testing.T) {
+	caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)
+	hold := func(w *world) (inv Invitation, conn *wireEnd) {
+		inv = w.begin()
+		near, conn := sockets()
+		go w.JoinPerson(context.Background(), nil, inv.Session, inv.Token, "c", near, caps)
+		node := w.far(wire.TypeOutputStreamData, caps...)
+		w.attachNode(node, inv.Session)
+		status := 0
+		node.end(wire.End{ExitStatus: &status})
+		return inv, conn
+	}
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, conn := hold(w)
+		defer conn.Cut()
+		ended := time.Now()
+		for range 21 {
+			time.Sleep(time.Minute)
+			for len(conn.in) > 0 {
+				<-conn.in
+			}
+			select {
+			case conn.out <- encode(wire.Ack{Type: wire.TypeOutputStreamData, Seq: -1, Through: true}.Frame(time.Now())):
+			default: // it is not read any more
+			}
+		}
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		if at, _ := w.stored(inv.Session).Ended(); at.Sub(ended).Abs() > time.Second {
+			t.Errorf("it ended at %v, the history says %v", ended, at)
+		}
+	})
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, conn := hold(w)
+		defer conn.Cut()
+		w.wantState(inv.Session, sallyport.Terminating, "")
+		w.Terminate(t.Context(), inv.Session, "Terminated by bob.")
+		time.Sleep(drainGrace + time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+	})
+}
+
+// What a node says after its session was ended is neither shown nor recorded, and
+// its end is acknowledged all the same.
+func TestOutputAfterTheEnd(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv, person, node := w.together(append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)...)
+		node.say("before")
+		person.hear("before")
+		w.Terminate(t.Context(), inv.Session, "Terminated by bob.")
+		node.say("after")
+		node.end(wire.End{})
+		node.wantFlushed(true)
+		w.wantState(inv.Session, sallyport.Terminated, "by bob")
+		cast, err := os.ReadFile(w.Shelf.CastPath(inv.Session))
+		if err != nil || !strings.Contains(string(cast), "before") || strings.Contains(string(cast), "after") {
+			t.Errorf("%s, %v", cast, err)
+		}
+	})
+}
+
+// Numbers that nothing reaches are refused, and an early end is looked at again
+// when what it waits for has come, not with every message.
+func TestHostileEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, conn := sockets()
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, []string{wire.CapEnd}, this)
+		write := func(seq int64, kind wire.Kind, payload string) {
+			f := wire.NewFrame(wire.TypeOutputStreamData, []byte(payload), time.Now())
+			f.Seq, f.Kind = seq, kind
+			conn.WriteFrame(t.Context(), encode(f))
+			synctest.Wait()
+		}
+		s := w.find(inv.Session)
+		write(math.MaxInt64, wire.KindEnd, `{}`)
+		write(math.MaxInt64, wire.KindOutput, "x")
+		if s.endSeq != -1 || len(s.lanes[node].held) != 0 {
+			t.Errorf("the end is %d, %d frames are held", s.endSeq, len(s.lanes[node].held))
+		}
+		write(0, wire.KindOutput, "a")
+		write(5, wire.KindEnd, `{}`)
+		write(3, wire.KindOutput, "d")
+		if s.endSeq != -1 || s.missing != 1 {
+			t.Errorf("the end is %d, missing %d", s.endSeq, s.missing)
+		}
+		write(1, wire.KindOutput, "b")
+		write(4, wire.KindOutput, "e")
+		if s.endSeq != -1 || s.missing != 2 {
+			t.Errorf("the end is %d, missing %d", s.endSeq, s.missing)
+		}
+		write(2, wire.KindOutput, "c")
+		if s.endSeq != 5 {
+			t.Errorf("the end is %d", s.endSeq)
+		}
+		conn.Cut()
+	})
+}
+
+// A flow that its client does not take waits in memory, and not in the log.
+func TestFlowDoesNotSpill(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		var task wire.AgentTaskPayload
+		task.DocumentContent.SessionType = "Port"
+		inv, err := w.Start(t.Context(), Request{Who: w.ann, Node: w.node, Parameters: json.RawMessage("{}"), Task: task})
+		if err != nil {
+			t.Fatal(err)
+		}
+		person := w.far(wire.TypeInputStreamData)
+		w.attachPerson(person, inv, "client-1")
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, conn := sockets()
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil, this)
+		person.leave()
+		for seq := range int64(64) {
+			f := wire.NewFrame(wire.TypeOutputStreamData, make([]byte, wire.MaxPayload), time.Now())
+			f.Seq, f.Kind = seq, wire.KindOutput
+			conn.WriteFrame(t.Context(), encode(f))
+			synctest.Wait()
+			for len(conn.in) > 0 {
+				<-conn.in
+			}
+		}
+		s := w.find(inv.Session)
+		s.mu.Lock()
+		memory, log := s.lanes[node].memory, s.log.Size()
+		s.mu.Unlock()
+		if memory > 3*inMemory || log > 64<<10 {
+			t.Errorf("16 MiB that nobody takes: %d bytes in memory, %d in the log", memory, log)
+		}
+		conn.Cut()
 	})
 }

@@ -41,6 +41,9 @@ const (
 	maxAckFrame = 4 << 10   // of an acknowledgement: AWS's have 300 bytes
 	maxEndFrame = 8 << 10   // of a node's last message
 	maxRepeats  = 64        // frames
+
+	// maxSeq is the highest number of a message. Nothing sends as many.
+	maxSeq = 1 << 62
 )
 
 // A side is one of the two ends of a session.
@@ -72,11 +75,12 @@ func (s side) left() record.What {
 // An end is one side's socket while it is attached. Its session's mu guards
 // it, save what says otherwise.
 type end struct {
-	side   side
-	conn   Conn // read by the one goroutine of pump, written by the one that has set writing
-	caps   []string
-	ctx    context.Context // the socket's
-	cancel context.CancelCauseFunc
+	side    side
+	conn    Conn // read by the one goroutine of pump, written by the one that has set writing
+	caps    []string
+	process wire.Process    // of a node's agent
+	ctx     context.Context // the socket's
+	cancel  context.CancelCauseFunc
 
 	// first is the number of the first stream message on this socket; -1 before
 	// it. An end of ours begins a socket with the oldest message that it has no
@@ -141,13 +145,21 @@ func acceptable(capabilities []string) (kept []string) {
 	return kept
 }
 
+// acceptableProcess is what is kept of the names that an agent gives itself.
+func acceptableProcess(p wire.Process) wire.Process {
+	if len(p.Instance) > maxCapability || len(p.Place) > maxCapability {
+		return wire.Process{}
+	}
+	return p
+}
+
 // attach makes conn the side's socket and carries frames until it fails, is
 // replaced, or the session is over, which is a nil error. By then its
 // goroutines have returned.
-func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string) error {
+func (s *session) attach(ctx context.Context, at side, conn Conn, caps []string, process wire.Process) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	e := &end{side: at, conn: conn, caps: acceptable(caps), ctx: ctx, cancel: cancel, first: -1, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	e := &end{side: at, conn: conn, caps: acceptable(caps), process: acceptableProcess(process), ctx: ctx, cancel: cancel, first: -1, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	defer s.vacate(e)
 
 	for { // the socket it replaces must be silent before ours is heard
@@ -312,8 +324,12 @@ const (
 func (s *session) greet(e *end, head wire.Head, frame []byte) reception {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.first < 0 {
+	if e.first < 0 && head.Seq <= maxSeq {
 		e.first = head.Seq
+	}
+	if e.side == node && s.endKept() && head.Seq <= s.endSeq {
+		e.says(s.endAck())
+		return dealtWith
 	}
 	l := &s.lanes[e.side]
 	switch l.look(head.Seq) {
@@ -322,10 +338,7 @@ func (s *session) greet(e *end, head wire.Head, frame []byte) reception {
 		e.says(encode(wire.Ack{Type: head.Type, ID: head.ID, Seq: head.Seq}.Frame(time.Now())))
 		return dealtWith
 	case isHeld:
-		switch to := s.ends[e.side.other()]; {
-		case e.side == node && s.endKept():
-			e.says(s.endAck()) // the node's acknowledgement was lost; the person's is ours to see to
-		case to != nil && len(to.repeats) < maxRepeats && head.Seq < s.unsentFrom(to):
+		if to := s.ends[e.side.other()]; to != nil && len(to.repeats) < maxRepeats && head.Seq < s.unsentFrom(to) {
 			to.repeats = l.again(to.repeats, head.Seq)
 			to.stir()
 		}
@@ -337,12 +350,14 @@ func (s *session) greet(e *end, head wire.Head, frame []byte) reception {
 		return dealtWith
 	case e.side == node && l.bytes > hardCap:
 		return tooMuch
-	case len(l.held) >= maxHeld || head.Seq < 0,
+	case len(l.held) >= maxHeld || head.Seq < 0 || head.Seq > maxSeq,
 		e.side == person && (l.bytes > typedAhead || s.fate != 0),
-		e.side == node && s.endSeq >= 0:
+		e.side == node && (s.endSeq >= 0 || s.fate != 0 && !s.byNode): // what comes after the end is neither recorded nor shown
 		return unwelcome
-	case e.side == node && l.memory > inMemory:
+	case e.side == node && l.memory > inMemory && s.spills():
 		return logged
+	case e.side == node && l.memory > 2*inMemory:
+		return unwelcome
 	}
 	return inHand
 }
@@ -398,7 +413,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *buffer) (kept bool,
 			to.stir()
 		}
 	}
-	if e.side == node && s.early != nil { // it may have been what the end waited for
+	if e.side == node && s.early != nil && head.Seq == s.missing { // what the end waited for, or some of it
 		if head, err := wire.Peek(s.early); err == nil {
 			s.receiveEnd(e, head, s.early)
 		}
@@ -426,17 +441,30 @@ func (s *session) isUnlogged(full bool) bool {
 	return true
 }
 
+// spills reports whether what a client cannot take yet may wait in the log: not of
+// a flow, nor once the log has all it may have. The node is paused then, and
+// repeats what does not fit. The caller holds mu.
+func (s *session) spills() bool { return !s.flow && s.log.Size() <= s.b.Limits.recording() }
+
 // receiveEnd deals with the last message of the node's stream. It is taken once
 // all before it is here; until then it is set aside. The caller holds mu.
 func (s *session) receiveEnd(e *end, head wire.Head, frame []byte) {
 	var msg wire.End
 	l := &s.lanes[node]
 	switch {
-	case s.endSeq >= 0 || head.Seq < 0 || head.Seq <= l.newest || len(frame) > maxEndFrame || unmarshal(frame, &msg) != nil:
+	case s.endSeq >= 0 || head.Seq < 0 || head.Seq > maxSeq || head.Seq <= l.newest || len(frame) > maxEndFrame || unmarshal(frame, &msg) != nil:
 		s.b.dropped.Add(1)
 		return
-	case !l.whole(e.first, head.Seq):
-		s.early = slices.Clone(frame)
+	case s.fate != 0 && !s.byNode: // ended by something else before, and not for its client any more
+		s.endSeq, s.endID, s.nodeDone = head.Seq, head.ID, true
+		if s.committed {
+			e.says(s.endAck())
+		}
+		s.look()
+		return
+	}
+	if missing := l.missing(e.first, head.Seq); missing < head.Seq {
+		s.early, s.missing = slices.Clone(frame), missing
 		return
 	}
 	buf := getBuffer(len(frame))
@@ -444,11 +472,8 @@ func (s *session) receiveEnd(e *end, head wire.Head, frame []byte) {
 	l.hold(&held{seq: head.Seq, size: len(frame), frame: buf})
 	s.early, s.endSeq, s.endID = nil, head.Seq, head.ID
 	s.nodeDone = true
-	switch {
-	case s.fate == 0:
+	if s.fate == 0 {
 		s.endedByNode(msg)
-	case s.committed: // ended by something else before, and not for its client any more
-		e.says(s.endAck())
 	}
 	s.look()
 }
@@ -520,9 +545,9 @@ func (s *session) receiveAck(e *end, ack wire.Ack, frame []byte) {
 		s.ackAt = time.Now().Add(ackDelay)
 		s.look()
 	}
-	if e.side == person {
+	if e.side == person && l.acked != before {
 		s.takenAt = time.Now()
-		if s.fate != 0 && l.acked != before {
+		if s.fate != 0 {
 			if s.endSeq >= 0 && l.acked >= s.endSeq && s.sendsEnd(e) {
 				s.told = true
 			}
@@ -542,9 +567,12 @@ func (s *session) regulate(forwardedToNode bool) {
 	if to == nil || s.unpausable {
 		return
 	}
-	waiting := s.lanes[node].bytes
+	waiting, high := s.lanes[node].bytes, highWater
+	if !s.spills() {
+		high = inMemory
+	}
 	switch {
-	case !s.paused && (waiting > highWater || s.attachedOnce[person] && s.ends[person] == nil && !to.can(wire.CapThrough)),
+	case !s.paused && (waiting > high || s.attachedOnce[person] && s.ends[person] == nil && !to.can(wire.CapThrough)),
 		s.paused && forwardedToNode && waiting > lowWater:
 		s.paused = true
 		to.says(encode(wire.Bare(wire.TypePausePublication, time.Now())))
@@ -593,7 +621,11 @@ func (s *session) takeToWrite(e *end, batch *[]sending) (control [][]byte, last 
 	control, e.control, e.controlBytes = e.control, nil, 0
 	*batch = append(*batch, e.repeats...)
 	e.repeats = e.repeats[:0]
-	*batch = s.lanes[e.side.other()].take(*batch, 16, s.unsentFrom(e))
+	l := &s.lanes[e.side.other()]
+	*batch = l.take(*batch, 16, s.unsentFrom(e))
+	if e.side == person && s.endSeq >= 0 && l.cursor > 0 && l.held[l.cursor-1].seq == s.endSeq {
+		s.endSent = true
+	}
 	if len(control) == 0 && len(*batch) == 0 {
 		if word := s.lastWord(e); word != nil {
 			control, last = [][]byte{word}, true

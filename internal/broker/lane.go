@@ -122,9 +122,9 @@ func (l *lane) span(seq int64) int {
 	return i
 }
 
-// whole reports whether every number from first up to and without end was
-// acknowledged or is held.
-func (l *lane) whole(first, end int64) bool {
+// missing returns the first number from first on that was neither acknowledged nor
+// is held, or end, if there is none before that.
+func (l *lane) missing(first, end int64) int64 {
 	next := max(first, l.acked+1)
 	for next < end {
 		if i := l.span(next); i >= 0 {
@@ -133,13 +133,13 @@ func (l *lane) whole(first, end int64) bool {
 		}
 		i := l.find(next)
 		if i < 0 {
-			return false
+			return next
 		}
 		for ; i < len(l.held) && l.held[i].seq == next; i++ {
 			next++
 		}
 	}
-	return true
+	return end
 }
 
 // hold takes a new frame in. It reports whether the frame belongs before some

@@ -72,8 +72,11 @@ func (b *Broker) admitOne(root string, at sallyport.NodeID) error {
 	}
 	l := b.Limits
 	switch {
-	case ofUser >= l.perUser(), ofUserHeld >= heldFactor*l.perUser():
+	case ofUser >= l.perUser():
 		return refuse("You have", l.perUser())
+	case ofUserHeld >= heldFactor*l.perUser():
+		return sallyport.Errorf(sallyport.ServiceQuotaExceededException,
+			"%d sessions of yours have ended and wait for their clients to hear what was said last, which is as many as may. Terminate some of them (aws ssm terminate-session), or wait.", ofUserHeld-ofUser)
 	case onNode >= l.perNode():
 		return refuse(at.String()+" has", l.perNode())
 	case all >= l.total(), len(b.live) >= heldFactor*l.total():

@@ -159,7 +159,7 @@ func TestPanicEndsOneSession(t *testing.T) {
 				b, before := w.Broker, panics.Count()
 				node.attach(func(c Conn) error {
 					tt.node.Conn = c
-					return b.JoinNode(context.Background(), w.node, inv.Session, token, tt.node, nil)
+					return b.JoinNode(context.Background(), w.node, inv.Session, token, tt.node, nil, this)
 				})
 				person.attach(func(c Conn) error {
 					tt.person.Conn = c

@@ -94,9 +94,12 @@ type session struct {
 	// How the node's stream ended. A node that does not send an end says that
 	// it is going, on the data channel, and reports the end on its control
 	// channel, on which it may be faster than what it last said.
-	endSeq int64 // the number of its last message; -1 while there is none
-	endID  wire.ID
-	sums   sums // of a file copy
+	process wire.Process // of the agent that the node's end was of last
+	endSeq  int64        // the number of its last message; -1 while there is none
+	endSent bool         // it was written to a client's socket
+	missing int64        // with early: the first number that has not come
+	endID   wire.ID
+	sums    sums // of a file copy
 
 	early      []byte                  // the last message, while some before it are missing
 	goingAt    time.Time               // when it said that it was about to end
@@ -107,15 +110,17 @@ type session struct {
 
 	fate        sallyport.State // Terminated or Failed, once it is decided
 	byNode      bool            // by the node's stream having ended
-	endingAt    time.Time
-	committedAt time.Time // when committed was set
+	endingAt    time.Time       // from when on the ends are waited for
+	endedAt     time.Time       // when fate was decided, by this server or an earlier one
+	committedAt time.Time       // when committed was set
 
-	committed bool      // fate is on disk, or has waited long enough for it
-	kept      bool      // the node's whole stream is in the log, on disk, and acknowledged
-	takenAt   time.Time // when the person last acknowledged something
-	told      bool      // the person has been told of the end, and of all before it
-	tellNode  bool      // channel_closed is due on the node's control channel
-	unsaved   bool      // rec is ahead of the store
+	committed  bool      // fate is on disk, or has waited long enough for it
+	kept       bool      // the node's whole stream is in the log, on disk, and acknowledged
+	takenAt    time.Time // when the person last acknowledged something for the first time
+	repeatedAt time.Time // when the oldest frame was last sent again
+	told       bool      // the person has been told of the end, and of all before it
+	tellNode   bool      // channel_closed is due on the node's control channel
+	unsaved    bool      // rec is ahead of the store
 
 	ackAt time.Time // when the log is to learn how far each end has acknowledged; zero if that is no news
 	noted [2]int64  // what it has learnt, by lane
@@ -409,6 +414,9 @@ func (s *session) owedUntil() time.Time {
 	switch {
 	case !s.attachedOnce[person]:
 		return later(s.rec.Started, s.takenUp).Add(s.b.clientWait())
+	case s.ends[person] == nil && s.endSent:
+		// It has the end, or it lost it on the way and is coming back.
+		return s.detachedSince[person].Add(min(s.b.personGrace(), returnPerson))
 	case s.ends[person] == nil:
 		return s.lostAt(person)
 	}
@@ -427,10 +435,10 @@ func later(a, b time.Time) time.Time {
 // do so any more. The caller holds mu.
 func (s *session) repeatLast(now time.Time, due func(time.Time) bool) {
 	e, l := s.ends[person], &s.lanes[node]
-	if e == nil || !s.endKept() || len(l.held) == 0 || l.cursor == 0 || len(e.repeats) > 0 || !due(later(s.endingAt, s.takenAt).Add(repeatAfter)) {
+	if e == nil || !s.endKept() || len(l.held) == 0 || l.cursor == 0 || len(e.repeats) > 0 || !due(later(later(s.endingAt, s.takenAt), s.repeatedAt).Add(repeatAfter)) {
 		return
 	}
-	s.takenAt = now
+	s.repeatedAt = now
 	e.repeats = l.again(e.repeats, l.held[0].seq)
 	e.stir()
 }
@@ -448,7 +456,7 @@ func (s *session) beginEnd(fate sallyport.State, cause string) {
 			s.out.Error("session ends out of turn", sallyport.LogErr, err)
 		}
 	}
-	s.fate, s.endingAt, s.unsaved = fate, now, true
+	s.fate, s.endingAt, s.endedAt, s.unsaved = fate, now, now, true
 	s.ending.Store(true)
 	s.takenAt = now
 	if !s.nodeDone {
@@ -491,7 +499,7 @@ func (s *session) endAsReported() {
 	switch {
 	case msg.FinalTaskStatus != "Success":
 		if cause = tidy(msg.Output); cause == "" {
-			cause = "The agent on " + s.rec.Node.String() + " reported " + sallyport.Clip(msg.FinalTaskStatus, 32) + "."
+			cause = "The agent on " + s.rec.Node.String() + " reported " + tidy(sallyport.Clip(msg.FinalTaskStatus, 32)) + "."
 		}
 	case msg.ExitStatus == nil:
 		cause = s.silentEnd()
@@ -522,15 +530,20 @@ func (s *session) unloggable(err error) {
 	s.end("The session's log cannot be written on the server, so the session cannot go on.")
 }
 
-// lost ends a session that the process that had it on the node has not any more.
-func (s *session) lost() {
+// lost ends a session that the agent's process has not, if it is the process that
+// had the session, or one that has come after that.
+func (s *session) lost(to wire.Process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fate != 0 || !s.attachedOnce[node] {
+	if s.fate != 0 || !s.attachedOnce[node] || s.process.Place == "" || to.Place != s.process.Place {
 		return
 	}
+	cause := "The agent on " + s.rec.Node.String() + " was stopped or restarted, and what ran in the session is gone."
+	if to.Instance == s.process.Instance {
+		cause = "The session had ended on " + s.rec.Node.String() + ", and how was lost with the server that was told."
+	}
 	s.nodeDone, s.byNode = true, true
-	s.beginEnd(sallyport.Terminated, "The agent on "+s.rec.Node.String()+" was restarted, and what ran in the session is gone.")
+	s.beginEnd(sallyport.Terminated, cause)
 }
 
 // A fate is how a session ended, as the log has it.
@@ -695,6 +708,7 @@ func (s *session) join(e *end) error {
 		}
 	} else {
 		s.paused = false // a stock agent forgets a pause when it reconnects
+		s.process = e.process
 		s.hasStatus = e.can(wire.CapExitStatus)
 		switch {
 		case s.endKept():
@@ -710,7 +724,11 @@ func (s *session) join(e *end) error {
 		s.unsaved = true
 	}
 	s.regulate(false)
-	s.log.Append(record.Entry{At: now, What: e.side.joined()})
+	body, err := json.Marshal(e.process)
+	if err != nil {
+		return err
+	}
+	s.log.Append(record.Entry{At: now, What: e.side.joined(), Body: body})
 	s.look()
 	return nil
 }
@@ -766,10 +784,11 @@ func (s *session) logAcks() {
 
 // A replayed is what a log says of a session.
 type replayed struct {
-	joined [2]bool      // the side has attached
-	left   [2]time.Time // when it detached last; zero if it had not
-	ended  *fate
-	endAt  time.Time
+	joined  [2]bool      // the side has attached
+	left    [2]time.Time // when it detached last; zero if it had not
+	process wire.Process // of the node's end that attached last
+	ended   *fate
+	endAt   time.Time
 }
 
 // replay rebuilds the lanes from a log, entry by entry, and what else r has.
@@ -800,6 +819,10 @@ func (s *session) replay(r *replayed, at int64, e record.Entry) {
 			at = node
 		}
 		r.joined[at], r.left[at] = true, time.Time{}
+		if at == node {
+			r.process = wire.Process{}
+			json.Unmarshal(e.Body, &r.process) // a log of before has none
+		}
 	case record.PersonLeft:
 		r.left[person] = e.At
 	case record.NodeLeft:
@@ -951,6 +974,12 @@ func (s *session) conclude(now time.Time) error {
 	if s.log != nil && s.flow {
 		s.note(fmt.Sprintf("%d bytes to the node, %d bytes from it", s.carried[person], s.carried[node]) + s.sums.String())
 	}
+	if n := len(s.lanes[node].held); s.log != nil && n > 0 && !s.told {
+		s.note(fmt.Sprintf("the client has not acknowledged the last %s of what the node said", messages(n)))
+	}
+	if !s.endedAt.IsZero() {
+		now = s.endedAt
+	}
 	if s.rec.Advance(s.fate, now) == nil {
 		return nil
 	}
@@ -1015,6 +1044,13 @@ func (s *session) release(cause error) {
 			<-e.done
 		}
 	}
+}
+
+func messages(n int) string {
+	if n == 1 {
+		return "message"
+	}
+	return fmt.Sprintf("%d messages", n)
 }
 
 func times(n int) string {

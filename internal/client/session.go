@@ -609,7 +609,7 @@ func (r *run) output(ctx context.Context) {
 		if err == io.EOF {
 			r.mu.Lock()
 			ending := r.ending
-			if ending.ExitStatus == nil {
+			if ending.ExitStatus == nil && ending.Output == "" { // an end for another cause has none, whatever the program said
 				ending.ExitStatus = r.exit
 			}
 			r.mu.Unlock()

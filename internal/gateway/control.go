@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,14 +62,51 @@ type channel struct {
 	pinging  sync.Mutex // held by the one goroutine that pings
 
 	// mu guards all below.
-	mu       sync.Mutex
-	holds    bool     // the node is reached by this channel
-	has      bool     // the agent has said which sessions it has
-	sessions []string // those
+	mu    sync.Mutex
+	holds bool                    // the node is reached by this channel
+	has   *wire.SallyportSessions // which sessions the agent has, once it has said so
+}
+
+// Bounds of what one node has us hold.
+const (
+	maxChannels = 4    // control channels; the oldest is closed for another
+	maxListed   = 1000 // sessions that an agent says that it has
+)
+
+// errTooMany is why a control channel ends whose node has opened maxChannels more.
+var errTooMany = errors.New("this node has opened too many control channels")
+
+// admitChannel counts n among its node's channels until done is called. The oldest
+// is closed if there are too many.
+func (g *Gateway) admitChannel(n *channel) (done func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.channels == nil {
+		g.channels = map[sallyport.NodeID][]*channel{}
+	}
+	all := append(g.channels[n.id], n)
+	if len(all) > maxChannels {
+		oldest := all[0]
+		if oldest == g.holders[n.id] { // the one that the node is reached by goes last
+			oldest = all[1]
+		}
+		oldest.cancel(errTooMany)
+	}
+	g.channels[n.id] = all
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		left := slices.DeleteFunc(g.channels[n.id], func(c *channel) bool { return c == n })
+		if g.channels[n.id] = left; len(left) == 0 {
+			delete(g.channels, n.id)
+		}
+	}
 }
 
 // serve is the life of the channel.
 func (n *channel) serve(ctx context.Context) {
+	ctx, n.cancel = context.WithCancelCause(ctx)
+	defer n.cancel(nil)
 	var open wire.OpenControlChannel
 	if err := hello(ctx, n.c, &open); err != nil {
 		n.log.Debug("control channel refused", sallyport.LogErr, err)
@@ -80,13 +118,13 @@ func (n *channel) serve(ctx context.Context) {
 		return
 	}
 	n.instance = sallyport.Clip(open.Instance, 64)
+	defer n.g.admitChannel(n)()
 	if open.RequireAcknowledgement {
 		if err := write(ctx, n.c, wire.Bare(wire.TypeControlChannelReady, time.Now())); err != nil {
 			return
 		}
 	}
 
-	ctx, n.cancel = context.WithCancelCause(ctx)
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
@@ -126,8 +164,8 @@ func (n *channel) listen(ctx context.Context) error {
 		switch frame.Type { // the rest is telemetry, and what we have not asked for
 		case wire.TypeSallyportSessions:
 			var has wire.SallyportSessions
-			if frame.Unmarshal(&has) == nil {
-				n.hasSessions(has.Sessions)
+			if frame.Unmarshal(&has) == nil && len(has.Sessions) <= maxListed {
+				n.hasSessions(has)
 			}
 		case wire.TypeAgentTaskComplete:
 			answer, err := n.g.Broker.Complete(n.id, frame)
@@ -143,13 +181,13 @@ func (n *channel) listen(ctx context.Context) error {
 
 // hasSessions notes which sessions the agent has. Those of the node that it has
 // not end, once the node is reached by this channel.
-func (n *channel) hasSessions(ids []string) {
+func (n *channel) hasSessions(has wire.SallyportSessions) {
 	n.mu.Lock()
-	n.has, n.sessions = true, ids
+	n.has = &has
 	holds := n.holds
 	n.mu.Unlock()
 	if holds {
-		n.g.Broker.Lost(n.id, ids)
+		n.g.Broker.Lost(n.id, has)
 	}
 }
 
@@ -192,10 +230,10 @@ func (n *channel) hold(ctx context.Context) (other *channel) {
 func (n *channel) begin() {
 	n.mu.Lock()
 	n.holds = true
-	has, ids := n.has, n.sessions
+	has := n.has
 	n.mu.Unlock()
-	if has {
-		n.g.Broker.Lost(n.id, ids)
+	if has != nil {
+		n.g.Broker.Lost(n.id, *has)
 	}
 }
 

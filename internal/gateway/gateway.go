@@ -73,10 +73,11 @@ type Gateway struct {
 	NewestWins bool
 
 	// mu guards all below.
-	mu      sync.Mutex
-	ctx     context.Context // of Run; nil before and after
-	sockets sync.WaitGroup
-	holders map[sallyport.NodeID]*channel // the control channels that nodes are reached by
+	mu       sync.Mutex
+	ctx      context.Context // of Run; nil before and after
+	sockets  sync.WaitGroup
+	holders  map[sallyport.NodeID]*channel   // the control channels that nodes are reached by
+	channels map[sallyport.NodeID][]*channel // all of each node, oldest first
 }
 
 // errStopped is why sockets end when the server stops. Ends of ours, and stock
@@ -278,5 +279,5 @@ func (g *Gateway) joinNode(ctx context.Context, c *socket.Conn, who *sallyport.P
 			return err
 		}
 	}
-	return g.Broker.JoinNode(ctx, node, id, open.TokenValue.Secret, c, open.Capabilities)
+	return g.Broker.JoinNode(ctx, node, id, open.TokenValue.Secret, c, open.Capabilities, open.Process)
 }

@@ -58,10 +58,14 @@ const (
 	tidyEvery    = time.Hour        // recordings, history
 	stopWithin   = 5 * time.Second  // for requests that are under way
 	headerWithin = 10 * time.Second // for a request's header
-	idleConn     = 2 * time.Minute  // for a connection between requests
+	idleConn     = 30 * time.Second // for a connection between requests
 
 	databaseAgain = 2 * time.Second // before a database that did not answer is tried again
 )
+
+// maxHeader bounds a request's header. The longest of ours is a session token's,
+// with its signature: 3 KiB.
+const maxHeader = 16 << 10
 
 // A Running is what a server says of itself once it is up.
 type Running struct {
@@ -131,6 +135,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		Handler:           &port,
 		ReadHeaderTimeout: headerWithin,
 		IdleTimeout:       idleConn,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(quiet{logger}, "", 0),
 	}
 	var serving chan error // receives why the port is not answered any more; nil before it is
@@ -138,7 +143,9 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	defer stopServing()
 	answer := func() {
 		serving = make(chan error, 1)
-		go func() { serving <- serve(serveCtx, web, tls.NewListener(rawio.Listen(listener), tlsConfig)) }()
+		go func() {
+			serving <- serve(serveCtx, web, tls.NewListener(bounded(rawio.Listen(listener), descriptors()), tlsConfig))
+		}()
 	}
 	db, err := openDatabase(ctx, c.Database, answer, logger)
 	if err != nil {

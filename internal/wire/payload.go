@@ -46,6 +46,7 @@ type OpenDataChannel struct {
 	RequireAcknowledgement bool   `json:",omitempty"` // wants data_channel_ready
 
 	Capabilities []string `json:",omitempty"` // ours: what this end can do
+	Process      Process  `json:",omitzero"`  // ours: of a node
 }
 
 // A Token is a secret in the one place it is sent.
@@ -115,7 +116,19 @@ type End struct {
 // SallyportSessions lists the sessions that an agent's process has, those that
 // are over and not yet reported included. A session of the node's that had been
 // attached and is not listed has been lost with the process that had it.
-type SallyportSessions struct{ Sessions []string }
+type SallyportSessions struct {
+	Sessions []string
+	Process  Process
+}
+
+// A Process says which agent's process an end is of. Two processes of one Place,
+// which is a state directory on a running machine, follow each other: what the
+// earlier had, the later has, or it is lost. Of two places neither says anything
+// about the other.
+type Process struct {
+	Instance string `json:",omitempty"` // the process
+	Place    string `json:",omitempty"`
+}
 
 // Frame makes the message.
 func (p SallyportSessions) Frame(now time.Time) Frame {
