@@ -63,7 +63,9 @@ func writeUntilKilled(dsn string) {
 				}
 				u := sallyport.User{Name: sallyport.EntityID("u"), Path: "/", ID: sallyport.EntityID("AIDA"), Created: at(0)}
 				answered(db.CreateUser(ctx, u), "user", u.Name)
-				n, err := db.Register(ctx, activation.ID, code, sallyport.Node{ID: sallyport.NewNodeID()}, at(0))
+				id := sallyport.NewNodeID()
+				key := []byte(id.String()) // its own: one key is one registration
+				n, err := db.Register(ctx, activation.ID, code, sallyport.Node{ID: id, PublicKey: key}, at(0))
 				if err != nil {
 					answered(err)
 				}
