@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -287,9 +288,20 @@ func (s *session) announce() {
 			cancel()
 		}
 	})()
-	if !s.agent.complete(ctx, *s.complete) && held(s.era) {
+	switch {
+	case s.agent.complete(ctx, *s.complete):
+	case held(s.era):
 		s.agent.keep(handed{ID: s.id, state: sessionState{Task: s.task, Complete: s.complete}})
+	default:
+		s.log.Warn("end of session not delivered: the control plane does not answer", "status", s.complete.FinalTaskStatus, "exit", exitText(s.complete.ExitStatus))
 	}
+}
+
+func exitText(status *int) string {
+	if status == nil {
+		return "unknown"
+	}
+	return strconv.Itoa(*status)
 }
 
 func cause(err error, ctx context.Context) string {

@@ -1897,3 +1897,34 @@ func TestFlowDoesNotSpill(t *testing.T) {
 		conn.Cut()
 	})
 }
+
+// What a client's absence may cost in log is bounded: a node that heeds no pause
+// is ended.
+func TestHardCap(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		person := w.far(wire.TypeInputStreamData)
+		w.attachPerson(person, inv, "client-1")
+		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, conn := sockets()
+		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil, this)
+		synctest.Wait()
+		person.leave()
+		s := w.find(inv.Session)
+		s.mu.Lock()
+		s.lanes[node].bytes = hardCap + 1 // as if it had been said
+		s.mu.Unlock()
+		f := wire.NewFrame(wire.TypeOutputStreamData, []byte("more"), time.Now())
+		f.Kind = wire.KindOutput
+		conn.WriteFrame(t.Context(), encode(f))
+		synctest.Wait()
+		s.mu.Lock()
+		s.lanes[node].bytes -= hardCap + 1
+		s.mu.Unlock()
+		time.Sleep(endGrace + time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "no longer fits")
+	})
+}

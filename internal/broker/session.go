@@ -538,7 +538,7 @@ func (s *session) lost(to wire.Process) {
 	if s.fate != 0 || !s.attachedOnce[node] || s.process.Place == "" || to.Place != s.process.Place {
 		return
 	}
-	cause := "The agent on " + s.rec.Node.String() + " was stopped or restarted, and what ran in the session is gone."
+	cause := "The agent on " + s.rec.Node.String() + " was stopped or restarted, and has lost the session; what ran in it may run on."
 	if to.Instance == s.process.Instance {
 		cause = "The session had ended on " + s.rec.Node.String() + ", and how was lost with the server that was told."
 	}
@@ -560,6 +560,10 @@ type fate struct {
 // tried again. The log of a session on a full disk takes nothing any more; the
 // store, which may be on another or have room of its own, will do.
 func (s *session) commit(ctx context.Context) bool {
+	if err := s.b.Store.StillClaimed(ctx); err != nil {
+		s.out.Error("end of session not told", sallyport.LogErr, err)
+		return false
+	}
 	err := s.logEnd()
 	saved := err != nil && s.save(ctx)
 	s.mu.Lock()

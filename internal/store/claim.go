@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,8 +38,12 @@ const (
 
 // A claim is what keeps a second server from a database.
 type claim struct {
-	unlock func()    // of SQLite's
-	conn   *sql.Conn // that has PostgreSQL's lock
+	unlock func() // of SQLite's
+
+	// mu guards all below, and is held while the lock is looked after.
+	mu   sync.Mutex
+	made bool      // PostgreSQL's lock has been taken once
+	conn *sql.Conn // that has it; nil while it is lost
 }
 
 // Claim takes the database for this server until Close, or until the process
@@ -56,9 +61,35 @@ func (db *DB) Claim(ctx context.Context) error {
 		db.claim.unlock = unlock
 		return nil
 	}
-	return db.claimPostgres(ctx)
+	db.claim.mu.Lock()
+	defer db.claim.mu.Unlock()
+	err := db.claimPostgres(ctx)
+	db.claim.made = err == nil
+	return err
 }
 
+// StillClaimed reports, as [ErrClaimed], that another server has the database by
+// now. It is asked before something is told that only this server knows. Where the
+// database does not answer the claim is not known to be lost.
+func (db *DB) StillClaimed(ctx context.Context) error {
+	db.claim.mu.Lock()
+	defer db.claim.mu.Unlock()
+	if !db.claim.made || db.claim.conn != nil && db.holds(ctx) {
+		return nil
+	}
+	if db.claim.conn != nil {
+		// Closed for good, and not put back: what it locked must not stay locked.
+		db.claim.conn.Raw(func(any) error { return driver.ErrBadConn })
+		db.claim.conn.Close()
+		db.claim.conn = nil
+	}
+	if err := db.claimPostgres(ctx); errors.Is(err, ErrClaimed) {
+		return fmt.Errorf("the connection to the database was lost, and meanwhile %w", ErrClaimed)
+	}
+	return nil
+}
+
+// claimPostgres takes the lock. The caller holds the claim's mu.
 func (db *DB) claimPostgres(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, holdWithin)
 	defer cancel()
@@ -97,20 +128,8 @@ func (db *DB) Hold(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if db.claim.conn != nil && db.holds(ctx) {
-			continue
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if db.claim.conn != nil {
-			// Closed for good, and not put back: what it locked must not stay locked.
-			db.claim.conn.Raw(func(any) error { return driver.ErrBadConn })
-			db.claim.conn.Close()
-			db.claim.conn = nil
-		}
-		if err := db.claimPostgres(ctx); errors.Is(err, ErrClaimed) {
-			return fmt.Errorf("the connection to the database was lost, and meanwhile %w", ErrClaimed)
+		if err := db.StillClaimed(ctx); err != nil {
+			return err
 		}
 	}
 }
@@ -123,6 +142,8 @@ func (db *DB) holds(ctx context.Context) bool {
 }
 
 func (db *DB) unclaim() {
+	db.claim.mu.Lock()
+	defer db.claim.mu.Unlock()
 	if db.claim.unlock != nil {
 		db.claim.unlock()
 	}
