@@ -165,7 +165,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.keysTurn = make(chan struct{}, 1)
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
-	a.instance, a.place = uuid.NewString(), place(a.State)
+	a.instance, a.place = uuid.NewString(), a.machine().Place(a.State)
 	a.sessions, a.acks, a.forgetting = map[string]*session{}, map[wire.ID]chan struct{}{}, map[string]*time.Timer{}
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()

@@ -55,6 +55,11 @@ type Machine interface {
 	Hostname() string
 	Platform() (name, version string)
 
+	// Place names a state directory on the machine as it was booted last: that of a
+	// copy of the directory, or of the machine, is another. It is empty if the
+	// system does not say.
+	Place(dir string) string
+
 	// NamelessFile makes a file that no directory lists, for what may be secret.
 	// dir is the agent's alone.
 	NamelessFile(dir string) (*os.File, error)
@@ -208,6 +213,8 @@ func (realMachine) Platform() (name, version string) {
 	}
 	return name, version
 }
+
+func (realMachine) Place(dir string) string { return place(dir) }
 
 func (realMachine) NamelessFile(dir string) (*os.File, error) { return namelessFile(dir) }
 

@@ -266,6 +266,8 @@ func (b *Booted) Addresses() string { return "10.0.0.1/8" }
 func (b *Booted) AddressTo(string, string) string { return "10.0.0.1" }
 
 // Hostname is made up.
+func (b *Booted) Place(string) string { return "the machine" } // whose state is copied for each process
+
 func (b *Booted) Hostname() string { return "simulated" }
 
 // Platform is made up.

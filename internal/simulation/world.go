@@ -337,7 +337,7 @@ func copyDir(from, to string, want func(name string) bool) error {
 	for _, e := range entries {
 		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
 		switch {
-		case !want(e.Name()):
+		case !want(e.Name()), strings.HasPrefix(e.Name(), "lock"), strings.HasPrefix(e.Name(), ".try-"): // what is a process's own
 		case e.IsDir():
 			err = copyDir(src, dst, want)
 		case e.Type().IsRegular():
