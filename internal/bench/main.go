@@ -46,7 +46,7 @@ type measurement struct {
 // measurements are all there are, in the order they are made.
 var measurements = []measurement{
 	{"online", online}, {"prompt", prompt}, {"echo", echo}, {"bulk", bulk},
-	{"command", command}, {"forward", forward}, {"talk", talk}, {"restart", restart}, {"memory", memory},
+	{"command", command}, {"forward", forward}, {"talk", talk}, {"memory", memory}, {"restart", restart},
 }
 
 // run measures what only names, or everything.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -28,7 +29,13 @@ func restart(ctx context.Context, w *world) ([]figure, error) {
 	defer all.Wait()
 	defer cancel()
 	heard := make([]atomic.Int64, restarted) // when the shell was heard last, in ns
+	starting := make(chan struct{}, rising)
 	for i := range restarted {
+		select {
+		case starting <- struct{}{}:
+		case <-time.After(time.Minute):
+			return nil, errors.New("the shells do not start")
+		}
 		inv, err := w.client.StartSession(ctx, client.StartSession{Target: w.node})
 		if err != nil {
 			return nil, err
@@ -41,14 +48,20 @@ func restart(ctx context.Context, w *world) ([]figure, error) {
 			defer said.Close()
 			s.Run(ctx)
 		})
-		all.Go(func() { fmt.Fprint(typed, "while sleep .05; do echo x; done\r") })
+		all.Go(func() { fmt.Fprint(typed, "while :; do read -rt .05 _; echo n-$((i+=1)).; done\r") })
 		all.Go(func() {
+			talks := sync.OnceFunc(func() { <-starting })
+			defer talks()
 			b := make([]byte, 4096)
 			for {
-				if _, err := out.Read(b); err != nil {
+				n, err := out.Read(b)
+				if err != nil {
 					return
 				}
-				heard[i].Store(time.Now().UnixNano())
+				if numbered.Match(b[:n]) { // which the echo of what was typed does not
+					heard[i].Store(time.Now().UnixNano())
+					talks()
+				}
 			}
 		})
 	}
