@@ -74,6 +74,7 @@ type session struct {
 	access        store.Access // who may attach; the store has the same
 	lanes         [2]lane      // by the side that sends
 	ends          [2]*end
+	released      error        // why no end may attach any more; nil while one may
 	attachedOnce  [2]bool      // the side has attached at least once
 	detachedSince [2]time.Time // while the side is detached and attachedOnce
 	carried       [2]int64     // bytes of stream payload, by the side that sent them
@@ -693,6 +694,9 @@ func tidy(output string) string {
 
 // join makes e its side's end. The caller holds mu.
 func (s *session) join(e *end) error {
+	if s.released != nil {
+		return s.released
+	}
 	if s.rec.State().Final() || s.log == nil || s.fate != 0 && e.side == person && !s.owed() {
 		return errOver
 	}
@@ -1037,9 +1041,11 @@ func (s *session) settle() (unsaved bool) {
 	return s.unsaved
 }
 
-// release closes both ends' sockets, and returns when their goroutines have.
+// release closes both ends' sockets, lets no other end attach, and returns when
+// the ends' goroutines have.
 func (s *session) release(cause error) {
 	s.mu.Lock()
+	s.released = cause
 	ends := s.ends
 	s.mu.Unlock()
 	for _, e := range ends {
