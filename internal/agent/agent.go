@@ -8,8 +8,9 @@
 //	         └──────────────────┴────────── pings, every 5 minutes    ▼
 //	                                                     data channel ◀──▶ pty
 //
-// It dials out and listens nowhere. One process does all of it, and a session
-// keeps no files. What it says on the wire is what amazon-ssm-agent says
+// It dials out and listens nowhere. One process does all of it. A session keeps no
+// files but one: how it ended, while the control plane has not acknowledged that,
+// for the next process to report. What it says on the wire is what amazon-ssm-agent says
 // (agent/session, agent/ssm), so either may stand in for the other.
 //
 // A control channel that is lost is opened again, at first at once and never
@@ -126,11 +127,16 @@ type Agent struct {
 
 	connections atomic.Int64 // of all port sessions
 
+	alive      context.Context // from Run until the agent stops
+	announcing chan struct{}   // holds a token for each end that is being reported late
+	endsMu     sync.Mutex      // held while a file is added to the ends that are kept
+
 	// mu guards all below.
 	mu       sync.Mutex
 	control  *socket.Conn        // nil while there is none
 	sessions map[string]*session // by ID; nil for a while after their end, so that a repeat is known for one
 	acks     map[wire.ID]chan struct{}
+	kept     map[string]struct{} // by ID, the sessions that are over here and whose end is to be reported
 
 	forgetting map[string]*time.Timer // by ID, of sessions that have ended; stopped with the agent
 
@@ -167,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.client = &endpoint.Client{Base: base, HTTP: web, Region: a.reg.Region, UserAgent: userAgent, Credentials: a.credentials}
 	a.instance, a.place = uuid.NewString(), a.machine().Place(a.State)
 	a.sessions, a.acks, a.forgetting = map[string]*session{}, map[wire.ID]chan struct{}{}, map[string]*time.Timer{}
+	a.kept, a.announcing = map[string]struct{}{}, make(chan struct{}, announcers)
 	a.Log = a.Log.With(sallyport.LogNode, a.reg.Node)
 	defer web.CloseIdleConnections()
 
@@ -174,8 +181,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	// last, so that the control plane hears of their end.
 	alive, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	a.alive = alive
 	a.beginEra(alive)
 	a.inherit()
+	a.takeUpEnds()
 	var upgrading sync.WaitGroup
 	upgrading.Go(func() { a.upgradeWhenAsked(alive) })
 	stopped := make(chan struct{})
@@ -501,8 +510,9 @@ func (a *Agent) complete(ctx context.Context, msg wire.AgentTaskComplete) bool {
 // process says which process this is.
 func (a *Agent) process() wire.Process { return wire.Process{Instance: a.instance, Place: a.place} }
 
-// tellSessions says on a new control channel which sessions this process has, so
-// that those of a process before it, which it has not, end at once.
+// tellSessions says on a new control channel which sessions this process has, or
+// has the end of, so that those of a process before it, which it has not, end at
+// once.
 func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
 	has := wire.SallyportSessions{Process: a.process()}
 	a.mu.Lock()
@@ -510,6 +520,9 @@ func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
 		if s != nil {
 			has.Sessions = append(has.Sessions, id)
 		}
+	}
+	for id := range a.kept {
+		has.Sessions = append(has.Sessions, id)
 	}
 	a.mu.Unlock()
 	b, err := has.Frame(time.Now()).AppendBinary(nil)

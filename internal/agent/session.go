@@ -161,7 +161,8 @@ func (s *session) run() {
 	defer watching.Wait()
 	defer s.hangUp(nil)
 
-	if s.complete == nil {
+	takenUp := s.complete != nil
+	if !takenUp {
 		status, err := s.serve()
 		if s.left {
 			s.hangUp(errHeld)
@@ -175,18 +176,35 @@ func (s *session) run() {
 	} else if s.restored {
 		s.startCarrying()
 	}
-	told := s.deliver()
+	if s.complete.Messages == nil {
+		_, sent := s.stream.Progress()
+		s.complete.Messages = &sent
+	}
+	kept := s.keepEnd(takenUp)
+	how := undelivered
+	if s.deliver() {
+		how = acknowledged
+	}
 	handOver := held(s.line)
 	if !handOver {
 		s.stream.Close()
 	}
 	s.carrying.Wait()
 	switch {
-	case told:
+	case how == acknowledged:
 	case handOver && s.leave() == nil:
+		how = handedOver
 	default:
-		s.announce()
+		how = s.announce()
 	}
+	kept.finish(how)
+}
+
+// acknowledged returns how many of the first messages of the stream were
+// acknowledged, its end not counted: no less than before. s.complete is set.
+func (s *session) acknowledged(before int64) int64 {
+	n, _ := s.stream.Progress()
+	return min(max(n, before), *s.complete.Messages)
 }
 
 // watch ends the line when sessions are handed over, and a while after the
@@ -275,8 +293,9 @@ func (s *session) deliver() (told bool) {
 	return s.stream.Flush(s.line) == nil
 }
 
-// announce reports on the control channel that the session is over.
-func (s *session) announce() {
+// announce reports on the control channel that the session is over, and returns
+// what became of that.
+func (s *session) announce() delivery {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.era), announceWithin)
 	defer cancel()
 	if s.era.Err() != nil && !held(s.era) {
@@ -288,13 +307,17 @@ func (s *session) announce() {
 			cancel()
 		}
 	})()
+	msg := *s.complete
+	msg.Acknowledged = s.acknowledged(msg.Acknowledged)
 	switch {
-	case s.agent.complete(ctx, *s.complete):
+	case s.agent.complete(ctx, msg):
+		return acknowledged
 	case held(s.era):
-		s.agent.keep(handed{ID: s.id, state: sessionState{Task: s.task, Complete: s.complete}})
-	default:
-		s.log.Warn("end of session not delivered: the control plane does not answer", "status", s.complete.FinalTaskStatus, "exit", exitText(s.complete.ExitStatus))
+		s.agent.keep(handed{ID: s.id, state: sessionState{Task: s.task, Complete: &msg}})
+		return handedOver
 	}
+	s.log.Warn("end of session not delivered: the control plane does not answer; it is reported later", "status", msg.FinalTaskStatus, "exit", exitText(msg.ExitStatus))
+	return undelivered
 }
 
 func exitText(status *int) string {

@@ -708,21 +708,22 @@ func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sal
 const maxTaskID = 128
 
 // Complete takes a node's word that a session is over there, and returns the
-// answer that keeps it from saying so again. A session of another node's is
-// none of its business.
+// answer that keeps it from saying so again: nil if that is sent once the end is
+// on disk. A session of another node's is none of its business.
 func (b *Broker) Complete(at sallyport.NodeID, frame wire.Frame) (answer []byte, err error) {
 	var msg wire.AgentTaskComplete
 	if err := frame.Unmarshal(&msg); err != nil {
 		return nil, err
 	}
+	answer = encode(wire.AgentTaskAcknowledge{
+		SchemaVersion: 1, MessageId: frame.ID.String(), TaskId: sallyport.Clip(msg.TaskId, maxTaskID), Topic: string(wire.TypeAgentTaskComplete),
+	}.Frame(time.Now()))
 	if id, err := sallyport.ParseSessionID(msg.TaskId); err == nil {
-		if s := b.find(id); s != nil && s.rec.Node == at {
-			s.complete(msg)
+		if s := b.find(id); s != nil && s.rec.Node == at && !s.complete(msg, answer) {
+			return nil, nil
 		}
 	}
-	return encode(wire.AgentTaskAcknowledge{
-		SchemaVersion: 1, MessageId: frame.ID.String(), TaskId: sallyport.Clip(msg.TaskId, maxTaskID), Topic: string(wire.TypeAgentTaskComplete),
-	}.Frame(time.Now())), nil
+	return answer, nil
 }
 
 // Tidy seals what was left unsealed, because the disk was full or a server was

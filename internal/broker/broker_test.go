@@ -1756,6 +1756,45 @@ func TestEndThatWasLost(t *testing.T) {
 	})
 }
 
+// A report of an end by an agent that keeps it is acknowledged once the end is on
+// disk, and again for each repeat; what of the stream never came is said.
+func TestReportIsAcknowledgedOnceKept(t *testing.T) {
+	status, lacking, whole := 7, int64(2), int64(1)
+	for name, messages := range map[string]*int64{"": &whole, "before the last of its output was sent": &lacking} {
+		inBubble(t, func(t *testing.T, w *world) {
+			inv, person, node := w.together(wire.CapExitStatus)
+			node.say("one")
+			person.hear("one")
+			node.leave()
+			frame := wire.AgentTaskComplete{
+				TaskId: inv.Session.String(), FinalTaskStatus: "Success", InstanceId: w.node.String(), ExitStatus: &status, Messages: messages,
+			}.Frame(time.Now())
+			if answer, err := w.Complete(w.node, frame); answer != nil || err != nil {
+				t.Errorf("%q: a report was answered before the end was on disk: %d bytes, %v", name, len(answer), err)
+			}
+			if n := w.controlFrames(wire.TypeAgentTaskAcknowledge); n != 1 {
+				t.Errorf("%q: acknowledged %d times", name, n)
+			}
+			if answer, err := w.Complete(w.node, frame); len(answer) == 0 || err != nil {
+				t.Errorf("%q: a repeat was answered with %d bytes, %v", name, len(answer), err)
+			}
+			person.wantClosed(name)
+			if got := person.closed.ExitStatus; got == nil || *got != 7 {
+				t.Errorf("%q: told status %v", name, got)
+			}
+			person.leave()
+			synctest.Wait()
+			w.wantState(inv.Session, sallyport.Terminated, name)
+			if got := w.stored(inv.Session).ExitStatus; got == nil || *got != 7 {
+				t.Errorf("%q: stored status %v", name, got)
+			}
+			if answer, err := w.Complete(w.node, frame); len(answer) == 0 || err != nil {
+				t.Errorf("%q: after the end, a repeat was answered with %d bytes, %v", name, len(answer), err)
+			}
+		})
+	}
+}
+
 // A client that stays and takes nothing does not hold an ended session for ever,
 // whatever it acknowledges; and whoever may terminate it need not wait for that.
 func TestClientThatTakesNothing(t *testing.T) {

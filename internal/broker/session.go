@@ -106,8 +106,9 @@ type session struct {
 	goingAt    time.Time               // when it said that it was about to end
 	reported   *wire.AgentTaskComplete // what it reported, while the session goes on
 	reportedAt time.Time
-	nodeDone   bool // what ran on the node has ended
-	hasStatus  bool // the node's agent says exit statuses
+	reportAck  []byte // the answer to a report, for when the end is on disk; nil is none
+	nodeDone   bool   // what ran on the node has ended
+	hasStatus  bool   // the node's agent says exit statuses
 
 	fate        sallyport.State // Terminated or Failed, once it is decided
 	byNode      bool            // by the node's stream having ended
@@ -206,8 +207,11 @@ func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) 
 	case due.tell:
 		s.tell(ctx)
 	}
-	if due.commit && !s.commit(ctx) {
-		return saveAgain, false
+	if due.commit {
+		if !s.commit(ctx) {
+			return saveAgain, false
+		}
+		s.answerReport(ctx)
 	}
 	switch finish, save := s.mayEnd(time.Now()); {
 	case finish && s.finish(ctx):
@@ -505,7 +509,16 @@ func (s *session) endAsReported() {
 	case msg.ExitStatus == nil:
 		cause = s.silentEnd()
 	}
+	if cause == "" && s.lacks(msg) {
+		cause = "What ran on " + s.rec.Node.String() + " has ended, and its agent was stopped before the last of its output was sent: that is lost."
+	}
 	s.beginEnd(s.nodesFate(cause), cause)
+}
+
+// lacks reports whether some of the node's stream never came, as an agent of ours
+// reports its length. The caller holds mu.
+func (s *session) lacks(msg *wire.AgentTaskComplete) bool {
+	return msg.Messages != nil && s.lanes[node].missing(msg.Acknowledged, *msg.Messages) < *msg.Messages
 }
 
 // silentEnd is the cause of an end without an exit status. An agent of AWS's
@@ -674,8 +687,11 @@ func (s *session) nodeGoing() {
 }
 
 // complete notes the node's report, on its control channel, that the session is
-// over there. What it said last may still be on its data channel.
-func (s *session) complete(msg wire.AgentTaskComplete) {
+// over there. What it said last may still be on its data channel. It reports
+// whether ack may be sent now: an agent of ours keeps the end until then, so it is
+// answered once the end is on disk. One of AWS's keeps nothing, and is answered
+// at once.
+func (s *session) complete(msg wire.AgentTaskComplete, ack []byte) (now bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fate != 0 {
@@ -684,6 +700,27 @@ func (s *session) complete(msg wire.AgentTaskComplete) {
 		s.reported, s.reportedAt = &msg, time.Now()
 	}
 	s.look()
+	if now = s.committed || msg.Messages == nil; !now {
+		s.reportAck = ack
+	}
+	return now
+}
+
+// answerReport acknowledges the node's report of the end, which is on disk now. An
+// agent that does not get it reports again, and is answered then.
+func (s *session) answerReport(ctx context.Context) {
+	s.mu.Lock()
+	ack := s.reportAck
+	s.reportAck = nil
+	s.mu.Unlock()
+	if ack == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := s.b.Bus.Send(ctx, s.rec.Node, ack); err != nil {
+		s.out.Debug("report of the end not acknowledged", sallyport.LogErr, err)
+	}
 }
 
 // tidy takes a stock agent's frame off its error text, and makes it printable.

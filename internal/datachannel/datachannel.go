@@ -466,6 +466,14 @@ func (s *Stream) Unsent() bool {
 	return s.sender.unsent()
 }
 
+// Progress returns how many messages were given to the stream, and how many of
+// the first of them were acknowledged.
+func (s *Stream) Progress() (acknowledged, sent int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sender.base, s.sender.next()
+}
+
 // Receive returns the next message, waiting for it until ctx ends. When the
 // stream is closed it returns what had come by then, and after that io.EOF. A
 // message that cannot be opened is [ErrSealed], and is gone.

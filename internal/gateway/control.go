@@ -169,7 +169,7 @@ func (n *channel) listen(ctx context.Context) error {
 			}
 		case wire.TypeAgentTaskComplete:
 			answer, err := n.g.Broker.Complete(n.id, frame)
-			if err != nil {
+			if err != nil || answer == nil {
 				continue
 			}
 			if err := n.c.WriteFrame(ctx, answer); err != nil {

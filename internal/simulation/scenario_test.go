@@ -195,6 +195,9 @@ var scenarios = []scenario{
 			return s
 		},
 	},
+	endsWhileServerIsDown("the agent is stopped after its command ended while the server was down", "", func(w *World) { w.StopAgent() }),
+	endsWhileServerIsDown("the agent is killed after its command ended while the server was down", "", func(w *World) { w.KillAgent() }),
+	endsWhileServerIsDown("the agent is stopped with output that could not be sent while the server was down", "before the last of its output was sent", func(w *World) { w.StopAgent() }),
 	{
 		name: "a command is terminated while the client uploads", kind: Exec, cause: "Terminated by", within: 15 * time.Second,
 		play: func(w *World, kind Kind) *Session {
@@ -284,6 +287,29 @@ func clientCutAndRestart(name string, restart func(w *World)) scenario {
 		restart(w)
 		time.Sleep(1500 * time.Millisecond)
 		s.Process.Host.Refuse(false)
+		return s
+	}}
+}
+
+// endsWhileServerIsDown has a command end while the server is stopped, the agent
+// ended by endAgent, then both started. With a cause, the command prints something
+// while the server is stopped, which is lost with the agent.
+func endsWhileServerIsDown(name, cause string, endAgent func(*World)) scenario {
+	return scenario{name: name, kind: Command, cause: cause, play: func(w *World, kind Kind) *Session {
+		last := Step{Do: w.StopServer}
+		if cause != "" {
+			last.Print = "nothing hears this\n"
+		}
+		steps := ending("p", nil).Steps
+		steps[2].Do = nil
+		s := start(w, kind, &Program{Name: "p", Status: 58, Steps: append(steps, Step{Pause: time.Second}, last)})
+		for s.Program.Truth().Ended.IsZero() {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(3 * time.Second)
+		endAgent(w)
+		w.supervise(w.lastServer().state)
+		w.StartAgent()
 		return s
 	}}
 }

@@ -337,7 +337,7 @@ func copyDir(from, to string, want func(name string) bool) error {
 	for _, e := range entries {
 		src, dst := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
 		switch {
-		case !want(e.Name()), strings.HasPrefix(e.Name(), "lock"), strings.HasPrefix(e.Name(), ".try-"): // what is a process's own
+		case !want(e.Name()), strings.HasPrefix(e.Name(), "lock"), strings.HasPrefix(e.Name(), ".try-"), strings.HasPrefix(e.Name(), ".tmp-"): // what is a process's own
 		case e.IsDir():
 			err = copyDir(src, dst, want)
 		case e.Type().IsRegular():
@@ -358,6 +358,7 @@ func (w *World) Store() *store.DB { return w.lastServer().running.Store }
 
 // An agentRun is one process of the agent.
 type agentRun struct {
+	state     string // directory
 	host      *Host
 	machine   *Booted
 	connected chan struct{}
@@ -367,15 +368,18 @@ type agentRun struct {
 	killed    atomic.Bool
 }
 
-// StartAgent starts the agent.
+// StartAgent starts the agent, with the state directory that the one before left.
 func (w *World) StartAgent() {
 	w.TB.Helper()
-	state := w.newState("agent")
-	if err := copyDir(filepath.Join(w.template.dir, "agent"), state, func(string) bool { return true }); err != nil {
+	state, from := w.newState("agent"), filepath.Join(w.template.dir, "agent")
+	if last := w.lastAgent(); last != nil {
+		from = last.state
+	}
+	if err := copyDir(from, state, func(string) bool { return true }); err != nil {
 		w.TB.Fatal(err)
 	}
 	w.Log.Add("agent", "starts")
-	a := &agentRun{host: w.newHost("agent"), machine: w.Machine.Boot(), connected: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &agentRun{state: state, host: w.newHost("agent"), machine: w.Machine.Boot(), connected: make(chan struct{}, 1), done: make(chan struct{})}
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	run := &agent.Agent{State: state, Log: w.Log.Logger("agent"), HTTP: w.web(a.host), Machine: a.machine, Connected: func() {
@@ -424,11 +428,17 @@ func (w *World) StopAgent() {
 	<-a.done
 }
 
-// KillAgent is what kill -9 does to the agent.
+// KillAgent is what kill -9 does to the agent. What it writes from now on is not
+// there for the next one.
 func (w *World) KillAgent() {
 	w.fact(agentGone, nil)
 	a := w.lastAgent()
 	a.killed.Store(true)
+	left := w.newState("agent")
+	if err := copyDir(a.state, left, func(string) bool { return true }); err != nil {
+		w.fail("copy the agent's state", err)
+	}
+	a.state = left
 	a.host.Die()
 	a.machine.Kill()
 	a.stop()

@@ -468,6 +468,12 @@ type AgentTaskComplete struct {
 	RetryNumber      Int // from 1
 
 	ExitStatus *int `json:",omitempty"` // ours: the program's
+
+	// Ours: how many messages the node's stream has, less its [End], and how many
+	// of the first of them were acknowledged. Messages is nil if an agent does not
+	// say.
+	Messages     *int64 `json:",omitempty"`
+	Acknowledged int64  `json:",omitempty"`
 }
 
 // Frame makes the message. Set the frame's ID to the first one's when it is
