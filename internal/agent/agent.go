@@ -227,6 +227,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		delay := wait.next()
 		a.Log.Warn("control channel lost", sallyport.LogErr, err, panics.Stack(err), "retry_in", delay.Round(100*time.Millisecond))
+		web.CloseIdleConnections() // they were on the same network: a call on one that is dead would wait for long
 		if !a.pause(ctx, delay) {
 			return nil
 		}

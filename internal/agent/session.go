@@ -449,6 +449,7 @@ func (s *session) carry() {
 			return
 		}
 		s.log.Warn("data channel lost", sallyport.LogErr, err)
+		s.agent.client.HTTP.CloseIdleConnections() // as when the control channel is lost
 		if !s.agent.pause(s.line, min(wait.next(), openRetryLast)) {
 			return
 		}

@@ -126,9 +126,8 @@ func (over) Error() string { return "the session is over" }
 
 // Limits of patience.
 const (
-	firstTries = 6                // to open the first socket, as AWS's plugin
 	resumeCall = 15 * time.Second // for one ResumeSession
-	unheard    = 30 * time.Second // for a session that never said anything to be resumed
+	unheard    = 30 * time.Second // for a session that never said anything to be joined or resumed
 
 	// Pings find a dead network within pingEvery+pingPatience, or once more
 	// that if something else was heard just before.
@@ -751,26 +750,37 @@ func (l *listening) watch(ctx context.Context) error {
 	}
 }
 
-// connect opens the first socket. It tries again what may be a passing fault,
-// with the same token, which is good for as often as it takes.
+// connect opens the first socket. For as long as [unheard] it tries again what may
+// be a passing fault, with the same token, which is good for as often as it takes:
+// the session was started by a call that the server answered just before.
 func (r *run) connect(ctx context.Context) (conn, error) {
 	address, err := r.Client.checkStream(r.Invitation.StreamURL)
 	if err != nil {
 		return nil, err
 	}
 	r.Invitation.StreamURL = address
+	began := time.Now()
 	var wait backoff
-	for n := 1; ; n++ {
+	var told *told // nil until an attempt has failed
+	for {
 		conn, err := r.dial(ctx)
 		if err == nil {
+			if told != nil {
+				told.back()
+			}
 			return conn, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if n == firstTries || lasting(err) {
+		if time.Since(began) > unheard || lasting(err) {
 			return nil, fmt.Errorf("connect to the session: %w", err)
 		}
+		if told == nil {
+			told = newTold(r, "the session cannot be reached yet, trying again…", "connected", err)
+			defer told.stop()
+		}
+		told.why(err)
 		if err := wait.pause(ctx); err != nil {
 			return nil, err
 		}
@@ -816,7 +826,7 @@ func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, e
 	}
 	r.Client.api.HTTP.CloseIdleConnections() // they were on the same network
 
-	told := newTold(r, lost)
+	told := newTold(r, "the connection is lost, reconnecting…", "connected again", lost)
 	defer told.stop()
 	for {
 		if err := wait.pause(ctx); err != nil {
@@ -901,10 +911,12 @@ func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 	return conn, derr
 }
 
-// told is what the person has been told of a lost connection: nothing, for the
-// first two seconds.
+// told is what the person has been told of a connection that there is not: nothing,
+// for the first two seconds.
 type told struct {
 	r     *run
+	away  string // what it says while there is none
+	again string // what it says when there is one
 	timer *time.Timer
 	mu    sync.Mutex
 	said  string // the last thing said; "" until the timer
@@ -912,13 +924,13 @@ type told struct {
 	over  bool
 }
 
-func newTold(r *run, lost error) *told {
-	t := &told{r: r, cause: lost, over: r.Quiet}
+func newTold(r *run, away, again string, cause error) *told {
+	t := &told{r: r, away: away, again: again, cause: cause, over: r.Quiet}
 	t.timer = time.AfterFunc(tellAfter, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if !t.over {
-			t.tell(" ")
+			t.tell(Explain(t.cause))
 		}
 	})
 	return t
@@ -930,7 +942,7 @@ func (t *told) tell(said string) {
 		hint = " (~. to leave)"
 	}
 	t.said = said
-	t.r.notice("the connection is lost, reconnecting…" + hint + ": " + Explain(t.cause))
+	t.r.notice(t.away + hint + ": " + Explain(t.cause))
 }
 
 // why takes the latest reason, and passes it on if it is another than before.
@@ -948,7 +960,7 @@ func (t *told) back() {
 	defer t.mu.Unlock()
 	t.over = true
 	if t.said != "" {
-		t.r.notice("connected again")
+		t.r.notice(t.again)
 	}
 }
 

@@ -475,12 +475,13 @@ func TestFirstConnection(t *testing.T) {
 		name   string
 		status int
 		body   string
-		tries  int
+		after  time.Duration // when the client gives up, within 2 s
 		err    string
+		says   string
 	}{
-		{"a server that starts is waited for", 503, "", firstTries, "503"},
-		{"a refusal is final", 403, `{"__type":"AccessDeniedException","message":"Not you."}`, 1, "Not you."},
-		{"another kind of server is no use", 404, "<html>", 1, "404"},
+		{"a server that starts is waited for", 503, "", unheard, "503", "the session cannot be reached yet, trying again…"},
+		{"a refusal is final", 403, `{"__type":"AccessDeniedException","message":"Not you."}`, 0, "Not you.", ""},
+		{"another kind of server is no use", 404, "<html>", 0, "404", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -491,13 +492,20 @@ func TestFirstConnection(t *testing.T) {
 					io.WriteString(w, tt.body)
 					return true
 				}
+				began := time.Now()
 				j := join(p, p.serve(nil), nil)
 				_, err := j.wait()
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("Run: %v", err)
 				}
-				if len(p.signed) != tt.tries {
-					t.Errorf("%d tries, want %d", len(p.signed), tt.tries)
+				if took := time.Since(began); took < tt.after || took > tt.after+2*time.Second {
+					t.Errorf("it gave up after %v, want %v", took, tt.after)
+				}
+				if tt.after == 0 && len(p.signed) != 1 {
+					t.Errorf("%d tries, want 1", len(p.signed))
+				}
+				if said := j.errOut.String(); strings.Count(said, tt.says) != 1 && tt.says != "" || tt.says == "" && said != "" {
+					t.Errorf("it said %q, want %q", said, tt.says)
 				}
 				if p.called("TerminateSession") != 1 {
 					t.Error("the session nobody joined was left on")

@@ -101,40 +101,67 @@ type trouble struct {
 
 // Trouble notes that something cannot be reached for a time from now on.
 func (w *World) Trouble(who string, long time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	now := time.Now()
-	w.troubles = append(w.troubles, trouble{who, now, now.Add(long)})
+	w.noteTrouble(trouble{who, now, now.Add(long)})
 }
 
-// unreachable is how long one of several could not be reached while s was on,
-// at most: it takes a while to come back from each time.
-func (w *World) unreachable(s *Session, who ...string) (long time.Duration) {
+func (w *World) noteTrouble(t trouble) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, t := range w.troubles {
-		if slices.Contains(who, t.who) && t.to.After(s.Began.Add(-time.Minute)) && (s.ended.IsZero() || t.from.Before(s.ended)) {
-			long += t.to.Sub(t.from) + 10*time.Second
+	w.troubles = append(w.troubles, t)
+}
+
+// comeback is how long an end takes at most to be attached again after it can
+// reach the server again: a pause between two attempts, an attempt that began just
+// before, and the round trips of an attempt on the slowest link.
+const comeback = 5 * time.Second
+
+// outage is the longest time for which one of several could not be reached while
+// s was on. Two troubles are one outage if the time between them is too short to
+// come back in.
+func (w *World) outage(s *Session, who ...string) (longest time.Duration) {
+	w.mu.Lock()
+	troubles := slices.Clone(w.troubles)
+	w.mu.Unlock()
+	slices.SortFunc(troubles, func(a, b trouble) int { return a.from.Compare(b.from) })
+	var from, to time.Time
+	for _, t := range troubles {
+		if !slices.Contains(who, t.who) || !t.to.After(s.Began.Add(-comeback)) || !s.ended.IsZero() && !t.from.Before(s.ended) {
+			continue
 		}
+		if t.from.After(to.Add(comeback)) {
+			from = t.from
+		}
+		if t.to.After(to) {
+			to = t.to
+		}
+		longest = max(longest, to.Add(comeback).Sub(from))
 	}
-	return long
+	return longest
 }
 
-// nodeAway and clientAway report whether an end may have been away for longer
-// than a session waits for it.
+// How long each party waits before it gives up: the figures of the broker, the
+// agent and the client.
+const (
+	nodeGrace    = 90 * time.Second // the server for an agent that was there
+	dispatched   = 15 * time.Second // the server for an agent that was asked three times
+	answerWithin = 15 * time.Second // the agent for an answer to its handshake
+	unheard      = 30 * time.Second // the client for a session that it heard nothing of
+)
+
+// nodeAway reports whether the agent was away for longer than a session waits.
 func (w *World) nodeAway(s *Session) bool {
-	return w.happened(agentGone, s) || w.unreachable(s, "agent", "server") > time.Minute
+	return w.happened(agentGone, s) || w.outage(s, "agent", "server") >= nodeGrace
 }
 
-// gaveUp reports whether the client never got in, for a good reason: it tries no
-// longer than AWS's.
+// gaveUp reports whether the client could not get in for as long as it tries.
 func (w *World) gaveUp(s *Session) bool {
-	return s.Failure != nil && w.unreachable(s, s.Process.Host.name, "server") > 0
+	return s.Failure != nil && w.outage(s, s.Process.Host.name, "server") >= unheard
 }
 
-func (w *World) clientAway(s *Session) bool {
-	return w.happened(left, s) || w.gaveUp(s) || w.unreachable(s, s.Process.Host.name, "server") > 50*time.Second
-}
+// clientAway reports whether the client is no more. No run of the faults keeps one
+// that goes on trying away for as long as a session waits for it: 5 minutes.
+func (w *World) clientAway(s *Session) bool { return w.happened(left, s) || w.gaveUp(s) }
 
 // causes are the sentences that sessions end with, by what they contain, and
 // what makes each true.
@@ -152,11 +179,11 @@ var causes = []struct {
 	{"No client connected", (*World).clientAway},
 	{"client ended the session", func(w *World, s *Session) bool { return w.happened(left, s) }},
 	{"No answer from the client arrived", func(w *World, s *Session) bool { // the handshake
-		return w.happened(left, s) || w.happened(agentGone, s) || w.unreachable(s, s.Process.Host.name, "agent", "server") > 10*time.Second
+		return w.happened(left, s) || w.happened(agentGone, s) || w.outage(s, s.Process.Host.name, "agent", "server") >= answerWithin
 	}},
 	{"was lost and did not come back", (*World).nodeAway},
 	{"did not answer", func(w *World, s *Session) bool {
-		return w.happened(agentGone, s) || w.unreachable(s, "agent", "server") > 0
+		return w.happened(agentGone, s) || w.outage(s, "agent", "server") >= dispatched
 	}},
 	{"agent", func(w *World, s *Session) bool { return w.happened(agentGone, s) }},
 }
@@ -320,8 +347,8 @@ func (w *World) checkBytes(s *Session, rec *store.SessionRecord, truth Truth, co
 	if sum := sha256.Sum256(cast); rec.Log.Size != int64(len(cast)) || !bytes.Equal(rec.Log.Hash, sum[:]) {
 		bad(Sealed, "the store has a recording of %d bytes, %x, and it has %d bytes, %x", rec.Log.Size, rec.Log.Hash, len(cast), sum)
 	}
-	if w.happened(lostPower, s) {
-		return all // which takes a moment of each log
+	if cuts := w.powerCuts(s); cuts > 0 {
+		return append(all, w.checkGaps(s, cuts, truth, complete, out, errs)...)
 	}
 	compare("recording", out, truth.Output, complete)
 	compare("recording of standard error", errs, truth.Errors, complete)
@@ -329,6 +356,74 @@ func (w *World) checkBytes(s *Session, rec *store.SessionRecord, truth Truth, co
 		bad(Complete, "the recording has %d and %d bytes, and the person was shown %d and %d", len(out), len(errs), len(s.Out.Shown()), len(s.Err.Shown()))
 	}
 	return all
+}
+
+// powerCuts counts how often the server's machine lost its power while s was on.
+func (w *World) powerCuts(s *Session) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.facts {
+		if f.kind == lostPower && !f.at.Before(s.Began) && (s.ended.IsZero() || !f.at.After(s.ended)) {
+			n++
+		}
+	}
+	return n
+}
+
+// checkGaps checks a recording that power cuts have taken from: each what was said
+// in a moment, and no more than its log lost. What is left is as it was said and
+// in order.
+func (w *World) checkGaps(s *Session, cuts int, truth Truth, complete bool, out, errs []byte) (all []Problem) {
+	for _, r := range []struct {
+		what      string
+		got, want []byte
+	}{{"recording", out, truth.Output}, {"recording of standard error", errs, truth.Errors}} {
+		if !isWithGaps(r.got, r.want, cuts, complete) {
+			all = append(all, Problem{Prefix, fmt.Sprintf("%s: %s: %d of %d bytes are not what is left after %d power cuts: %s", s.name(), r.what, len(r.got), len(r.want), cuts, difference(r.got, r.want))})
+		}
+	}
+	missing, lost := len(truth.Output)+len(truth.Errors)-len(out)-len(errs), w.Disk.Lost(s.ID.String()+".log")
+	if complete && missing > lost {
+		all = append(all, Problem{Complete, fmt.Sprintf("%s: the recording lacks %d bytes, and its log lost %d", s.name(), missing, lost)})
+	}
+	return all
+}
+
+// isWithGaps reports whether got is want without at most some pieces of it, and,
+// unless it is to be whole, without its end.
+func isWithGaps(got, want []byte, gaps int, whole bool) bool {
+	n := common(got, want)
+	got, want = got[n:], want[n:]
+	switch {
+	case len(got) == 0:
+		return !whole || gaps > 0 || len(want) == 0
+	case gaps == 0:
+		return false
+	case bytes.HasSuffix(want, got):
+		return true
+	case whole && gaps == 1: // the piece before the gap may end in what begins the one after it
+		return false
+	}
+	next := got[:min(len(got), 64)]
+	for at := bytes.Index(want, next); at >= 0; {
+		if isWithGaps(got, want[at:], gaps-1, whole) {
+			return true
+		}
+		further := bytes.Index(want[at+1:], next)
+		if further < 0 {
+			break
+		}
+		at += 1 + further
+	}
+	return false
+}
+
+// common is how many bytes a and b begin with alike.
+func common(a, b []byte) (n int) {
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // recording returns what a session's recording shows, output and errors apart:

@@ -37,6 +37,7 @@ type Disk struct {
 	journal []map[string]*inode // the names before each change since the last sync
 	mounted *Mount
 	temp    int
+	lost    map[string]int // bytes, by the name of a file that power cuts took them from
 }
 
 type inode struct {
@@ -44,12 +45,13 @@ type inode struct {
 	durable []byte // as it was synced
 	kept    int    // how much of the beginning of that has not changed since
 	changed time.Time
+	dirty   time.Time // when that was written which is not synced; zero if there is none
 }
 
 // NewDisk returns an empty disk without a limit. What survives a crash is of
 // seed.
 func NewDisk(log *Log, seed uint64) *Disk {
-	return &Disk{log: log, random: rand.New(rand.NewPCG(seed, 2)), free: -1, names: map[string]*inode{}}
+	return &Disk{log: log, random: rand.New(rand.NewPCG(seed, 2)), free: -1, names: map[string]*inode{}, lost: map[string]int{}}
 }
 
 // A Mount is the disk as one server has it, until it crashes.
@@ -110,14 +112,35 @@ func (d *Disk) Crash(powerCut bool, during func()) {
 		if unsynced := size - min(f.kept, size); unsynced > 0 && len(f.data) != len(f.durable) {
 			lost := d.random.IntN(unsynced + 1)
 			f.data = f.data[:size-lost]
+			d.lost[name] += lost
 			if lost > 0 && d.random.IntN(4) == 0 {
 				f.data = append(f.data[:size-lost:size-lost], make([]byte, min(lost, 64))...)
 			}
 			d.log.Add("disk", "%s lost %d of %d bytes that were not synced", name, lost, unsynced)
 		}
 		f.data = slices.Clone(f.data)
-		f.durable, f.kept = slices.Clone(f.data), len(f.data)
+		f.durable, f.kept, f.dirty = slices.Clone(f.data), len(f.data), time.Time{}
 	}
+}
+
+// Lost is how many bytes power cuts have taken from a file, by its name then.
+func (d *Disk) Lost(name string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost[name]
+}
+
+// Unsynced is since when the oldest of what is not synced of the files whose names
+// have a suffix was written, and the name of that file; zero if all is synced.
+func (d *Disk) Unsynced(suffix string) (name string, since time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for n, f := range d.names {
+		if strings.HasSuffix(n, suffix) && !f.dirty.IsZero() && (since.IsZero() || f.dirty.Before(since)) {
+			name, since = n, f.dirty
+		}
+	}
+	return name, since
 }
 
 // Read returns a file as it is.
@@ -314,6 +337,9 @@ func (h *handle) WriteAt(b []byte, off int64) (n int, err error) {
 		h.node.data = append(h.node.data, make([]byte, grow)...)
 		n = copy(h.node.data[min(off, int64(len(h.node.data))):], fits)
 		h.node.changed = time.Now()
+		if n > 0 && h.node.dirty.IsZero() {
+			h.node.dirty = time.Now()
+		}
 		if n < len(b) {
 			return syscall.ENOSPC
 		}
@@ -359,6 +385,7 @@ func (h *handle) Truncate(size int64) error {
 func (h *handle) Sync() error {
 	return h.do("sync", func(d *Disk) error {
 		h.node.durable, h.node.kept = slices.Clone(h.node.data), len(h.node.data)
+		h.node.dirty = time.Time{}
 		d.journal = nil
 		return nil
 	})

@@ -354,19 +354,19 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 	}
 	h := host()
 	began := time.Now()
-	trouble := func(long time.Duration) { w.Trouble(h.name, long) }
+	unreachable := func(long time.Duration) { w.Trouble(h.name, long) }
 	switch f.what {
 	case "cut":
-		trouble(0)
+		unreachable(0)
 		h.Cut(time.Time{})
 	case "cut and down":
-		trouble(f.long)
+		unreachable(f.long)
 		h.Refuse(true)
 		h.Cut(time.Time{})
 		time.Sleep(f.long)
 		h.Refuse(false)
 	case "stall", "stall and cut":
-		trouble(f.long)
+		unreachable(f.long)
 		h.Stall(true)
 		time.Sleep(f.long)
 		if f.what == "stall and cut" {
@@ -374,15 +374,16 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 		}
 		h.Stall(false)
 	case "lose":
-		trouble(time.Minute) // until pings find out
+		unreachable(50 * time.Second) // until pings find out
 		h.Lose(time.Time{})
 	case "slow":
+		unreachable(f.then)
 		h.Slow(time.Duration(f.long.Milliseconds()/20) * time.Millisecond)
 		time.Sleep(f.then)
 		h.Slow(10 * time.Millisecond)
 	case "control channel":
 		h = w.AgentHost()
-		trouble(f.long)
+		unreachable(f.long)
 		before := began
 		if s := session(max(f.who, 0)); s != nil {
 			before = s.Began
@@ -393,7 +394,8 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 		h.Refuse(false)
 	case "restart server", "crash server", "power cut":
 		server.do(func() {
-			w.Trouble("server", f.then+10*time.Second)
+			began := time.Now()
+			defer func() { w.noteTrouble(trouble{"server", began, time.Now()}) }()
 			if f.what == "restart server" {
 				w.RestartServer(f.then)
 			} else {
@@ -402,7 +404,6 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 		})
 	case "stop agent", "kill agent":
 		agent.do(func() {
-			w.Trouble("agent", f.long)
 			if f.what == "stop agent" {
 				w.StopAgent()
 			} else {
@@ -412,9 +413,10 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 			w.StartAgent()
 		})
 	case "locked database":
+		f.long = min(f.long, 8*time.Second)
 		w.Trouble("server", f.long)
 		unlock := w.LockDatabase()
-		time.Sleep(min(f.long, 8*time.Second))
+		time.Sleep(f.long)
 		unlock()
 	case "stopped screen":
 		if s := session(max(f.who, 0)); s != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/store"
 )
@@ -188,6 +189,7 @@ func (w *World) web(h *Host) *http.Client {
 	roots.AppendCertsFromPEM(pem)
 	return &http.Client{Transport: &http.Transport{
 		DialContext: h.Dial, TLSClientConfig: &tls.Config{RootCAs: roots}, TLSHandshakeTimeout: 10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second, MaxIdleConns: 2, IdleConnTimeout: 30 * time.Second, // as internal/endpoint has them
 	}}
 }
 
@@ -269,6 +271,9 @@ func (w *World) supervise(state string) {
 // that the next server starts with.
 func (w *World) KillServer(powerCut bool) (state string) {
 	s := w.lastServer()
+	if name, since := w.Disk.Unsynced(".log"); powerCut && !since.IsZero() && time.Since(since) > record.SyncLate {
+		w.fail("cut the power", fmt.Errorf("%s has bytes that are not synced after %v", name, time.Since(since)))
+	}
 	s.killed = true
 	s.listener.Kill()
 	state = w.newState("server")
