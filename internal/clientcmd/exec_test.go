@@ -3,8 +3,6 @@ package clientcmd
 import (
 	"encoding/json"
 	"errors"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -51,27 +49,12 @@ func FuzzQuote(f *testing.F) {
 		args := []string{a, b, c}
 		line, err := quote(args)
 		if err != nil {
-			t.Skip(err)
+			return // it is no text, or has a zero byte: no shell takes it
 		}
 		if got, err := shlex(line); err != nil || !slices.Equal(got, args) {
 			t.Fatalf("%q is quoted %s, and split %q, %v", args, line, got, err)
 		}
 	})
-}
-
-func TestShellReadsWhatIsQuoted(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("has no sh")
-	}
-	args := []string{"", "it's", `\"$(date)`, "#", "a\nb", "~", "*", "漢", "!", "{a,b}", "=", "\t"}
-	line, err := quote(args)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("sh", "-c", `printf '%s\0' `+line).Output()
-	if err != nil || string(out) != strings.Join(args, "\x00")+"\x00" {
-		t.Errorf("%s is read as %q, %v", line, out, err)
-	}
 }
 
 // shlex splits as github.com/google/shlex does, which AWS's agent uses: quotes,

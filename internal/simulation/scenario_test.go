@@ -9,10 +9,6 @@ import (
 	"time"
 )
 
-// knownBroken are the scenarios that fail today, always or in some runs, with
-// what is wrong. They are run, and what fails is reported as skipped.
-var knownBroken = map[string]string{}
-
 // ending is a program that says hello, and after a while calls atEnd, prints
 // 500 lines and ends with 58.
 func ending(name string, atEnd func()) *Program {
@@ -155,46 +151,18 @@ var scenarios = []scenario{
 			return s
 		},
 	},
-	{
-		name: "the agent is stopped under a command", kind: Exec, cause: "agent", within: 10 * time.Second,
-		play: func(w *World, kind Kind) *Session {
-			s := start(w, kind, ending("p", nil))
-			time.Sleep(2 * time.Second)
-			w.StopAgent()
-			return s
-		},
-	},
-	{
-		name: "the agent is stopped under a shell", kind: Shell, cause: "agent", within: 10 * time.Second,
-		play: func(w *World, kind Kind) *Session {
-			s := start(w, kind, ending("p", nil))
-			time.Sleep(2 * time.Second)
-			w.StopAgent()
-			return s
-		},
-	},
-	{
-		name: "the agent is killed and started again at once", kind: Shell, cause: "agent", within: 15 * time.Second,
-		play: func(w *World, kind Kind) *Session {
-			s := start(w, kind, ending("p", nil))
-			time.Sleep(2 * time.Second)
-			w.KillAgent()
-			w.StartAgent()
-			return s
-		},
-	},
-	{
-		name: "the agent is killed and started again after 20 s", kind: Shell, cause: "agent", within: 40 * time.Second, said: "node",
-		play: func(w *World, kind Kind) *Session {
-			s := start(w, kind, ending("p", nil))
-			time.Sleep(2 * time.Second)
-			w.KillAgent()
-			s.due = time.Now()
-			time.Sleep(20 * time.Second)
-			w.StartAgent()
-			return s
-		},
-	},
+	underTheAgent(scenario{name: "the agent is stopped under a command", kind: Exec, within: 10 * time.Second}, func(w *World, _ *Session) { w.StopAgent() }),
+	underTheAgent(scenario{name: "the agent is stopped under a shell", kind: Shell, within: 10 * time.Second}, func(w *World, _ *Session) { w.StopAgent() }),
+	underTheAgent(scenario{name: "the agent is killed and started again at once", kind: Shell, within: 15 * time.Second}, func(w *World, _ *Session) {
+		w.KillAgent()
+		w.StartAgent()
+	}),
+	underTheAgent(scenario{name: "the agent is killed and started again after 20 s", kind: Shell, within: 40 * time.Second, said: "node"}, func(w *World, s *Session) {
+		w.KillAgent()
+		s.due = time.Now()
+		time.Sleep(20 * time.Second)
+		w.StartAgent()
+	}),
 	endsWhileServerIsDown("the agent is stopped after its command ended while the server was down", "", func(w *World) { w.StopAgent() }),
 	endsWhileServerIsDown("the agent is killed after its command ended while the server was down", "", func(w *World) { w.KillAgent() }),
 	endsWhileServerIsDown("the agent is stopped with output that could not be sent while the server was down", "before the last of its output was sent", func(w *World) { w.StopAgent() }),
@@ -251,6 +219,18 @@ var scenarios = []scenario{
 			return start(w, kind, ending("p", soon(w, func() { w.RestartServer(time.Second) })))
 		},
 	},
+}
+
+// underTheAgent is a scenario in which a session has its agent taken away.
+func underTheAgent(sc scenario, take func(w *World, s *Session)) scenario {
+	sc.cause = "agent"
+	sc.play = func(w *World, kind Kind) *Session {
+		s := start(w, kind, ending("p", nil))
+		time.Sleep(2 * time.Second)
+		take(w, s)
+		return s
+	}
+	return sc
 }
 
 func stalledThenCut(name string, after, down time.Duration) scenario {
@@ -318,16 +298,10 @@ func TestScenarios(t *testing.T) {
 	for i, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			problems, log := inWorld(t, uint64(i), -1, sc.run)
-			why, broken := knownBroken[sc.name]
-			switch {
-			case len(problems) == 0 && broken:
-				t.Logf("known to be broken (%s), and holds in this run", why)
-			case broken:
-				t.Skipf("known to be broken: %s\n%v", why, problems)
-			case len(problems) > 0:
-				for _, p := range problems {
-					t.Error(p)
-				}
+			for _, p := range problems {
+				t.Error(p)
+			}
+			if t.Failed() {
 				t.Logf("events:\n%s", log)
 			}
 		})

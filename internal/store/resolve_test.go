@@ -15,6 +15,15 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 	makePolicy := func(ctx context.Context, db *DB, id string) error {
 		return db.CreatePolicy(ctx, sallyport.Policy{ARN: policy, Name: "p", Path: "/", ID: id, Document: "{}", Created: at(0)})
 	}
+	makeUser := func(ctx context.Context, db *DB, path, id string) error {
+		return db.CreateUser(ctx, sallyport.User{Name: "x", Path: path, ID: id})
+	}
+	makeRole := func(ctx context.Context, db *DB, id string) error {
+		return db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: id})
+	}
+	makeGroup := func(ctx context.Context, db *DB, id string) error {
+		return db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: id})
+	}
 	makeDocument := func(ctx context.Context, db *DB, n int) error {
 		return db.CreateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(n)}, nil)
 	}
@@ -26,12 +35,10 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 		refuse sallyport.Code
 	}{
 		"a user that was renamed, and another": {
-			func(ctx context.Context, db *DB) error {
-				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"})
-			},
+			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/", "AIDA1") },
 			func(ctx context.Context, db *DB) error { _, err := db.User(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Rename(ctx, User("x"), "y", ""), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/admin/", ID: "AIDA2"}))
+				return errors.Join(db.Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/admin/", "AIDA2"))
 			},
 			func(ctx context.Context, db *DB) error { return db.PutInlinePolicy(ctx, User("x"), "own", "{}") },
 			sallyport.NoSuchEntity,
@@ -44,20 +51,18 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 				}
 				return nil
 			},
-			func(ctx context.Context, db *DB) error {
-				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/admin/", ID: "AIDA2"})
-			},
+			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/admin/", "AIDA2") },
 			func(ctx context.Context, db *DB) error { return db.Tag(ctx, User("x"), map[string]string{"a": "b"}) },
 			sallyport.NoSuchEntity,
 		},
 		"a caller, by an access key": {
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"}),
+				return errors.Join(makeUser(ctx, db, "/", "AIDA1"),
 					db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", User: "x", Active: true}, sallyport.GenerateSecret()))
 			},
 			func(ctx context.Context, db *DB) error { _, err := db.Credential(ctx, "AKIA1"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Rename(ctx, User("x"), "y", ""), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA2"}))
+				return errors.Join(db.Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/", "AIDA2"))
 			},
 			func(ctx context.Context, db *DB) error {
 				return db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA2", User: "x", Active: true}, sallyport.GenerateSecret())
@@ -65,34 +70,28 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 			sallyport.NoSuchEntity,
 		},
 		"a caller, by ID": {
-			func(ctx context.Context, db *DB) error {
-				return db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA1"})
-			},
+			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/", "AIDA1") },
 			func(ctx context.Context, db *DB) error { _, err := db.UserByID(ctx, "AIDA1", "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, User("x")), db.CreateUser(ctx, sallyport.User{Name: "x", Path: "/", ID: "AIDA2"}))
+				return errors.Join(db.Delete(ctx, User("x")), makeUser(ctx, db, "/", "AIDA2"))
 			},
 			func(ctx context.Context, db *DB) error { _, err := db.AccessKeys(ctx, "x"); return err },
 			sallyport.NoSuchEntity,
 		},
 		"a role that was deleted and made anew": {
-			func(ctx context.Context, db *DB) error {
-				return db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: "AROA1"})
-			},
+			func(ctx context.Context, db *DB) error { return makeRole(ctx, db, "AROA1") },
 			func(ctx context.Context, db *DB) error { _, err := db.Role(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, Role("x")), db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: "AROA2"}))
+				return errors.Join(db.Delete(ctx, Role("x")), makeRole(ctx, db, "AROA2"))
 			},
 			func(ctx context.Context, db *DB) error { return db.UpdateTrust(ctx, "x", "{}") },
 			sallyport.NoSuchEntity,
 		},
 		"a group's policies": {
-			func(ctx context.Context, db *DB) error {
-				return db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: "AGPA1"})
-			},
+			func(ctx context.Context, db *DB) error { return makeGroup(ctx, db, "AGPA1") },
 			func(ctx context.Context, db *DB) error { _, err := db.Group(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, Group("x")), db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: "AGPA2"}))
+				return errors.Join(db.Delete(ctx, Group("x")), makeGroup(ctx, db, "AGPA2"))
 			},
 			func(ctx context.Context, db *DB) error { _, err := db.Grants(ctx, Group("x")); return err },
 			sallyport.NoSuchEntity,
