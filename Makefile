@@ -24,15 +24,17 @@ check: vet lint test  ## what CI runs
 
 vet:
 	$(GO) vet ./...
+	$(GO) vet -tags interop ./internal/interop
 
 lint:
 	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags interop ./internal/interop
 
 bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
 
 interop: build  ## every kind of session, with AWS's own programs: see CONTRIBUTING.md
-	SALLYPORT_INTEROP=1 $(GO) test -count=1 -timeout 25m -v -run 'TestInterop' ./internal/interop
+	$(GO) test -tags interop -count=1 -timeout 25m -v -run 'TestInterop' ./internal/interop
 
 fuzz:    ## each fuzz test, FUZZTIME at a time
 	@$(GO) list ./... | while read p; do \

@@ -67,6 +67,7 @@ var mayImport = map[string]string{
 	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
 		"broker gateway keyring panics rawio record route store",
 
+	"internal/need":       "",
 	"internal/simulation": "agent asciicast client pty record server store",
 	"internal/pgtest":     "",
 	"internal/servertest": "agent api datachannel endpoint server socket store wire",
@@ -190,7 +191,7 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 // nothing needs any longer is an error too.
 //
 // forTests are the packages that are no part of a program that is shipped.
-var forTests = []string{"internal/bench/", "internal/servertest/", "internal/simulation/", "internal/interop/"}
+var forTests = []string{"internal/bench/", "internal/servertest/", "internal/simulation/", "internal/interop/", "internal/need/"}
 
 // mayPanic are the statements that panic.
 var mayPanic = map[string]string{
@@ -374,4 +375,139 @@ func guards(call *ast.CallExpr) (ok bool) {
 		return !ok
 	})
 	return ok
+}
+
+// maySkip is the only package that skips tests: by it a test that lacks what it
+// needs fails in CI.
+const maySkip = "internal/need/"
+
+// maySleep are the functions that call time.Sleep outside a bubble of synctest, and
+// the folders in which all that sleeps is in one. What runs in real time waits for a
+// cause, with a limit: a context, a channel, servertest.Eventually.
+var maySleep = map[string]string{
+	"internal/broker/end_test.go: TestEndInTheStream": "its table is run in a bubble",
+	"internal/datachannel/network_test.go: join":      "a network lives in a bubble",
+	"internal/datachannel/stock_test.go: run":         "its network lives in a bubble",
+	"internal/datachannel/stock_test.go: send":        "likewise",
+	"internal/servertest/cable.go: Cut":               "how long the network is down is what is asked for",
+	"internal/simulation/":                            "a World lives in a bubble",
+}
+
+// Tests skip by package need alone, and nothing sleeps in real time.
+func TestNothingIsSkippedOrSleeps(t *testing.T) {
+	files := token.NewFileSet()
+	packages := map[string]map[string]*ast.File{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		path = filepath.ToSlash(path)
+		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+		dir := path[:strings.LastIndexByte(path, '/')+1]
+		if packages[dir] == nil {
+			packages[dir] = map[string]*ast.File{}
+		}
+		packages[dir][path] = file
+		return err
+	})
+	if err != nil || len(packages) < 30 {
+		t.Fatalf("%d packages were read, %v", len(packages), err)
+	}
+	used := map[string]bool{}
+	for dir, sources := range packages {
+		bubbles := bubblesOf(sources)
+		for path, file := range sources {
+			function := ""
+			var open []ast.Node // what encloses the node
+			ast.Inspect(file, func(n ast.Node) bool {
+				if n == nil {
+					open = open[:len(open)-1]
+					return true
+				}
+				open = append(open, n)
+				switch n := n.(type) {
+				case *ast.FuncDecl:
+					function = n.Name.Name
+				case *ast.SelectorExpr:
+					if dir != maySkip && (n.Sel.Name == "Skip" || n.Sel.Name == "Skipf" || n.Sel.Name == "SkipNow") {
+						t.Errorf("%v: %s skips; say with package need what is missing", files.Position(n.Pos()), types.ExprString(n))
+					}
+				}
+				if !sleeps(open) || inBubble(open, bubbles) {
+					return true
+				}
+				key := path + ": " + function
+				if maySleep[dir] != "" {
+					key = dir
+				}
+				used[key] = true
+				if maySleep[key] == "" {
+					t.Errorf("%v: it sleeps in real time, and is not in maySleep, under %q", files.Position(n.Pos()), key)
+				}
+				return true
+			})
+		}
+	}
+	for key := range maySleep {
+		if !used[key] {
+			t.Errorf("maySleep has %q, which does not sleep", key)
+		}
+	}
+}
+
+// sleeps reports whether the innermost of open is a call of time.Sleep, or waits for
+// time.After and nothing else.
+func sleeps(open []ast.Node) bool {
+	n := open[len(open)-1]
+	if len(open) > 1 {
+		if _, is := open[len(open)-2].(*ast.CommClause); is {
+			return false // one cause of several
+		}
+	}
+	if wait, is := n.(*ast.ExprStmt); is {
+		if receive, is := wait.X.(*ast.UnaryExpr); is && receive.Op == token.ARROW {
+			call, is := receive.X.(*ast.CallExpr)
+			return is && types.ExprString(call.Fun) == "time.After"
+		}
+	}
+	call, is := n.(*ast.CallExpr)
+	return is && types.ExprString(call.Fun) == "time.Sleep"
+}
+
+// bubblesOf are the functions of a package that run a function which they are given
+// in a bubble: synctest.Test, and those that pass theirs on to it.
+func bubblesOf(sources map[string]*ast.File) map[string]bool {
+	bubbles := map[string]bool{"synctest.Test": true}
+	for again := true; again; {
+		again = false
+		for _, file := range sources {
+			for _, d := range file.Decls {
+				f, is := d.(*ast.FuncDecl)
+				if !is || f.Body == nil || bubbles[f.Name.Name] || strings.HasPrefix(f.Name.Name, "Test") {
+					continue
+				}
+				ast.Inspect(f.Body, func(n ast.Node) bool {
+					if call, is := n.(*ast.CallExpr); is && bubbles[types.ExprString(call.Fun)] {
+						bubbles[f.Name.Name], again = true, true
+					}
+					return true
+				})
+			}
+		}
+	}
+	return bubbles
+}
+
+// inBubble reports whether the innermost of open is in a function that is passed to
+// one of bubbles.
+func inBubble(open []ast.Node, bubbles map[string]bool) bool {
+	for i, n := range open[1:] {
+		if _, is := n.(*ast.FuncLit); !is {
+			continue
+		}
+		if call, is := open[i].(*ast.CallExpr); is && bubbles[types.ExprString(call.Fun)] {
+			return true
+		}
+	}
+	return false
 }

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/agentcmd"
+	"github.com/sallyport/sallyport/internal/need"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/servertest"
 )
@@ -54,11 +56,15 @@ func heed(signals ...os.Signal) {
 // one with: go test ./cmd/sallyport -run Script/first
 func TestScript(t *testing.T) {
 	heed(syscall.SIGHUP, os.Interrupt)
-	if _, err := exec.LookPath("aws"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("there is no aws CLI, and in CI there must be")
-		}
-		t.Log("there is no aws CLI: what the scripts do with it is left out")
+	need.PartlyProgram(t, "aws", "awscli")
+	need.PartlyProgram(t, "curl", "curl")
+	namespace := exec.Command("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil
+	if !namespace && runtime.GOOS == "linux" {
+		need.Partly(t, "there is no user namespace: install Debian's package util-linux, and run it where the kernel allows them")
+	}
+	before := exec.Command("git", "cat-file", "-e", yesterday+"^{commit}").Run() == nil
+	if !before {
+		need.Partly(t, "the repository does not have the commit "+yesterday+", which is upgraded from: fetch its whole history")
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -76,12 +82,11 @@ func TestScript(t *testing.T) {
 		Condition: func(what string) (bool, error) {
 			switch what {
 			case "namespace":
+				return namespace, nil
 			case "yesterday":
-				return exec.Command("git", "cat-file", "-e", yesterday+"^{commit}").Run() == nil, nil
-			default:
-				return false, fmt.Errorf("there is no condition %q", what)
+				return before, nil
 			}
-			return exec.Command("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
+			return false, fmt.Errorf("there is no condition %q", what)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"wait-for": waitFor,
@@ -389,6 +394,8 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 		defer conn.Close()
+		pace := time.NewTicker(10 * time.Millisecond) // so that there is something to harm
+		defer pace.Stop()
 		var b []byte
 		for n := range uint64(last) {
 			if b = binary.BigEndian.AppendUint64(b, n); len(b) < 8*atOnce {
@@ -398,7 +405,7 @@ func copies(ts *testscript.TestScript, neg bool, args []string) {
 				return
 			}
 			b = b[:0]
-			time.Sleep(10 * time.Millisecond) // so that there is something to harm
+			<-pace.C
 		}
 		conn.Write(b)
 	}()

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/need"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
@@ -36,18 +37,19 @@ exec "$0" "$@"`
 
 // Whom sessions run as. It makes users, and goes to a mount namespace for it.
 func TestUsers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root")
-	}
 	if os.Getenv("SALLYPORT_ELSEWHERE") != "" {
 		testUsers(t)
 		return
 	}
+	need.Root(t, testUsersElsewhere)
+}
+
+func testUsersElsewhere(t *testing.T) {
 	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", elsewhere, os.Args[0], "-test.run", "^TestUsers$", "-test.v")
 	c.Env = append(os.Environ(), "SALLYPORT_ELSEWHERE=1")
 	out, err := c.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || !strings.Contains(string(out), "=== RUN")) {
-		t.Skipf("this kernel gives us no namespace: %v: %s", err, out)
+		need.Missing(t, fmt.Sprintf("there is no mount namespace: install Debian's package util-linux, and run it where the kernel allows namespaces: %v: %s", err, out))
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestUsers") {
 		t.Errorf("%v: %s", err, out)

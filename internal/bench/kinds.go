@@ -255,7 +255,9 @@ func (w *world) talker(ctx context.Context, begin func(), all <-chan struct{}) e
 			begin()
 			go func() {
 				<-all
-				time.Sleep(rand.N(time.Second / 10)) // people are not in step
+				if pause(ctx, rand.N(time.Second/10)) != nil { // people are not in step
+					return
+				}
 				fmt.Fprintf(typed, "i=0; while [ $i -lt %d ]; do echo n-$((i+=1)).; read -rt 0.1 _; done; exit 0\r", talkedBy)
 			}()
 		}

@@ -193,13 +193,23 @@ func eventually(ctx context.Context, what string, ok func() bool) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("it never happened: %s", what)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		if err := pause(ctx, 2*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// pause returns after a time, or with an error when ctx ends.
+func pause(ctx context.Context, long time.Duration) error {
+	timer := time.NewTimer(long)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // writeBulk writes lines of text, as a log has them.
@@ -347,14 +357,13 @@ func (w *world) keystrokes(ctx context.Context, commands ...[]string) ([][]time.
 				return begin(append(opened, f))
 			})
 		}
-		time.Sleep(300 * time.Millisecond) // what is left of the lines
 		for round := range 21 {
 			for i, f := range opened {
-				some, err := typeInto(f, 50)
+				some, err := typeInto(ctx, f, 50)
 				if err != nil {
 					return err
 				}
-				if round > 0 { // warm by then
+				if round > 0 { // warm by then, and nothing is left of the lines
 					took[i] = append(took[i], some...)
 				}
 			}
@@ -366,7 +375,7 @@ func (w *world) keystrokes(ctx context.Context, commands ...[]string) ([][]time.
 
 // typeInto types n bytes, one after another's echo, and returns how long each
 // took.
-func typeInto(f *os.File, n int) (took []time.Duration, err error) {
+func typeInto(ctx context.Context, f *os.File, n int) (took []time.Duration, err error) {
 	b := make([]byte, 4096)
 	for i := range n {
 		key := 'a' + byte(i%26)
@@ -384,7 +393,9 @@ func typeInto(f *os.File, n int) (took []time.Duration, err error) {
 			}
 		}
 		took = append(took, time.Since(began))
-		time.Sleep(time.Millisecond)
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return nil, err
+		}
 	}
 	return took, nil
 }
@@ -545,12 +556,14 @@ const agents = 1000
 
 // memory measures what an idle agent and a server with many of them hold.
 func memory(ctx context.Context, w *world) ([]figure, error) {
-	time.Sleep(5 * time.Second) // since the last session
+	if err := pause(ctx, 5*time.Second); err != nil { // since the last session
+		return nil, err
+	}
 	agentKB, err := resident(w.running.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
-	before, err := w.settled()
+	before, err := w.settled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -559,7 +572,7 @@ func memory(ctx context.Context, w *world) ([]figure, error) {
 		return nil, err
 	}
 	defer stop()
-	after, err := w.settled()
+	after, err := w.settled(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -571,13 +584,15 @@ func memory(ctx context.Context, w *world) ([]figure, error) {
 
 // settled is the server's memory once it has given back what it does not need:
 // a heap profile runs its collector.
-func (w *world) settled() (kb int, err error) {
+func (w *world) settled(ctx context.Context) (kb int, err error) {
 	for range 2 {
 		out, err := exec.Command("curl", "-s", "--unix-socket", server.SocketPath(filepath.Join(w.dir, "s")), "http://admin/debug/pprof/heap?gc=1").Output()
 		if err != nil || len(out) == 0 {
 			return 0, errors.New("curl is needed to ask the server's admin socket")
 		}
-		time.Sleep(2 * time.Second)
+		if err := pause(ctx, 2*time.Second); err != nil {
+			return 0, err
+		}
 	}
 	return resident(w.server.Process.Pid)
 }

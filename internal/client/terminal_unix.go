@@ -121,7 +121,9 @@ func newKeyboard(in io.Reader) (r io.Reader, interrupt func()) {
 	return k, func() { k.once.Do(func() { k.waker.Close() }) }
 }
 
-// Read waits with select, because poll on a Mac does not know terminals.
+// Read waits with select, because poll on a Mac does not know terminals. Another
+// process that reads the same terminal may take what select reported: then Read
+// waits a millisecond, or until Close, before it asks again.
 func (k *keyboard) Read(p []byte) (int, error) {
 	fd, wake := int(k.f.Fd()), int(k.wake.Fd())
 	for {
@@ -142,7 +144,12 @@ func (k *keyboard) Read(p []byte) (int, error) {
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
-			time.Sleep(time.Millisecond) // somebody else reads it too
+			var closed unix.FdSet
+			closed.Set(wake)
+			pause := unix.NsecToTimeval(time.Millisecond.Nanoseconds())
+			if _, err := unix.Select(wake+1, &closed, nil, nil, &pause); err != nil && !errors.Is(err, unix.EINTR) {
+				return 0, err
+			}
 		case err != nil:
 			return 0, err
 		case n == 0:

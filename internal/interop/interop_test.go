@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && interop
 
 package interop
 
@@ -33,7 +33,7 @@ const within = 20 * time.Minute
 // are told of no other endpoint than ours, and could reach none. What is started
 // there has process numbers of its own, and is killed when the test ends.
 func TestMain(m *testing.M) {
-	if os.Getenv("SALLYPORT_INTEROP") != "1" {
+	if os.Getenv("SALLYPORT_INTEROP") == "alone" {
 		os.Exit(m.Run())
 	}
 	self, err := os.Executable()
@@ -60,13 +60,9 @@ func TestMain(m *testing.M) {
 }
 
 // TestInterop runs every kind of session with {our agent, amazon-ssm-agent} and
-// {our client, our drop-in, session-manager-plugin}. Without SALLYPORT_INTEROP
-// it only says so: make interop sets it, and then whatever is missing is a
-// failure.
+// {our client, our drop-in, session-manager-plugin}. It is built by make interop
+// alone, and what is missing then is a failure.
 func TestInterop(t *testing.T) {
-	if os.Getenv("SALLYPORT_INTEROP") == "" {
-		t.Skip("make interop runs it, where AWS's programs are installed")
-	}
 	plugin, agentDir := os.Getenv("SALLYPORT_STOCK_PLUGIN"), os.Getenv("SALLYPORT_STOCK_AGENT_DIR")
 	if plugin == "" || agentDir == "" {
 		t.Fatal("SALLYPORT_STOCK_PLUGIN and SALLYPORT_STOCK_AGENT_DIR say where AWS's programs are; set both")
@@ -647,12 +643,7 @@ func (w *world) start(name string, c *exec.Cmd) string {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !ok(); {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("it never happened: %s", what)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	servertest.Eventually(w.t, what, ok)
 }
 
 func (w *world) command(dir, name string, args ...string) *exec.Cmd {

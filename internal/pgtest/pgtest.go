@@ -46,12 +46,6 @@ func program(name string) (string, error) {
 	return paths[len(paths)-1], nil
 }
 
-// Required reports whether a test that needs PostgreSQL must have it: in CI, or
-// where SALLYPORT_TEST_POSTGRES is "require".
-func Required() bool {
-	return os.Getenv("SALLYPORT_TEST_POSTGRES") == "require" || os.Getenv("CI") == "true"
-}
-
 // Start makes a cluster and runs it. An error says why there is none, as where
 // PostgreSQL is not installed.
 func Start() (c *Cluster, err error) {

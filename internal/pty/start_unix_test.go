@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sallyport/sallyport/internal/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -149,36 +150,28 @@ func TestDirThatCannotBeEntered(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := Command{Path: "/bin/sh", Args: []string{"sh", "-c", "pwd"}, Env: []string{"PATH=/usr/bin:/bin"}}
-	where := map[string]string{"not there": "/nonexistent", "a file": file}
-	if os.Geteuid() == 0 {
-		where["another user's"] = closed
-	} else {
-		t.Log("not root: nothing is started as another user")
+	starts := func(t *testing.T, dir string, as *Credential) {
+		c := Command{Path: "/bin/sh", Args: []string{"sh", "-c", "pwd"}, Env: []string{"PATH=/usr/bin:/bin"}, Dir: dir, As: as}
+		p, err := StartPipes(c, false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if b, err := io.ReadAll(p.Stdout); err != nil || string(b) != "/\n" || p.Wait() != 0 {
+			t.Errorf("on pipes: %q, %v, status %d", b, err, p.Wait())
+		}
+		term, err := Start(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer term.Close()
+		if b, err := io.ReadAll(term); err != nil || string(b) != "/\r\n" {
+			t.Errorf("on a terminal: %q, %v", b, err)
+		}
 	}
-	for name, dir := range where {
-		t.Run(name, func(t *testing.T) {
-			c := c
-			c.Dir = dir
-			if dir == closed {
-				c.As = &Credential{UID: 65534, GID: 65534}
-			}
-			p, err := StartPipes(c, false, false)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer p.Close()
-			if b, err := io.ReadAll(p.Stdout); err != nil || string(b) != "/\n" || p.Wait() != 0 {
-				t.Errorf("on pipes: %q, %v, status %d", b, err, p.Wait())
-			}
-			term, err := Start(c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer term.Close()
-			if b, err := io.ReadAll(term); err != nil || string(b) != "/\r\n" {
-				t.Errorf("on a terminal: %q, %v", b, err)
-			}
-		})
-	}
+	t.Run("not there", func(t *testing.T) { starts(t, "/nonexistent", nil) })
+	t.Run("a file", func(t *testing.T) { starts(t, file, nil) })
+	t.Run("another user's", func(t *testing.T) {
+		need.Root(t, func(t *testing.T) { starts(t, closed, &Credential{UID: 65534, GID: 65534}) })
+	})
 }

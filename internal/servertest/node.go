@@ -170,9 +170,7 @@ func (n *Node) Online() (offline func()) {
 		all.Wait()
 	}
 	n.Server.T.Cleanup(offline)
-	for !n.isOnline() {
-		time.Sleep(time.Millisecond) // virtual, in a bubble
-	}
+	Eventually(n.Server.T, "the node is online", n.isOnline)
 	return offline
 }
 

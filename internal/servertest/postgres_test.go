@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/need"
 	"github.com/sallyport/sallyport/internal/pgtest"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/servertest"
@@ -28,10 +30,7 @@ func cluster(t *testing.T) *pgtest.Cluster {
 	t.Helper()
 	c, err := pgtest.Start()
 	if err != nil {
-		if pgtest.Required() {
-			t.Fatal(err)
-		}
-		t.Skipf("no PostgreSQL: %v", err)
+		need.Missing(t, fmt.Sprintf("there is no PostgreSQL: install Debian's package postgresql: %v", err))
 	}
 	t.Cleanup(func() {
 		if err := c.Stop(); err != nil {
@@ -39,21 +38,6 @@ func cluster(t *testing.T) *pgtest.Cluster {
 		}
 	})
 	return c
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(60 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("it never happened: %s", what)
-		}
-	}
 }
 
 // A whole server on PostgreSQL, with an agent and a shell. PostgreSQL is killed
@@ -95,7 +79,7 @@ func TestPostgresIsKilled(t *testing.T) {
 		out, err := client.GetConnectionStatus(t.Context(), &ssm.GetConnectionStatusInput{Target: aws.String(node.String())})
 		return err == nil && out.Status == "connected"
 	}
-	eventually(t, "the node is online", online)
+	servertest.Eventually(t, "the node is online", online)
 	out, err := client.StartSession(t.Context(), &ssm.StartSessionInput{Target: aws.String(node.String())})
 	if err != nil {
 		t.Fatal(err)
@@ -149,12 +133,12 @@ func TestPostgresIsKilled(t *testing.T) {
 	if err := pg.Run(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server is ready again", func() bool { return ready() == http.StatusOK })
+	servertest.Eventually(t, "the server is ready again", func() bool { return ready() == http.StatusOK })
 	if !online() {
 		t.Error("the node is not online")
 	}
 	shows("exit\n", "exit")
-	eventually(t, "the session is in the history", func() bool {
+	servertest.Eventually(t, "the session is in the history", func() bool {
 		list, err := client.DescribeSessions(t.Context(), &ssm.DescribeSessionsInput{State: "History"})
 		return err == nil && len(list.Sessions) == 1
 	})
@@ -192,12 +176,12 @@ func TestServerIsFirst(t *testing.T) {
 			return strings.Contains(string(b), want)
 		}
 	}
-	eventually(t, "the port is answered", says("/readyz", "waits for its database"))
-	eventually(t, "and the process is there", says("/healthz", "ok"))
+	servertest.Eventually(t, "the port is answered", says("/readyz", "waits for its database"))
+	servertest.Eventually(t, "and the process is there", says("/healthz", "ok"))
 	if err := pg.Run(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server is ready", says("/readyz", "ready"))
+	servertest.Eventually(t, "the server is ready", says("/readyz", "ready"))
 	<-up
 	web.CloseIdleConnections()
 	stop()

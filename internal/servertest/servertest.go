@@ -183,6 +183,23 @@ func (n *network) Close() error {
 
 func (n *network) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
 
+// Eventually waits until ok, and has the test fail if that takes a minute. In a
+// bubble of synctest it waits in the bubble's time.
+func Eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	limit := time.NewTimer(time.Minute)
+	defer limit.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			tb.Fatalf("in a minute it did not come about that %s", what)
+		}
+	}
+}
+
 // Dial opens a connection to whoever accepts.
 func (n *network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, far := net.Pipe()

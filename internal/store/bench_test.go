@@ -10,9 +10,6 @@ import (
 // onEachB is onEach for benchmarks.
 func onEachB(b *testing.B, bench func(b *testing.B, db *DB)) {
 	for _, engine := range []string{"SQLite", "PostgreSQL"} {
-		if engine == "PostgreSQL" && postgresURL == "" {
-			continue
-		}
 		b.Run(engine, func(b *testing.B) { bench(b, open(b, engines[engine](b))) })
 	}
 }

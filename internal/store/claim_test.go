@@ -50,10 +50,7 @@ func TestClaim(t *testing.T) {
 // PostgreSQL is told how long a statement may take, and the caller who waits for
 // one that takes longer hears that the database is not there.
 func TestPostgresIsBounded(t *testing.T) {
-	onEach(t, func(t *testing.T, db *DB) {
-		if db.dialect.oneWriter {
-			t.Skip("SQLite runs in this process")
-		}
+	onPostgres(t, func(t *testing.T, db *DB, _ string) {
 		for name, want := range map[string]string{"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "1min"} {
 			var got string
 			must(t, db.read.QueryRow(`SELECT current_setting($1)`, name).Scan(&got))

@@ -17,24 +17,21 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/need"
 	"github.com/sallyport/sallyport/internal/pgtest"
 )
 
 // The one suite runs over both engines. It starts a throwaway PostgreSQL
 // itself, on a socket in a directory of its own and no port, where the
-// programs are installed. Where they are not, it is SQLite's suite alone, and
-// says so; unless [pgtest.Required], when that is a failure, or a CI that lost its
-// PostgreSQL would go on being green.
+// programs are installed. Where they are not, PostgreSQL's half of the suite is
+// skipped, or fails in CI: see package need.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && childMain(os.Args[1]) {
 		return
 	}
 	cluster, err := pgtest.Start()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "store: PostgreSQL is left out: %v\n", err)
-		if pgtest.Required() {
-			os.Exit(1)
-		}
+		noPostgres = err
 	} else {
 		postgresURL = cluster.URL
 	}
@@ -57,6 +54,9 @@ func TestMain(m *testing.M) {
 // postgresURL names the throwaway PostgreSQL's first database; "" if there is
 // no PostgreSQL.
 var postgresURL string
+
+// noPostgres is why there is none.
+var noPostgres error
 
 // migratedOnce makes a PostgreSQL database to copy, which is quicker than
 // migrating each.
@@ -85,9 +85,7 @@ func replaceDatabase(url, name string) string {
 var engines = map[string]func(testing.TB) (dsn string){
 	"SQLite": func(t testing.TB) string { return filepath.Join(t.TempDir(), "state.db") },
 	"PostgreSQL": func(t testing.TB) string {
-		if postgresURL == "" {
-			return ""
-		}
+		needPostgres(t)
 		must(t, migratedOnce())
 		name := "test" + strconv.FormatInt(databases.Add(1), 10)
 		pool, err := sql.Open("pgx", postgresURL)
@@ -104,6 +102,13 @@ var engines = map[string]func(testing.TB) (dsn string){
 
 var databases atomic.Int64
 
+func needPostgres(t testing.TB) {
+	t.Helper()
+	if postgresURL == "" {
+		need.Missing(t, fmt.Sprintf("there is no PostgreSQL: install Debian's package postgresql: %v", noPostgres))
+	}
+}
+
 // onEach runs a test over a fresh database of each engine.
 func onEach(t *testing.T, test func(t *testing.T, db *DB)) {
 	onEachDSN(t, func(t *testing.T, dsn string) { test(t, open(t, dsn)) })
@@ -111,11 +116,15 @@ func onEach(t *testing.T, test func(t *testing.T, db *DB)) {
 
 func onEachDSN(t *testing.T, test func(t *testing.T, dsn string)) {
 	for _, engine := range []string{"SQLite", "PostgreSQL"} {
-		if engine == "PostgreSQL" && postgresURL == "" {
-			continue
-		}
 		t.Run(engine, func(t *testing.T) { test(t, engines[engine](t)) })
 	}
+}
+
+// onPostgres runs a test over a fresh database of PostgreSQL, for what SQLite,
+// which runs in this process, has no part in.
+func onPostgres(t *testing.T, test func(t *testing.T, db *DB, dsn string)) {
+	dsn := engines["PostgreSQL"](t)
+	test(t, open(t, dsn), dsn)
 }
 
 var testKeys = keyring.Generate()

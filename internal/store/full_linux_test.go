@@ -2,16 +2,18 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/sallyport/sallyport/internal/need"
 )
 
-// The same on a file system that is really full: a small one in memory, which
-// only a child of ours sees. Where the kernel forbids that, TestFullDisk has
-// to do.
+// The same as TestFullDisk on a file system that is really full: a small one in
+// memory, which only a child process of this one sees.
 func TestFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
 	script := `mount -t tmpfs -o size=2m tmpfs "$1" && head -c 512k /dev/zero >"$1/ballast" && exec "$0" fill-disk "$1"`
@@ -25,8 +27,7 @@ func TestFullFileSystem(t *testing.T) {
 	}
 	out, err := child.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Skipf("this kernel gives us no namespace: %v", err)
-		return
+		need.Missing(t, fmt.Sprintf("there is no user namespace: run it where the kernel allows them: %v", err))
 	}
 	if string(out) != "ok\n" {
 		t.Errorf("child: %v: %s", err, out)

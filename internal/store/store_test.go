@@ -74,19 +74,16 @@ func TestSQLiteIsDurable(t *testing.T) {
 	}
 }
 
-func TestPostgresIsDurableWhateverItsDefault(t *testing.T) {
-	if postgresURL == "" {
-		return
-	}
-	dsn := engines["PostgreSQL"](t)
-	db := open(t, dsn)
-	_, err := db.write.ExecContext(t.Context(), `DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET synchronous_commit = off'; END $$`)
-	must(t, err)
-	var got string
-	must(t, open(t, dsn).write.QueryRowContext(t.Context(), `SHOW synchronous_commit`).Scan(&got))
-	if got != "on" {
-		t.Errorf("synchronous_commit = %s, want on", got)
-	}
+func TestPostgresIsDurableDespiteItsDefault(t *testing.T) {
+	onPostgres(t, func(t *testing.T, db *DB, dsn string) {
+		_, err := db.write.ExecContext(t.Context(), `DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET synchronous_commit = off'; END $$`)
+		must(t, err)
+		var got string
+		must(t, open(t, dsn).write.QueryRowContext(t.Context(), `SHOW synchronous_commit`).Scan(&got))
+		if got != "on" {
+			t.Errorf("synchronous_commit = %s, want on", got)
+		}
+	})
 }
 
 // Everything is there after closing and opening, and migrating again does
@@ -111,9 +108,7 @@ func TestReopen(t *testing.T) {
 // An SQLite database has one server; a PostgreSQL one may meet several that
 // start together.
 func TestManyServersMigrateAtOnce(t *testing.T) {
-	if postgresURL == "" {
-		return
-	}
+	needPostgres(t)
 	pool, err := sql.Open("pgx", postgresURL)
 	must(t, err)
 	defer pool.Close()

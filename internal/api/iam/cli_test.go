@@ -9,19 +9,13 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/sallyport/sallyport/internal/need"
 )
 
-// The stock AWS CLI is a client like any other. Where it is not installed this
-// says so and no more, except in CI, which would otherwise lose it unnoticed.
+// The stock AWS CLI is a client like any other.
 func TestStockCLI(t *testing.T) {
-	program, err := exec.LookPath("aws")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Logf("left out: %v", err)
-		return
-	}
+	program := need.Program(t, "aws", "awscli")
 	d := open(t)
 
 	// run runs the CLI as somebody and returns what it says.

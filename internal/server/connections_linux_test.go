@@ -30,7 +30,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}
 		c, err := d.Dial("tcp", inner.Addr().String())
 		if err != nil {
-			t.Skipf("this system has one loopback address: %v", err)
+			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
 		return c
