@@ -19,7 +19,8 @@
 //
 // The node's last byte and its exit status reach the client and the disk before
 // the broker forgets them, whichever link stalls, is cut, or which process is
-// restarted meanwhile; and what the client was told is what the history says.
+// restarted meanwhile; and what the client was told is what the history says: it
+// is stored before it is told, on a full disk too.
 //
 // A server that is stopped, or killed, leaves its sessions in the store and in
 // their logs. [Broker.Run] takes them up where they were: the ends come back in

@@ -116,7 +116,8 @@ type session struct {
 	endedAt     time.Time       // when fate was decided, by this server or an earlier one
 	committedAt time.Time       // when committed was set
 
-	committed  bool      // fate is on disk, or has waited long enough for it
+	committed  bool      // fate is on disk
+	waitTold   bool      // the client was told that it is waited for
 	kept       bool      // the node's whole stream is in the log, on disk, and acknowledged
 	takenAt    time.Time // when the person last acknowledged something for the first time
 	repeatedAt time.Time // when the oldest frame was last sent again
@@ -278,8 +279,8 @@ const (
 	saveAgain     = time.Second      // after the store refused
 	ackDelay      = 20 * time.Millisecond
 
-	// uncommitted is for how long an end that cannot be written to disk is kept
-	// from the client.
+	// uncommitted is for how long an end that cannot be stored is tried before the
+	// client hears that it is waited for, or that the log failed.
 	uncommitted = 5 * time.Second
 )
 
@@ -541,8 +542,11 @@ func (s *session) end(cause string) {
 // not relayed.
 func (s *session) unloggable(err error) {
 	s.out.Error("session log failed", sallyport.LogErr, err)
-	s.end("The session's log cannot be written on the server, so the session cannot go on.")
+	s.end(logFailed)
 }
+
+// logFailed is the cause of a session's end whose log cannot be written.
+const logFailed = "The session's log cannot be written on the server, so the session cannot go on."
 
 // lost ends a session that the agent's process has not, if it is the process that
 // had the session, or one that has come after that.
@@ -571,25 +575,36 @@ type fate struct {
 
 // commit writes to disk how the session ends, and what of the node's stream is
 // not there yet, and then has both ends told. It reports false if that has to be
-// tried again. The log of a session on a full disk takes nothing any more; the
-// store, which may be on another or have room of its own, will do.
+// tried again.
+//
+// What cannot be stored is not told. The log of a session on a full disk takes
+// nothing any more but its last entry, for which it has a reserve; a log that
+// takes not even that leaves the store, which may be on another disk. If both
+// fail, the client hears no more than that.
 func (s *session) commit(ctx context.Context) bool {
 	if err := s.b.Store.StillClaimed(ctx); err != nil {
 		s.out.Error("end of session not told", sallyport.LogErr, err)
 		return false
 	}
-	err := s.logEnd()
-	saved := err != nil && s.save(ctx)
+	whole, kept, err := s.logEnd()
+	if err != nil && whole {
+		err = s.logLast(err)
+		kept = err == nil
+		if err != nil && s.save(ctx) {
+			err = nil
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.out.Error("end of session not in its log", sallyport.LogErr, err)
-	}
-	if err != nil && !saved && time.Since(s.endingAt) < uncommitted {
+		s.out.Error("end of session not stored", sallyport.LogErr, err)
+		if time.Since(s.endingAt) >= uncommitted {
+			s.unstored(whole)
+		}
 		return false
 	}
 	s.committed, s.committedAt = true, time.Now()
-	if err == nil && s.log != nil && s.endSeq >= 0 {
+	if kept && s.log != nil && s.endSeq >= 0 {
 		s.kept = true
 		s.ends[node].says(s.endAck())
 	}
@@ -599,18 +614,35 @@ func (s *session) commit(ctx context.Context) bool {
 	return true
 }
 
+// unstored deals with an end that could not be stored for a while. One of a node
+// whose stream is not whole in the log is given up for one that can be stored
+// without it; for one that cannot be stored at all the client is told to wait. The
+// caller holds mu.
+func (s *session) unstored(whole bool) {
+	e := s.ends[person]
+	switch {
+	case !whole:
+		s.byNode, s.rec.ExitStatus, s.unsaved = false, nil, true
+		s.rec.Cause = logFailed
+	case !s.waitTold && e.can(wire.CapNotices):
+		s.waitTold = true
+		e.says(encode(wire.SallyportNotice{Text: "the session has ended, and the server's disk takes nothing: how it ended is told when it can be stored"}.Frame(time.Now())))
+	}
+}
+
 // logEnd appends the end to the log, after what of the node's stream is in memory
-// alone, and syncs it.
-func (s *session) logEnd() error {
+// alone, and syncs it: kept. If it cannot, whole reports whether the end can be
+// stored alone: the log has all of the node's stream, or the client does.
+func (s *session) logEnd() (whole, kept bool, err error) {
 	if s.log == nil {
-		return nil
+		return true, true, nil
 	}
 	unwritten, end := s.unwritten()
 	defer s.doneWriting(unwritten)
 	for _, h := range unwritten {
 		at, err := s.log.Append(record.Entry{At: time.Now(), What: record.NodeFrame, Body: h.frame.b})
 		if err != nil {
-			return err
+			return !end.ByNode || h.seq == end.EndSeq && !s.log.SyncFailed() || s.hasAll(end), false, err
 		}
 		s.wrote(h, at)
 	}
@@ -621,7 +653,39 @@ func (s *session) logEnd() error {
 	if err == nil {
 		err = s.log.Sync()
 	}
-	return err
+	if err != nil {
+		return !end.ByNode || !s.log.SyncFailed() || s.hasAll(end), false, err
+	}
+	return true, true, nil
+}
+
+// hasAll reports whether the client has acknowledged all of the node's stream but
+// its end.
+func (s *session) hasAll(end fate) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lanes[node].acked >= end.EndSeq-1
+}
+
+// logLast writes the end over the log's reserve. why is why it was not appended.
+func (s *session) logLast(why error) error {
+	s.mu.Lock()
+	end := s.asFate()
+	s.mu.Unlock()
+	body, err := json.Marshal(end)
+	if err == nil {
+		err = s.log.AppendLast(record.Entry{At: time.Now(), What: record.Fate, Body: body})
+	}
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	s.out.Warn("end of session written over its log's reserve", sallyport.LogErr, why)
+	return nil
+}
+
+// asFate is how the session ends. The caller holds mu.
+func (s *session) asFate() fate {
+	return fate{s.fate.String(), s.rec.Cause, s.rec.ExitStatus, s.byNode, s.endSeq}
 }
 
 // unwritten lists the frames of a node's stream that is whole that are in memory
@@ -637,7 +701,7 @@ func (s *session) unwritten() (frames []*held, end fate) {
 			}
 		}
 	}
-	return frames, fate{s.fate.String(), s.rec.Cause, s.rec.ExitStatus, s.byNode, s.endSeq}
+	return frames, s.asFate()
 }
 
 // wrote notes where in the log h is.
@@ -734,7 +798,7 @@ func (s *session) join(e *end) error {
 	if s.released != nil {
 		return s.released
 	}
-	if s.rec.State().Final() || s.log == nil || s.fate != 0 && e.side == person && !s.owed() {
+	if s.rec.State().Final() || s.log == nil || s.fate != 0 && s.committed && e.side == person && !s.owed() {
 		return errOver
 	}
 	now := time.Now()
@@ -747,6 +811,7 @@ func (s *session) join(e *end) error {
 	other.peer(e)
 	if e.side == person {
 		s.takenAt = now
+		s.waitTold = false
 		if s.notice != "" && e.can(wire.CapNotices) {
 			e.says(encode(wire.SallyportNotice{Text: s.notice}.Frame(now)))
 			s.notice = ""

@@ -308,6 +308,17 @@ func (f *far) wantClosed(output string) {
 	}
 }
 
+// wantOpen wants an end that was not told that the session is over.
+func (f *far) wantOpen() {
+	f.w.t.Helper()
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed != nil {
+		f.w.t.Errorf("told %+v, want nothing yet", f.closed)
+	}
+}
+
 // complete has the node say that its shell has ended: on its data channel, and
 // then on its control channel.
 func (w *world) complete(id sallyport.SessionID, status string, exit *int) {

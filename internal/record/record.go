@@ -14,6 +14,12 @@
 //	header   "SALLYLOG" version session-ID salt
 //	entry    length u32 · CRC-32C u32 · time i64 (ns) · what u8 · body
 //
+// The first entry is a reserve: 8 KiB that a full disk cannot take, since they
+// are written when the log is made. [Log.AppendLast] writes over them, in place,
+// where a file system that does so needs no room. It is for how a session ended,
+// which would otherwise be told and not stored. The reserve is each log's own:
+// any number of sessions may end at once on a full disk.
+//
 // where what says whether the body is a node's frame, a person's, how far one
 // of them has acknowledged, or an event. Integers are big-endian. A log cut
 // short in an entry, as a power cut leaves it, is read up to there and goes on
@@ -30,6 +36,7 @@ package record
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -61,6 +68,9 @@ const (
 	// maxBody bounds an entry: a frame and room to spare.
 	maxBody = 512 << 10
 
+	// ReserveSize is the longest body that [Log.AppendLast] takes.
+	ReserveSize = 8 << 10
+
 	// maxScratch bounds what a log keeps between two entries.
 	maxScratch = 64 << 10
 )
@@ -88,7 +98,11 @@ const (
 	// Frames in the log are there because they had to wait.
 	Flow
 
-	lastWhat = Flow
+	// Reserve is room for an entry that has to be written when nothing else can be:
+	// the log's first. What it has is of no meaning.
+	Reserve
+
+	lastWhat = Reserve
 
 	// Unread is not in a log: it stands for bytes that could not be read. The body
 	// is their number, as u64.
@@ -159,12 +173,15 @@ type Log struct {
 	file  File
 	salt  []byte
 
+	reserve int64 // where the reserve is; 0 for a log of before, which has none
+
 	// mu guards all below.
 	mu    sync.Mutex
 	buf   []byte // scratch for one entry
 	size  int64  // of what is whole
 	dirty bool   // something was written and a sync is due
 	err   error  // the first failure; the log takes nothing after it
+	torn  bool   // a sync failed: what was appended may not be on disk
 }
 
 // Create begins the log of a session that has none.
@@ -176,6 +193,10 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 	salt := make([]byte, saltSize)
 	rand.Read(salt)
 	head := slices.Concat([]byte(magic+id.String()+"\n"), salt)
+	reserve := make([]byte, ReserveSize)
+	rand.Read(reserve) // a file system may keep zeros without giving them room
+	reserveAt := int64(len(head))
+	head = appendEntry(head, salt, Entry{At: time.Now(), What: Reserve, Body: reserve})
 	_, err = f.Write(head)
 	if err == nil {
 		err = f.Sync() // a session that is stored has a log that can be opened
@@ -185,7 +206,7 @@ func (s *Shelf) Create(id sallyport.SessionID) (*Log, error) {
 		s.disk.Remove(f.Name())
 		return nil, fmt.Errorf("create session log: %w", err)
 	}
-	return &Log{id: id, shelf: s, file: f, salt: salt, size: int64(len(head))}, nil
+	return &Log{id: id, shelf: s, file: f, salt: salt, reserve: reserveAt, size: int64(len(head))}, nil
 }
 
 // Open goes on with the log of a session that was live when the server
@@ -199,6 +220,10 @@ func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*L
 		return nil, fmt.Errorf("open session log: %w", err)
 	}
 	salt, size, _, err := read(f, id, replay)
+	var reserve int64
+	if at := headSize(id, salt); err == nil && isReserve(f, at) {
+		reserve = at
+	}
 	if err == nil {
 		err = f.Truncate(size)
 	}
@@ -206,7 +231,22 @@ func (s *Shelf) Open(id sallyport.SessionID, replay func(at int64, e Entry)) (*L
 		f.Close()
 		return nil, fmt.Errorf("open session log: %w", err)
 	}
-	return &Log{id: id, shelf: s, file: f, salt: salt, size: size}, nil
+	return &Log{id: id, shelf: s, file: f, salt: salt, reserve: reserve, size: size}, nil
+}
+
+// headSize is how long the header of a log with a salt is.
+func headSize(id sallyport.SessionID, salt []byte) int64 {
+	return int64(len(magic) + len(id.String()) + 1 + len(salt))
+}
+
+// isReserve reports whether there is a reserve at an offset, written over or not.
+func isReserve(f io.ReaderAt, at int64) bool {
+	b := make([]byte, entryHead+ReserveSize)
+	if n, _ := f.ReadAt(b, at); n < len(b) {
+		return false
+	}
+	what := What(b[entryHead-1])
+	return binary.BigEndian.Uint32(b) == ReserveSize && (what == Reserve || what == Fate)
 }
 
 // read calls each with every whole entry of f, and returns the log's salt, where
@@ -224,6 +264,15 @@ func read(f io.ReaderAt, id sallyport.SessionID, each func(at int64, e Entry)) (
 		return nil, 0, 0, fmt.Errorf("it is not the log of session %s", id)
 	}
 	r := newReader(f, salt, size)
+	if isReserve(f, size) {
+		// One that is damaged was being written over as the power was cut, before it
+		// was told.
+		if e, _, err := r.next(); err == nil && e.What == Fate {
+			each(size, e)
+		}
+		size += entryHead + ReserveSize
+		r = newReader(f, salt, size)
+	}
 	last := time.Time{}
 	for {
 		e, n, err := r.next()
@@ -346,12 +395,7 @@ func (l *Log) Append(e Entry) (at int64, err error) {
 	if l.err != nil {
 		return 0, l.err
 	}
-	b := binary.BigEndian.AppendUint32(l.buf[:0], uint32(len(e.Body)))
-	b = append(b, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(e.At.UnixNano()))
-	b = append(b, byte(e.What))
-	b = append(b, e.Body...)
-	binary.BigEndian.PutUint32(b[4:], checksum(l.salt, b[8:]))
+	b := appendEntry(l.buf[:0], l.salt, e)
 	if l.buf = b; cap(b) > maxScratch {
 		l.buf = nil
 	}
@@ -368,6 +412,45 @@ func (l *Log) Append(e Entry) (at int64, err error) {
 		l.shelf.syncSoon(l)
 	}
 	return at, nil
+}
+
+// ErrNoReserve is that a log has no reserve: an earlier version made it.
+var ErrNoReserve = errors.New("the log was made without a reserve")
+
+// AppendLast writes e, a [Fate] in JSON, over the reserve, and returns when it is
+// on disk. It is for when Append failed, and needs no room on the disk if the file
+// system overwrites in place. It may be called again: the last one counts.
+func (l *Log) AppendLast(e Entry) error {
+	if len(e.Body) > ReserveSize {
+		return fmt.Errorf("append to session log: %d bytes, with a reserve of %d", len(e.Body), ReserveSize)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reserve == 0 {
+		return ErrNoReserve
+	}
+	body := slices.Concat(e.Body, bytes.Repeat([]byte(" "), ReserveSize-len(e.Body))) // which JSON may end with
+	e.Body = body
+	_, err := l.file.WriteAt(appendEntry(nil, l.salt, e), l.reserve)
+	if err == nil {
+		err = l.file.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("append to session log: %w", err)
+	}
+	return nil
+}
+
+// appendEntry appends e to b as a log has it.
+func appendEntry(b, salt []byte, e Entry) []byte {
+	at := len(b)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(e.Body)))
+	b = append(b, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.At.UnixNano()))
+	b = append(b, byte(e.What))
+	b = append(b, e.Body...)
+	binary.BigEndian.PutUint32(b[at+4:], checksum(salt, b[at+8:]))
+	return b
 }
 
 // syncSoon has l synced with whatever else is due by then.
@@ -429,11 +512,19 @@ func (l *Log) Sync() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.err == nil { // else it was closed meanwhile
-			l.err = fmt.Errorf("sync session log: %w", err)
+			l.err, l.torn = fmt.Errorf("sync session log: %w", err), true
 		}
 		return l.err
 	}
 	return nil
+}
+
+// SyncFailed reports whether a sync has failed. What was appended since the one
+// before may be gone, even if a later sync succeeds.
+func (l *Log) SyncFailed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.torn
 }
 
 // ReadBody returns the body of the entry at an offset that Append or Open's
@@ -458,11 +549,14 @@ func (l *Log) ReadBody(b []byte, at int64) ([]byte, error) {
 	return b, nil
 }
 
-// Size is how long the log is, in bytes.
+// Size is how long the log is, in bytes, less its reserve.
 func (l *Log) Size() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.size
+	if l.reserve == 0 {
+		return l.size
+	}
+	return l.size - entryHead - ReserveSize
 }
 
 // Close syncs what was written and lets go of the file. The log can be opened

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,6 +116,88 @@ func TestSealPutsOutputInOrder(t *testing.T) {
 	}
 	if _, err := shelf.Seal(id); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("sealed what was removed: %v", err)
+	}
+}
+
+// The last entry takes the place of the reserve, the later of two counts, and it
+// can be written once the log was opened again. What is appended besides, and when
+// that was, is as before; one that was torn by a power cut is not read.
+func TestAppendLast(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	l, err := shelf.Create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets := life(t, l)
+	size := l.Size()
+	last := func(l *Log, body string) {
+		t.Helper()
+		if err := l.AppendLast(Entry{At: start.Add(time.Hour), What: Fate, Body: []byte(body)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last(l, `{"a":1}`)
+	last(l, `{}`)
+	l.Close()
+	open := func() (l *Log, fates []string, others int) {
+		l, err := shelf.Open(id, func(_ int64, e Entry) {
+			if e.What == Fate {
+				fates = append(fates, strings.TrimSpace(string(e.Body)))
+			} else {
+				others++
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, fates, others
+	}
+	l, fates, others := open()
+	if !slices.Equal(fates, []string{"{}"}) || others != len(offsets) || l.Size() != size {
+		t.Errorf("read %q and %d others in %d bytes, want %d in %d", fates, others, l.Size(), len(offsets), size)
+	}
+	last(l, `{"b":2}`)
+	if err := l.AppendLast(Entry{What: Fate, Body: make([]byte, ReserveSize+1)}); err == nil {
+		t.Error("a body that is too long was taken")
+	}
+	l.Close()
+	if _, fates, _ := open(); !slices.Equal(fates, []string{`{"b":2}`}) {
+		t.Errorf("read %q", fates)
+	}
+	if _, err := shelf.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	cast, err := os.ReadFile(shelf.CastPath(id))
+	if err != nil || !strings.Contains(string(cast), fmt.Sprintf(`"timestamp":%d`, start.Unix())) && !strings.Contains(string(cast), fmt.Sprintf(`"timestamp": %d`, start.Unix())) {
+		t.Errorf("the recording does not begin at %d: %.200s, %v", start.Unix(), cast, err)
+	}
+
+	b, err := os.ReadFile(shelf.logPath(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[int(headSize(id, l.salt))+100]++
+	if err := os.WriteFile(shelf.logPath(id), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, fates, others := open(); len(fates) != 0 || others != len(offsets) {
+		t.Errorf("with a torn one: read %q and %d others", fates, others)
+	}
+}
+
+// A log of a server before this one has no reserve, and says so.
+func TestNoReserve(t *testing.T) {
+	shelf, id := newShelf(t), newID(t)
+	if err := os.WriteFile(shelf.logPath(id), []byte(magic+id.String()+"\n"+strings.Repeat("s", saltSize)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := shelf.Open(id, func(int64, Entry) { t.Error("an entry") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.AppendLast(Entry{What: Fate, Body: []byte("{}")}); !errors.Is(err, ErrNoReserve) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -238,6 +321,10 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 'x'})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})
+	reserve := appendEntry(nil, []byte(strings.Repeat("s", saltSize)), Entry{What: Reserve, Body: make([]byte, ReserveSize)})
+	f.Add(reserve)
+	f.Add(reserve[:len(reserve)-1])
+	f.Add(appendEntry(slices.Clone(reserve[:20]), nil, Entry{What: Fate, Body: make([]byte, ReserveSize)}))
 	f.Fuzz(func(t *testing.T, tail []byte) {
 		head := magic + id.String() + "\n" + strings.Repeat("s", saltSize)
 		_, size, unread, err := read(bytes.NewReader(append([]byte(head), tail...)), id, func(at int64, e Entry) {

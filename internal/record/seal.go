@@ -173,7 +173,7 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) (unread int6
 	t := transcription{f: f, early: map[int64]int64{}}
 	head := asciicast.Header{Title: id.String(), Env: map[string]string{"TERM": "xterm-256color"}}
 	t.salt, _, unread, err = read(f, id, func(_ int64, e Entry) {
-		if t.start.IsZero() {
+		if t.start.IsZero() && e.What != Reserve && e.What != Fate { // a fate may be written over the reserve
 			t.start = e.At
 			head.Timestamp = e.At.Unix()
 		}

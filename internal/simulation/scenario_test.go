@@ -201,6 +201,8 @@ var scenarios = []scenario{
 			})))
 		},
 	},
+	fullAndKilled("disk and database take nothing as the command prints, and the server is killed", "log cannot be written", "this is not logged\n"),
+	fullAndKilled("disk and database take nothing as the command ends, and the server is killed", "", ""),
 	{
 		name: "the server is killed as the command ends", kind: Command,
 		play: func(w *World, kind Kind) *Session {
@@ -267,6 +269,28 @@ func clientCutAndRestart(name string, restart func(w *World)) scenario {
 		restart(w)
 		time.Sleep(1500 * time.Millisecond)
 		s.Process.Host.Refuse(false)
+		return s
+	}}
+}
+
+// fullAndKilled has disk and database take nothing from when the command prints
+// something, or nothing, and ends, until the server has been killed.
+func fullAndKilled(name, cause, prints string) scenario {
+	return scenario{name: name, kind: Command, cause: cause, within: 15 * time.Second, play: func(w *World, kind Kind) *Session {
+		var unlock func()
+		fill := func() {
+			w.fact(full, nil)
+			w.Disk.Fill(0)
+			unlock = w.LockDatabase()
+		}
+		s := start(w, kind, &Program{Name: "p", Status: 58, Steps: []Step{{Print: "hello\n"}, {Pause: 5 * time.Second}, {Do: fill, Print: prints}}})
+		if !s.Wait(20 * time.Second) {
+			w.TB.Error("the client is not told while the disk is full")
+		}
+		state := w.KillServer(false)
+		unlock()
+		w.Disk.Fill(-1)
+		w.supervise(state)
 		return s
 	}}
 }
