@@ -65,7 +65,7 @@ var mayImport = map[string]string{
 	"internal/api/sts":         "api policy store",
 	"internal/api/kms":         "api keyring policy store",
 	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
-		"broker gateway keyring panics rawio record route store",
+		"broker gateway keyring panics rawio record route store strictjson",
 
 	"internal/need":       "",
 	"internal/simulation": "agent asciicast client pty record server store",

@@ -69,11 +69,17 @@ type Config struct {
 	// ACME, the server makes a CA of its own.
 	CertFile, CertKeyFile string
 
-	// ACME has certificates issued by Let's Encrypt, or by the CA at ACMECA.
-	// The port must be reachable from it as 443.
-	ACME      bool
-	ACMEEmail string
-	ACMECA    string
+	// ACME has certificates issued by Let's Encrypt, or by the CA whose directory
+	// is at ACMECA, an https URL. The CA must reach the port as 443 of the public
+	// URL's name: the challenge is tls-alpn-01, on the port itself.
+	//
+	// ACMECABundle is a file of PEM certificates that the CA's own server is
+	// verified against; "" is what this machine trusts. ACMEEmail is where the CA
+	// may write to; "" is nowhere. The three need ACME.
+	ACME         bool
+	ACMEEmail    string
+	ACMECA       string
+	ACMECABundle string
 
 	// Idle ends sessions in which nothing passes for that long. 0 is 20
 	// minutes; negative is never.
@@ -106,7 +112,7 @@ type settled struct {
 	Config
 	realm      sallyport.Realm
 	public     *url.URL
-	background context.Context // of Run, for what renews itself
+	background context.Context // of Run
 }
 
 // settle fills in what was left out and says everything that is wrong at once.
@@ -142,9 +148,6 @@ func (c Config) settle() (settled, error) {
 	if (s.CertFile == "") != (s.CertKeyFile == "") {
 		bad("a certificate needs its key: give both --cert and --cert-key, or neither")
 	}
-	if s.ACME && s.CertFile != "" {
-		bad("certificates come from files or from ACME: give --cert or --acme, not both")
-	}
 	if l := s.Limits; l.PerUser < 0 || l.PerNode < 0 || l.Total < 0 || l.Recording < 0 || l.Recordings < 0 {
 		bad("a limit cannot be less than 1; leave it out for the default")
 	}
@@ -153,9 +156,8 @@ func (c Config) settle() (settled, error) {
 	}
 	if s.public, err = s.publicURL(); err != nil {
 		wrong = append(wrong, err)
-	} else if s.ACME && net.ParseIP(s.public.Hostname()) != nil {
-		bad("ACME issues certificates for names, and the public URL has the address %s: give --public-url a name", s.public.Hostname())
 	}
+	s.checkACME(bad)
 	return s, errors.Join(wrong...)
 }
 

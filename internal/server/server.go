@@ -126,9 +126,20 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	}
 	defer listener.Close()
 
-	tlsConfig, caPEM, err := c.tlsConfig()
+	tlsConfig, caPEM, keepCert, err := c.tlsConfig(logger)
 	if err != nil {
 		return err
+	}
+	if keepCert != nil {
+		kept := make(chan struct{})
+		go func() {
+			defer close(kept)
+			keepCert(ctx)
+		}()
+		defer func() {
+			stop()
+			<-kept
+		}()
 	}
 	var port front
 	web := &http.Server{

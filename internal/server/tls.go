@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -18,50 +20,46 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3"
 )
 
 // tlsConfig says how the server proves who it is: with a certificate of the
 // operator's, of an ACME CA's, or of its own CA's. CAPEM is the last one's
-// certificate, nil for the others.
+// certificate, nil for the others. Keep, of an ACME CA's, has the certificate
+// issued and renewed until its context is done, and has to be called; it is nil
+// for the others.
 //
 // HTTP/1.1 alone is spoken, because a WebSocket cannot be opened over HTTP/2
 // by the clients there are.
-func (s *settled) tlsConfig() (config *tls.Config, caPEM []byte, err error) {
+func (s *settled) tlsConfig(logger *slog.Logger) (config *tls.Config, caPEM []byte, keep func(context.Context), err error) {
 	config = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	switch {
 	case s.CertFile != "":
 		f := &certFiles{cert: s.CertFile, key: s.CertKeyFile}
 		if _, err := f.get(nil); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		config.GetCertificate = f.get
 	case s.ACME:
-		certmagic.DefaultACME.Agreed = true
-		certmagic.DefaultACME.Email = s.ACMEEmail
-		if s.ACMECA != "" {
-			certmagic.DefaultACME.CA = s.ACMECA
+		a, err := s.newACME(logger)
+		if err != nil {
+			return nil, nil, nil, err
 		}
-		certmagic.Default.Storage = &certmagic.FileStorage{Path: filepath.Join(s.State, "acme")}
-		magic := certmagic.NewDefault()
-		if err := magic.ManageAsync(s.background, []string{s.public.Hostname()}); err != nil {
-			return nil, nil, fmt.Errorf("manage certificate of %s: %w", s.public.Hostname(), err)
-		}
-		config.GetCertificate = magic.GetCertificate
-		config.NextProtos = append(config.NextProtos, "acme-tls/1")
+		config.GetCertificate, keep = a.certificate, a.run
+		config.NextProtos = append(config.NextProtos, acmez.ACMETLS1Protocol)
 	default:
 		ca, err := openCA(filepath.Join(s.State, "ca"))
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		issuer := &issuer{ca: ca, hosts: s.certHosts()}
 		if _, err := issuer.get(nil); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		config.GetCertificate = issuer.get
 		caPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
 	}
-	return config, caPEM, nil
+	return config, caPEM, keep, nil
 }
 
 // certHosts is what our own certificate is for: the public name, and this

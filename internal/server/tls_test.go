@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		dir := t.TempDir()
 		s := &settled{}
 		s.CertFile, s.CertKeyFile = filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-		if _, _, err := s.tlsConfig(); err == nil {
+		if _, _, _, err := s.tlsConfig(slog.Default()); err == nil {
 			t.Error("a server without its certificate starts")
 		}
 		changed := time.Now()
@@ -59,7 +60,7 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		secondCert, secondKey := keyPair(t, "second.example")
 		put(s.CertFile, firstCert)
 		put(s.CertKeyFile, firstKey)
-		config, ca, err := s.tlsConfig()
+		config, ca, _, err := s.tlsConfig(slog.Default())
 		if err != nil || ca != nil {
 			t.Fatalf("%s, %v", ca, err)
 		}
