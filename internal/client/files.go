@@ -18,7 +18,10 @@ type Files struct {
 	*sftp.Client
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the session is over
-	err    error         // why it ended, if not because we closed it; after done
+
+	// Once done is closed.
+	err     error // why it ended, if not because we closed it
+	mayBeOn bool  // as an Ending's
 }
 
 // errClosed is why a session ends whose server did not end in time when its files
@@ -42,7 +45,7 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 	go func() {
 		defer close(f.done)
 		end, err := s.Run(ctx)
-		f.err = filesEnded(ctx, end, err)
+		f.err, f.mayBeOn = filesEnded(ctx, end, err), end.MayBeOn
 		in.CloseWithError(io.ErrClosedPipe)
 		out.CloseWithError(io.EOF)
 	}()
@@ -95,6 +98,7 @@ func (f *Files) Explain(err error) error {
 
 // Close has the server end, and the session with it. A server that does not end
 // in a few seconds, as over a link that is stalled, is left to the control plane.
+// The error is [ErrMayBeOn] if that could not be told.
 func (f *Files) Close() error {
 	defer f.cancel(errClosed)
 	closed := make(chan struct{})
@@ -106,6 +110,9 @@ func (f *Files) Close() error {
 	defer hurry.Stop()
 	<-f.done
 	<-closed
+	if f.err == nil && f.mayBeOn {
+		return ErrMayBeOn
+	}
 	return f.err
 }
 

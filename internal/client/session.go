@@ -113,7 +113,15 @@ type Ending struct {
 	Output     string    // Closed, Expired: why, for the person; empty if the shell simply ended
 	ExitStatus *int      // Closed, Expired: the shell's, where the node said
 	Signal     os.Signal // Killed
+
+	// MayBeOn says that the session was to end from here, and the control plane
+	// could not be told: the shell may run on. The person has been told.
+	MayBeOn bool
 }
+
+// ErrMayBeOn is an Ending's MayBeOn, for callers who return errors. The person has
+// been told.
+var ErrMayBeOn = errors.New("the session could not be ended, and may still be on")
 
 // Status is what a shell says of a program that the signal ended. Ending.How is
 // Killed.
@@ -142,6 +150,10 @@ const (
 	tellAfter = 2 * time.Second // that the connection is lost
 	lastWords = time.Second     // for output nobody reads, when the person leaves
 	goodbye   = 5 * time.Second // for TerminateSession
+
+	// After againAfter without an answer to TerminateSession it is sent on another
+	// connection too: the first may be one that the network has forgotten.
+	againAfter = 1250 * time.Millisecond
 
 	echoSize = 512 // what a key may have shown, at most
 )
@@ -318,7 +330,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		return Ending{}, cause
 	}
 	if o.How != Closed && o.How != Expired && !(o.How == Killed && r.Stock) && !r.released.Load() {
-		r.terminate(context.WithoutCancel(ctx), true)
+		o.MayBeOn = !r.terminate(context.WithoutCancel(ctx), true)
 	}
 	return o.Ending, nil
 }
@@ -359,14 +371,58 @@ func (r *run) guard(f func()) {
 	f()
 }
 
-// terminate tells the control plane that nobody will come back, so that no
-// shell is left behind by a closed window. If the network is gone the session
-// waits for its owner, as long as the server lets it.
-func (r *run) terminate(ctx context.Context, complain bool) {
+// terminate ends the session at the control plane, so that no shell is left behind
+// by a closed window, and reports whether it could. If the network is gone the
+// session waits for its owner, as long as the server lets it.
+//
+// A call that fails for a while, or is not answered, is repeated on another
+// connection; they have no longer than goodbye together. Ending a session twice
+// does no harm.
+func (r *run) terminate(ctx context.Context, complain bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	var calls sync.WaitGroup
+	defer calls.Wait()
 	defer cancel()
-	if err := r.Client.TerminateSession(ctx, r.Invitation.SessionID); err != nil && complain {
-		r.notice("the session could not be ended, and may still be on: " + Explain(err))
+	answers := make(chan error)
+	call := func() {
+		calls.Go(func() {
+			err := r.Client.TerminateSession(ctx, r.Invitation.SessionID)
+			select {
+			case answers <- err:
+			case <-ctx.Done():
+			}
+		})
+	}
+	call()
+	again := time.NewTimer(againAfter)
+	defer again.Stop()
+	var last error
+	wait := firstPause
+	for {
+		select {
+		case err := <-answers:
+			if err == nil {
+				return true
+			}
+			if last = err; !lasting(err) {
+				again.Reset(wait)
+				wait = min(2*wait, againAfter)
+				continue
+			}
+		case <-again.C:
+			r.Client.api.HTTP.CloseIdleConnections() // one may be dead; those in use are not taken again
+			call()
+			again.Reset(againAfter)
+			continue
+		case <-ctx.Done():
+			if last == nil {
+				last = fmt.Errorf("no answer came in %v", goodbye)
+			}
+		}
+		if complain {
+			r.notice(ErrMayBeOn.Error() + ": " + Explain(last))
+		}
+		return false
 	}
 }
 

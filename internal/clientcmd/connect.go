@@ -48,7 +48,7 @@ Only this machine can connect, unless an address to bind to is given.
 
 The exit status is the shell's. Where an agent of AWS's does not say, it is 0,
 with a note on stderr. It is 255 if no session came about, or if the connection
-failed, you left or somebody else ended it; and 128 and the signal's number if a
+failed, you left or somebody else ended it, or the session could not be ended; and 128 and the signal's number if a
 signal ended the command, which ends the session too.`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -98,9 +98,12 @@ signal ended the command, which ends the session too.`,
 		wait := fs.start(ctx, node, *reason, shell.Say, func() *client.Session {
 			return &client.Session{Client: cl, Stderr: c.ErrOrStderr(), Window: shell.Window, Quiet: true}
 		})
-		defer wait()
-		defer stop()
-		return join(c, shell)
+		err = join(c, shell)
+		stop()
+		if _, mayBeOn := wait(); mayBeOn && err == nil {
+			err = Exit(exitLost)
+		}
+		return err
 	}
 	return c
 }
@@ -121,7 +124,7 @@ func onlyForward(c *cobra.Command, cl *client.Client, fs forwards, node, reason 
 	wait := fs.start(ctx, node, reason, say, func() *client.Session {
 		return &client.Session{Client: cl, Stderr: c.ErrOrStderr(), Window: window}
 	})
-	if wait() > 0 {
+	if failed, _ := wait(); failed > 0 {
 		return Exit(exitLost)
 	}
 	return nil
@@ -185,13 +188,15 @@ func overBefore(id string, end client.Ending) string {
 
 func conclude(c *cobra.Command, id string, end client.Ending) error {
 	w := c.ErrOrStderr()
-	switch end.How {
-	case client.Killed:
+	switch {
+	case end.How == client.Killed:
 		return Exit(end.Status())
-	case client.Left:
+	case end.MayBeOn: // which it has said
+		return Exit(exitLost)
+	case end.How == client.Left:
 		note(w, "left session %s", id)
 		return Exit(exitLost)
-	case client.Expired:
+	case end.How == client.Expired:
 		note(w, "%s", overBefore(id, end))
 		return Exit(exitLost)
 	}

@@ -34,7 +34,7 @@ save symbolic links and what is neither a file nor a directory, which are left
 out and named. The node needs no SSH, and an agent of ours.
 
 The exit status is 1 if something was not copied, and 255 if no session came
-about.`,
+about, or it could not be ended.`,
 		Args: cobra.MinimumNArgs(2),
 	}
 	settings := settingsFlags(c.Flags())
@@ -87,14 +87,19 @@ about.`,
 			cp.terminal = f
 		}
 		err = cp.run(c.Context(), from, to)
-		if cerr := far.Close(); err == nil && cerr != nil {
+		cerr := far.Close()
+		mayBeOn := errors.Is(cerr, client.ErrMayBeOn)
+		if err == nil && !mayBeOn {
 			err = cerr
 		}
 		if err != nil {
 			return fmt.Errorf("copy: %s", client.Explain(far.Explain(err)))
 		}
-		if cp.failed.Load() {
+		switch {
+		case cp.failed.Load():
 			return Exit(1) // each was named
+		case mayBeOn: // which the session has said
+			return Exit(exitLost)
 		}
 		return nil
 	}

@@ -169,6 +169,8 @@ func (f *forward) run(ctx context.Context, node, reason string, s *client.Sessio
 	switch {
 	case err != nil:
 		return errors.New(client.Explain(err))
+	case end.MayBeOn:
+		return client.ErrMayBeOn
 	case end.How == client.Left:
 		return nil
 	case end.How == client.Expired:
@@ -219,25 +221,30 @@ func (fs forwards) close() {
 }
 
 // start begins sessions for all of them, each made by session, and returns a
-// function that waits until they are over and says how many failed. say is told
-// why one did.
-func (fs forwards) start(ctx context.Context, node, reason string, say func(string), session func() *client.Session) (wait func() (failed int)) {
+// function that waits until they are over and says how many failed, and whether
+// one of them may still be on. say is told why one did.
+func (fs forwards) start(ctx context.Context, node, reason string, say func(string), session func() *client.Session) (wait func() (failed int, mayBeOn bool)) {
 	var (
 		all sync.WaitGroup
 		mu  sync.Mutex
 		n   int
+		on  bool
 	)
 	for _, f := range fs {
 		all.Go(func() {
 			s := session()
 			s.Notice = func(text string) { say("-L " + f.text + ": " + text) }
 			if err := f.run(ctx, node, reason, s); err != nil {
-				s.Notice(err.Error())
+				said := errors.Is(err, client.ErrMayBeOn) // by the session
+				if !said {
+					s.Notice(err.Error())
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				n++
+				on = on || said
 			}
 		})
 	}
-	return func() int { all.Wait(); return n }
+	return func() (int, bool) { all.Wait(); return n, on }
 }

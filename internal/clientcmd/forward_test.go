@@ -197,6 +197,59 @@ func TestForwardAlone(t *testing.T) {
 	}
 }
 
+// A session that cannot be ended is said, once, and is the exit status.
+func TestSessionThatCannotBeEnded(t *testing.T) {
+	var shaken chan struct{}
+	port80 := func(e *end) {
+		e.version = "2.3.700.0" // which has to be told by the control plane
+		e.shake("Port", wire.PortProperties{PortNumber: "80", Type: wire.LocalPortForwarding}, nil)
+		close(shaken)
+		io.Copy(io.Discard, e)
+	}
+	said := ": the session could not be ended, and may still be on: The server is stopping.\n"
+	refused := `{"__type":"ServiceUnavailableException","Message":"The server is stopping."}`
+	t.Run("alone", func(t *testing.T) {
+		p := start(t)
+		p.plays[client.DocumentPort], shaken = port80, make(chan struct{})
+		p.answers["TerminateSession"] = refused
+		stderr, stop, done := began(t, []string{"connect", "-N", "-L", "0:80", "mi-0123456789abcdef0"}, strings.NewReader(""), "port 80 of the node\n")
+		<-shaken
+		stop()
+		if err := <-done; err != Exit(255) || strings.Count(stderr.String(), said) != 1 || !strings.HasSuffix(stderr.String(), said) {
+			t.Errorf("err %v, stderr %q", err, stderr)
+		}
+		if p.count["TerminateSession"] < 3 {
+			t.Errorf("tried %d times", p.count["TerminateSession"])
+		}
+	})
+	t.Run("beside a shell that ends well", func(t *testing.T) {
+		p := start(t)
+		p.shown, p.closed.ExitStatus = "$ ", new(int)
+		p.plays[client.DocumentPort], shaken = port80, make(chan struct{})
+		p.answers["TerminateSession"] = refused
+		in, keyboard := io.Pipe()
+		defer in.Close()
+		stderr, _, done := began(t, []string{"connect", "-L", "0:80", "mi-0123456789abcdef0"}, in, "port 80 of the node\n")
+		<-shaken
+		keyboard.Write([]byte("exit\n"))
+		keyboard.Close()
+		if err := <-done; err != Exit(255) || strings.Count(stderr.String(), said) != 1 {
+			t.Errorf("err %v, stderr %q", err, stderr)
+		}
+	})
+	t.Run("refused for good", func(t *testing.T) {
+		p := start(t)
+		p.plays[client.DocumentPort], shaken = port80, make(chan struct{})
+		p.answers["TerminateSession"] = `{"__type":"AccessDeniedException","Message":"You may not."}`
+		stderr, stop, done := began(t, []string{"connect", "-N", "-L", "0:80", "mi-0123456789abcdef0"}, strings.NewReader(""), "port 80 of the node\n")
+		<-shaken
+		stop()
+		if err := <-done; err != Exit(255) || !strings.HasSuffix(stderr.String(), "may still be on: You may not.\n") || p.count["TerminateSession"] != 1 {
+			t.Errorf("err %v, stderr %q, tried %d times", err, stderr, p.count["TerminateSession"])
+		}
+	})
+}
+
 func TestForwardGoesWrong(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,6 +2,7 @@ package clientcmd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -20,10 +21,11 @@ import (
 // An end is the node's end of one session.
 type end struct {
 	*datachannel.Stream
-	conn *socket.Conn
-	ctx  context.Context
-	rest []byte
-	once sync.Once
+	conn    *socket.Conn
+	ctx     context.Context
+	rest    []byte
+	once    sync.Once
+	version string // of its agent; "" is a new one
 }
 
 var ours = []string{wire.CapMux2, wire.CapStdin}
@@ -33,7 +35,7 @@ func (e *end) shake(kind string, properties any, offers []string) {
 	props, _ := json.Marshal(properties)
 	action, _ := json.Marshal(wire.SessionTypeRequest{SessionType: kind, Properties: props})
 	e.tell(wire.KindHandshakeRequest, wire.HandshakeRequest{
-		AgentVersion:           "3.3.1142.0",
+		AgentVersion:           cmp.Or(e.version, "3.3.1142.0"),
 		RequestedClientActions: []wire.RequestedClientAction{{ActionType: wire.ActionSessionType, ActionParameters: action}},
 		Capabilities:           offers,
 	})

@@ -69,6 +69,7 @@ node's own sshd to say; who may come as far, for policy.`,
 		switch {
 		case err != nil:
 			return lost(c, err)
+		case end.MayBeOn:
 		case end.How == client.Drained, end.How == client.Closed && end.Output == "":
 			return nil
 		}

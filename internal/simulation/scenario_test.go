@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sallyport/sallyport"
 )
 
 // ending is a program that says hello, and after a while calls atEnd, prints
@@ -408,5 +410,65 @@ func TestForward(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("events:\n%s", log)
+	}
+}
+
+// A client that leaves while its link is stalled ends its session all the same:
+// when the link is cut, when it goes on, and when the network has forgotten the
+// connections it had.
+func TestLeavesOverStalledLink(t *testing.T) {
+	for name, mend := range map[string]func(h *Host){
+		"cut after 2.5 s": func(h *Host) {
+			time.Sleep(2500 * time.Millisecond)
+			h.Cut(time.Time{})
+			h.Stall(false)
+		},
+		"goes on after 4 s": func(h *Host) {
+			time.Sleep(4 * time.Second)
+			h.Stall(false)
+		},
+		"forgotten": func(h *Host) {
+			h.Lose(time.Time{})
+			h.Stall(false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			problems, log := inWorld(t, 1, -1, func(w *World) (problems []Problem) {
+				s, err := w.Ask(context.Background(), w.NewClient(), Forward, nil, 5000)
+				if err != nil {
+					t.Fatal(err)
+				}
+				service := w.Machine.Listen(5000)
+				defer service.Close()
+				w.all.Go(func() { serveDigests(service) })
+				s.Join()
+				if err := (connPlan{up: 1000, down: 1000}).use(s); err != nil {
+					t.Error(err)
+				}
+				s.Process.Host.Stall(true)
+				w.all.Go(func() { mend(s.Process.Host) })
+				s.Leave()
+				if !s.Wait(10 * time.Second) {
+					t.Error("the client does not leave")
+				}
+				if s.Ending.MayBeOn || s.Said("could not be ended") {
+					t.Error("the client could not end its session")
+				}
+				on, err := w.Store().Unfinished(context.Background())
+				for _, rec := range on {
+					if rec.State() != sallyport.Terminating {
+						t.Errorf("%s is %v, %v", rec.ID, rec.State(), err)
+					}
+				}
+				w.Settle(time.Minute)
+				return w.CheckAll()
+			})
+			for _, p := range problems {
+				t.Error(p)
+			}
+			if t.Failed() {
+				t.Logf("events:\n%s", log)
+			}
+		})
 	}
 }
