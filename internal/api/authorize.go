@@ -48,10 +48,26 @@ type Question struct {
 	// caller's own policies where it names their account.
 	Policy policy.Named
 
+	// Unread is why the resource's own policy cannot be read, and names the
+	// resource. What it denied is not known, so only the account's root, who can
+	// mend it, is allowed. Nil if it can be read, or if there is none.
+	Unread error
+
 	// Unnamed leaves out aws:username and aws:userid, so that a pattern made
 	// of the caller's own name matches nothing. It is for what is not theirs
 	// but has a name that begins like it: ann-marie's session, asked by ann.
 	Unnamed bool
+}
+
+// called is what a refusal calls the thing that is asked about.
+func (q Question) called() string {
+	switch {
+	case q.Name != "":
+		return q.Name
+	case len(q.Resources) > 0:
+		return q.Resources[0]
+	}
+	return "*"
 }
 
 // OnAnything declares an operation that is authorized as its own action on "*".
@@ -87,13 +103,7 @@ func (s *Server) allow(ctx context.Context, who *sallyport.Principal, r *http.Re
 	if err != nil || d.Allowed {
 		return err
 	}
-	resource := "*"
-	if len(q.Resources) > 0 {
-		resource = q.Resources[0]
-	}
-	if q.Name != "" {
-		resource = q.Name
-	}
+	resource := q.called()
 	because := fmt.Sprintf("because no %s allows the %s action", layer(d), q.Action)
 	if d.Explicit {
 		article := "a"
@@ -169,6 +179,10 @@ func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.R
 	}
 	if who.Kind == sallyport.Root {
 		return policy.Decision{Allowed: true, Policy: "the account's root, whom no policy binds"}, nil
+	}
+	if q.Unread != nil {
+		s.Log.ErrorContext(ctx, "stored policy cannot be read", sallyport.LogWho, who.ARN, sallyport.LogErr, q.Unread)
+		return policy.Decision{}, sallyport.Errorf(sallyport.AccessDeniedException, "The policy of %s cannot be read, so nothing is allowed. The server's log says why; the account's root can change it.", q.called())
 	}
 	p, err := s.policies(ctx, who)
 	if sallyport.CodeOf(err) == sallyport.MalformedPolicyDocument {
@@ -499,6 +513,17 @@ func (s *Server) NodeRole(ctx context.Context, name string) (*sallyport.Role, er
 	return r, s.TrustsNodes(r, sallyport.NodeID{})
 }
 
+// UnreadTrust is what a caller is told of a role whose trust policy was taken once,
+// by rules that were less strict, and cannot be read any more.
+func UnreadTrust(r *sallyport.Role, err error) error {
+	why := err.Error()
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		why = e.Message
+	}
+	return sallyport.Errorf(sallyport.MalformedPolicyDocument,
+		"The trust policy of role %s cannot be read, so it may not be assumed. %s Mend it (iam update-assume-role-policy).", r.Name, why)
+}
+
 // TrustsNodes returns nil if a role's trust policy lets Systems Manager act in
 // it for a node; for any node, if it is zero. Conditions may be on
 // aws:SourceAccount and aws:SourceArn. (Systems Manager user guide, "Create the
@@ -506,7 +531,7 @@ func (s *Server) NodeRole(ctx context.Context, name string) (*sallyport.Role, er
 func (s *Server) TrustsNodes(r *sallyport.Role, node sallyport.NodeID) error {
 	trust, err := policy.ParseTrust(r.Trust)
 	if err != nil {
-		return fmt.Errorf("trust policy of role %s: %w", r.Name, err)
+		return UnreadTrust(r, err)
 	}
 	req := &policy.Request{Action: "sts:AssumeRole"}
 	req.Context.Set("aws:SourceAccount", s.Realm.Account)

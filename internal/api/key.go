@@ -104,8 +104,9 @@ func (s *Server) KeyQuestion(ref KeyRef, action string, with map[string]string) 
 	}
 	q.Tags = ref.Key.Tags
 	doc, err := policy.ParseKey(ref.Key.Policy)
-	if err != nil {
-		return q, fmt.Errorf("policy of key %s: %w", ref.Key.ID, err)
+	if err != nil { // it was taken once, by rules that were less strict
+		q.Unread = fmt.Errorf("policy of key %s: %w", ref.Key.ID, err)
+		return q, nil
 	}
 	q.Policy = policy.Named{Name: "default of " + ref.Name, Document: doc}
 	return q, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/servertest"
 )
 
@@ -418,4 +419,28 @@ func TestWhatIsNotThere(t *testing.T) {
 	}
 	_, err = h.root.CreateKey(ctx, &awskms.CreateKeyInput{Origin: types.OriginTypeExternalKeyStore, CustomKeyStoreId: aws.String("vault"), XksKeyId: aws.String("x")})
 	h.refused(err, "CustomKeyStoreNotFoundException", "--key-store")
+}
+
+// A key's policy that was stored by rules which were less strict, and cannot be read
+// any more, allows nothing. The refusal names the key, the account's root can put
+// another policy, and other keys are as they were.
+func TestStoredKeyPolicyThatCannotBeRead(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	k, other := h.key(""), h.key("")
+	good, err := h.root.GetKeyPolicy(ctx, &awskms.GetKeyPolicyInput{KeyId: k.KeyId})
+	h.must(err)
+	h.must(h.Store.ChangeKMSKey(ctx, *k.KeyId, func(k *sallyport.KMSKey) error {
+		k.Policy = strings.Replace(k.Policy, "{", `{"Version":"2012-10-17",`, 1)
+		return nil
+	}))
+	admin := h.as("admin", allowing(`"kms:*"`, "*"))
+	_, err = admin.DescribeKey(ctx, &awskms.DescribeKeyInput{KeyId: k.Arn})
+	h.refused(err, "AccessDeniedException", "The policy of "+*k.Arn+" cannot be read, so nothing is allowed.")
+	_, err = admin.DescribeKey(ctx, &awskms.DescribeKeyInput{KeyId: other.Arn})
+	h.must(err)
+	_, err = h.root.PutKeyPolicy(ctx, &awskms.PutKeyPolicyInput{KeyId: k.Arn, Policy: good.Policy})
+	h.must(err)
+	_, err = admin.DescribeKey(ctx, &awskms.DescribeKeyInput{KeyId: k.Arn})
+	h.must(err)
 }

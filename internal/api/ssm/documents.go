@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" // AWS still says it beside the other
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -113,38 +114,63 @@ func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.Create
 	return &ssm.CreateDocumentOutput{DocumentDescription: description}, err
 }
 
-// A text is a document's, wherever it is from.
+// A text is a document's, wherever it is from. Parsed is nil, and unread says why,
+// if an earlier version of the server accepted the document and this one does not.
 type text struct {
 	sallyport.DocumentVersion
 	doc    *sallyport.Document
 	owner  string
 	parsed *document.Document
+	unread error
 }
 
-// document finds one version of a document, built-in or the account's.
+// document finds one version of a document, built-in or the account's, that can be
+// read.
 func (s *Server) document(ctx context.Context, name, version, versionName string) (*text, error) {
+	t, err := s.anyDocument(ctx, name, version, versionName)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.unread
+}
+
+// unreadable is what a person is told of a stored document that cannot be read any
+// more: which it is, why, and what to do.
+func unreadable(v *sallyport.DocumentVersion, err error) error {
+	code, why := sallyport.CodeOf(err), messageOf(err)
+	if v.Document == shellDocument {
+		return sallyport.Errorf(code, "Document %s, version %d, holds the account's preferences and cannot be read, so no session starts. "+
+			"%s It was stored by an earlier version of the server. Mend it with UpdateDocument, or delete it to have the defaults.", v.Document, v.Number, why)
+	}
+	return sallyport.Errorf(code, "Document %s, version %d, cannot be read, so no session starts with it. "+
+		"%s It was stored by an earlier version of the server. Mend it with UpdateDocument, and make the new version its default.", v.Document, v.Number, why)
+}
+
+// anyDocument is document, for operations that do not need what the text means: a
+// document that cannot be read is listed and shown, so that it can be mended.
+func (s *Server) anyDocument(ctx context.Context, name, version, versionName string) (*text, error) {
 	if b := document.FindBuiltin(name); b != nil {
 		if versionName != "" || !slices.Contains([]string{"", "1", "$LATEST", "$DEFAULT"}, version) {
 			return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "Document %s has version 1 alone.", name)
 		}
 		v := sallyport.DocumentVersion{Document: name, Number: 1, Format: string(document.JSON), Content: b.Content, Created: b.Created}
-		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc}, nil
+		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc, nil}, nil
 	}
 	d, v, err := s.db().DocumentVersion(ctx, name, version, versionName)
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := document.Parse(v.Content, document.Format(v.Format))
-	if err != nil {
-		return nil, err // it was good when it was created: by an older version of ours
+	t := &text{*v, d, s.realm().Account, nil, nil}
+	if t.parsed, err = document.Parse(v.Content, document.Format(v.Format)); err != nil {
+		t.parsed, t.unread = nil, unreadable(v, err)
 	}
-	return &text{*v, d, s.realm().Account, parsed}, nil
+	return t, nil
 }
 
 var platforms = []types.PlatformType{types.PlatformTypeWindows, types.PlatformTypeLinux, types.PlatformTypeMacos}
 
 func (s *Server) describeDocument(ctx context.Context, name, version, versionName string) (*types.DocumentDescription, error) {
-	t, err := s.document(ctx, name, version, versionName)
+	t, err := s.anyDocument(ctx, name, version, versionName)
 	if err != nil {
 		return nil, err
 	}
@@ -153,10 +179,15 @@ func (s *Server) describeDocument(ctx context.Context, name, version, versionNam
 		Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, Status: types.DocumentStatusActive,
 		DisplayName: some(t.DisplayName), VersionName: some(t.VersionName), TargetType: some(t.TargetType),
 		DocumentVersion: number(t.Number), LatestVersion: number(t.doc.Latest), DefaultVersion: number(t.doc.Default),
-		Description: some(t.parsed.Description), DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
+		DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
 		SchemaVersion: some("1.0"), PlatformTypes: platforms, Tags: writeTags(t.doc.Tags),
 		Hash: some(hex.EncodeToString(sum[:])), HashType: types.DocumentHashTypeSha256, Sha1: some(hex.EncodeToString(old[:])),
 	}
+	if t.unread != nil {
+		d.Status, d.StatusInformation = types.DocumentStatusFailed, some(messageOf(t.unread))
+		return d, nil
+	}
+	d.Description = some(t.parsed.Description)
 	for _, name := range slices.Sorted(maps.Keys(t.parsed.Parameters)) {
 		p := t.parsed.Parameters[name]
 		out := types.DocumentParameter{Name: some(name), Description: some(p.Description), Type: types.DocumentParameterTypeString}
@@ -172,6 +203,14 @@ func (s *Server) describeDocument(ctx context.Context, name, version, versionNam
 	return d, nil
 }
 
+// messageOf is an error's sentence, without its code.
+func messageOf(err error) string {
+	if e, ok := errors.AsType[*sallyport.Error](err); ok {
+		return e.Message
+	}
+	return err.Error()
+}
+
 func number(n int) *string { return some(strconv.Itoa(n)) }
 
 func (s *Server) describeDocumentCall(ctx context.Context, _ *api.Call, in *ssm.DescribeDocumentInput) (*ssm.DescribeDocumentOutput, error) {
@@ -180,15 +219,22 @@ func (s *Server) describeDocumentCall(ctx context.Context, _ *api.Call, in *ssm.
 }
 
 func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocumentInput) (*ssm.GetDocumentOutput, error) {
-	t, err := s.document(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
+	t, err := s.anyDocument(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
 	if err != nil {
 		return nil, err
+	}
+	status, why := types.DocumentStatusActive, (*string)(nil)
+	if t.unread != nil {
+		status, why = types.DocumentStatusFailed, some(messageOf(t.unread))
 	}
 	content, format := t.Content, types.DocumentFormat(t.Format)
 	switch in.DocumentFormat {
 	case "", format:
 	case types.DocumentFormatJson, types.DocumentFormatYaml:
 		format = in.DocumentFormat
+		if t.unread != nil {
+			return nil, t.unread
+		}
 		if content, err = t.parsed.Write(document.Format(format)); err != nil {
 			return nil, err
 		}
@@ -197,7 +243,7 @@ func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocume
 	}
 	return &ssm.GetDocumentOutput{
 		Name: some(t.Document), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
-		DocumentVersion: number(t.Number), Status: types.DocumentStatusActive, Content: &content,
+		DocumentVersion: number(t.Number), Status: status, StatusInformation: why, Content: &content,
 		DocumentType: types.DocumentTypeSession, DocumentFormat: format,
 	}, nil
 }
@@ -339,7 +385,7 @@ func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDoc
 		if name <= after {
 			continue
 		}
-		t, err := s.document(ctx, name, "", "")
+		t, err := s.anyDocument(ctx, name, "", "")
 		if sallyport.CodeOf(err) == sallyport.InvalidDocument {
 			continue // deleted meanwhile
 		}

@@ -467,3 +467,69 @@ func TestLogsElsewhere(t *testing.T) {
 		}
 	})
 }
+
+// A document that an earlier version stored and this one cannot read stops nothing
+// but the sessions that it is for. The error names it and says what to do; it is
+// listed and shown, and a new version of it starts sessions again.
+func TestStoredDocumentCannotBeRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		c := s.SSM(s.User("ann", everything))
+		node := s.Register("")
+		node.Online()
+		good := preferences("")
+		bad := `{"schemaVersion":"1.0","sessionType":"Standard_Stream","sessionType":"Standard_Stream","inputs":{}}`
+		for _, name := range []string{"Mine", shellPreferences} {
+			if err := s.Store.CreateDocument(ctx, sallyport.DocumentVersion{Document: name, Format: "JSON", Content: bad, Created: time.Now()}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start := func(name string) error {
+			in := &ssm.StartSessionInput{Target: aws.String(node.ID.String())}
+			if name != "" {
+				in.DocumentName = &name
+			}
+			out, err := c.StartSession(ctx, in)
+			if err == nil {
+				_, err = c.TerminateSession(ctx, &ssm.TerminateSessionInput{SessionId: out.SessionId})
+			}
+			return err
+		}
+		const why = `The document is not JSON: it has the member "sessionType" twice.`
+		for _, name := range []string{"", "Mine", "AWS-StartNonInteractiveCommand"} {
+			wantCode(t, start(name), "InvalidDocumentContent", "Document SSM-SessionManagerRunShell, version 1, holds the account's preferences and cannot be read, so no session starts. ",
+				why, "Mend it with UpdateDocument, or delete it to have the defaults.")
+		}
+		list, err := c.ListDocuments(ctx, &ssm.ListDocumentsInput{Filters: []types.DocumentKeyValuesFilter{{Key: aws.String("Owner"), Values: []string{"Self"}}}})
+		if err != nil || len(list.DocumentIdentifiers) != 2 {
+			t.Fatalf("listed are %v, %v", list, err)
+		}
+		shown, err := c.GetDocument(ctx, &ssm.GetDocumentInput{Name: aws.String(shellPreferences)})
+		if err != nil || *shown.Content != bad || shown.Status != types.DocumentStatusFailed || !strings.Contains(aws.ToString(shown.StatusInformation), why) {
+			t.Errorf("shown is %+v, %v", shown, err)
+		}
+		_, err = c.GetDocument(ctx, &ssm.GetDocumentInput{Name: aws.String(shellPreferences), DocumentFormat: types.DocumentFormatYaml})
+		wantCode(t, err, "InvalidDocumentContent", why)
+		described, err := c.DescribeDocument(ctx, &ssm.DescribeDocumentInput{Name: aws.String("Mine")})
+		if err != nil || described.Document.Status != types.DocumentStatusFailed || !strings.Contains(aws.ToString(described.Document.StatusInformation), "Document Mine, version 1,") {
+			t.Errorf("described is %+v, %v", described, err)
+		}
+
+		if _, err := c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: aws.String(shellPreferences), DocumentVersion: aws.String("$LATEST"), Content: good}); err != nil {
+			t.Fatal(err)
+		}
+		if err := start(""); err != nil {
+			t.Error(err)
+		}
+		wantCode(t, start("Mine"), "InvalidDocumentContent", "Document Mine, version 1, cannot be read, so no session starts with it. ", why, "make the new version its default")
+		if _, err := c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: aws.String("Mine"), DocumentVersion: aws.String("$LATEST"), Content: good}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.UpdateDocumentDefaultVersion(ctx, &ssm.UpdateDocumentDefaultVersionInput{Name: aws.String("Mine"), DocumentVersion: aws.String("2")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := start("Mine"); err != nil {
+			t.Error(err)
+		}
+	})
+}

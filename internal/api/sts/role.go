@@ -2,7 +2,6 @@ package sts
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -44,7 +43,7 @@ func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Qu
 	}
 	trust, err := policy.ParseTrust(r.Trust)
 	if err != nil {
-		return nil, fmt.Errorf("trust policy of role %s: %v", r.Name, err) // it was taken once, so this is our fault
+		return nil, api.UnreadTrust(r, err)
 	}
 	tags, err := readTags(in.Tags)
 	if err != nil {

@@ -337,3 +337,15 @@ func TestTokensThatAreNoGood(t *testing.T) {
 	_, err = d.who(one)
 	d.refused(err, "InvalidClientTokenId", "")
 }
+
+// A role whose trust policy was stored by rules which were less strict, and cannot
+// be read any more, may not be assumed, and the refusal names it.
+func TestStoredTrustThatCannotBeRead(t *testing.T) {
+	d := open(t)
+	ann := d.user(sallyport.User{Name: "ann"}, policyOf(allow(`"sts:AssumeRole"`)))
+	d.role(sallyport.Role{Name: "work", Trust: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"sts:AssumeRole"}}`})
+	d.must(d.db.UpdateTrust(d.Context(), "work", `{"Version":"2012-10-17","Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}}`))
+	_, _, err := d.assume(ann, "work", nil)
+	d.refused(err, "MalformedPolicyDocument", "The trust policy of role work cannot be read, so it may not be assumed.")
+	d.refused(err, "MalformedPolicyDocument", `the document has "Version" twice; keep one`)
+}
