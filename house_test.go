@@ -511,3 +511,45 @@ func inBubble(open []ast.Node, bubbles map[string]bool) bool {
 	}
 	return false
 }
+
+// unclear are the words that do not say which client, node, server, goroutine or
+// caller is meant.
+var unclear = regexp.MustCompile(`(?i)\b(nobody|anybody|somebody|whoever|whatever)\b`)
+
+// Comments and documents name their subject.
+func TestCommentsNameTheirSubject(t *testing.T) {
+	files := token.NewFileSet()
+	read := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path == "house_test.go" {
+			return err
+		}
+		switch filepath.Ext(path) {
+		case ".md":
+			b, err := os.ReadFile(path)
+			for n, line := range strings.Split(string(b), "\n") {
+				if word := unclear.FindString(line); word != "" {
+					t.Errorf("%s:%d: it says %q; name who or what is meant", path, n+1, word)
+				}
+			}
+			return err
+		case ".go":
+			file, err := parser.ParseFile(files, path, nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			read++
+			for _, group := range file.Comments {
+				for _, c := range group.List {
+					if word := unclear.FindString(c.Text); word != "" {
+						t.Errorf("%v: it says %q; name who or what is meant", files.Position(c.Pos()), word)
+					}
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || read < 100 {
+		t.Errorf("%d files were read, %v", read, err)
+	}
+}

@@ -1,7 +1,7 @@
 package sallyport
 
 // What a log line is about. One vocabulary, so that one search finds every
-// line about a session, whoever wrote it.
+// line about a session, of server, agent and client.
 const (
 	LogSession  = "session"  // a SessionID
 	LogNode     = "node"     // a managed node's ID
@@ -12,7 +12,7 @@ const (
 	LogCause    = "cause"    // why something ended
 	LogErr      = "err"      // an error, in full
 	LogAddr     = "addr"     // an address of ours
-	LogVersion  = "version"  // a version, of whatever the line is about
+	LogVersion  = "version"  // a version, of what the line is about
 	LogDuration = "duration" // how long it took
 	LogPath     = "path"     // a file or directory
 )

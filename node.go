@@ -89,8 +89,8 @@ type Agent struct {
 	ConnectionChannel string // ssmmessages, ec2messages or ""
 }
 
-// Trouble is a failure the control plane saw a node have. It is kept so that
-// whoever asks why the node is not connected can be told.
+// Trouble is a failure the control plane saw a node have. It is kept so that a
+// caller that asks why the node is not connected can be told.
 type Trouble struct {
 	At     time.Time
 	Reason string // a sentence: "Its clock is 31 minutes slow."

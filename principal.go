@@ -15,7 +15,7 @@ const (
 	NodeKind                    // a managed node, under the role it was given
 )
 
-// A Principal is whoever signed a request.
+// A Principal is the identity whose key signed a request.
 type Principal struct {
 	Kind Kind
 	ARN  string
@@ -29,7 +29,7 @@ type Principal struct {
 	Name string
 
 	// Root is the ID of the identity at the root of the credentials, which
-	// owns what it starts whatever roles it acts in: a user's ID, also behind a
+	// owns what it starts in every role it acts in: a user's ID, also behind a
 	// role that the user assumed; the account's ID; a node's ID.
 	Root string
 
@@ -46,7 +46,7 @@ type Principal struct {
 	// Node is the one node these credentials speak for; zero for people.
 	Node NodeID
 
-	// Powerless says why the principal may do nothing, whatever policies say: a
+	// Powerless says why the principal may do nothing, also where policies allow it: a
 	// sentence about a node, whose role was deleted or does not trust nodes. ""
 	// if policies decide.
 	Powerless string

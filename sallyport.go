@@ -8,7 +8,7 @@
 //	                 │
 //	            session log
 //
-// The node dials out, as the person does; nobody dials in. That is what a sally
+// The node dials out, as the client does; no connection is made to either. That is what a sally
 // port is: a door that only the garrison can open, from inside.
 //
 // Names are AWS's wherever AWS has one, because the AWS CLI and SDKs are our

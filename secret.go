@@ -61,7 +61,7 @@ func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }
 // LogValue keeps the secret out of logs.
 func (s Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
-// MarshalText refuses: whoever sends a secret says so, with Reveal.
+// MarshalText refuses: code that sends a secret calls Reveal.
 func (s Secret) MarshalText() ([]byte, error) {
 	return nil, errors.New("a secret may not be marshalled")
 }

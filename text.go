@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Printable returns s as it may be shown on a terminal, in a log or in an answer,
-// whoever wrote it. What is no text is replaced with question marks: control
+// Printable returns s as it may be shown on a terminal, in a log or in an answer, also
+// if a stranger wrote it. What is no text is replaced with question marks: control
 // characters, C1's among them, which move the cursor and change colours; marks of
 // direction, which have a line read backwards; what is invisible; and bytes that
 // are not UTF-8. Line ends and tabs stay; a carriage return before a line end goes.

@@ -61,8 +61,8 @@ func FuzzPrintable(f *testing.F) {
 	})
 }
 
-// An error that a caller is shown, and a line of the JSON log, are printable
-// whatever was put into them.
+// An error that a caller is shown, and a line of the JSON log, are printable with
+// every text in them.
 func TestErrorsAndLogsArePrintable(t *testing.T) {
 	const hostile = "evil\u202e\u009b\x1b[2J"
 	if got := sallyport.Errorf(sallyport.ValidationException, "There is no %s.", hostile).Message; got != "There is no evil???[2J." {

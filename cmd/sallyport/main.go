@@ -120,8 +120,8 @@ func strict(c *cobra.Command) {
 	}
 }
 
-// logger writes a server's log: text for a person at a terminal, JSON for
-// whoever collects it.
+// logger writes a server's log: text for a person at a terminal, JSON for a
+// program that collects logs.
 func logger(verbose, asJSON bool) *slog.Logger {
 	options := &slog.HandlerOptions{}
 	if verbose {

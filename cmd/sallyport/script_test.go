@@ -266,8 +266,8 @@ func keep(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], m[1])
 }
 
-// serve has whoever connects to a port told what is in a file, until the script
-// is over: serve file VARIABLE
+// serve sends the content of a file to each client that connects to a port, until
+// the script is over: serve file VARIABLE
 func serve(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: serve file VARIABLE")
@@ -335,7 +335,7 @@ func cable(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
-	l.Close() // nobody is given it again so soon
+	l.Close() // the system gives the port to no other program so soon
 	c, err := servertest.NewCable()
 	ts.Check(err)
 	ts.Defer(c.Close)

@@ -114,8 +114,8 @@ func settle(flags *pflag.FlagSet, file string) error {
 	return errors.Join(wrong...)
 }
 
-// stateDir is where state is kept if nobody says: what, for root, is the
-// server's, in the place for it.
+// stateDir is where state is kept if no flag names a directory: for root, the
+// directory called what below the system's place for state.
 func stateDir(what string) string {
 	home, err := os.UserHomeDir()
 	switch {

@@ -108,8 +108,8 @@ type Agent struct {
 	// on.
 	Machine Machine
 
-	// Connected is called each time a control channel has been opened. Nil is
-	// nobody.
+	// Connected is called each time a control channel has been opened. Nil is not
+	// called.
 	Connected func()
 
 	instance string // of this process, for the control plane to tell two from one

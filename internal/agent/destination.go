@@ -16,8 +16,8 @@ const (
 	dialWithin    = 10 * time.Second
 )
 
-// neverForward are the addresses nobody forwards to unless the operator says
-// so: those that are the machine's own link, and where clouds keep the
+// neverForward are the addresses that the agent forwards to only if the operator
+// allows it: those that are the machine's own link, and where clouds keep the
 // machine's credentials. (Stock: Mgs.DeniedPortForwardingRemoteIPs, which lists
 // single addresses.)
 var neverForward = []netip.Prefix{

@@ -102,7 +102,7 @@ func TestEncryptedSession(t *testing.T) {
 				if client, err = datachannel.NewCipher(wire.TypeInputStreamData, plain); err != nil {
 					t.Fatal(err)
 				}
-				// Typed by nobody knows whom: it must not reach the command.
+				// Its sender has not proved to have the key: it must not reach the command.
 				c.tell(wire.KindOutput, []byte("plain\r"))
 				return wire.KMSEncryptionResponse{KMSCipherTextKey: sealed, ChallengeAcknowledgement: acknowledged}
 			})

@@ -39,12 +39,12 @@ const holdWithin = 15 * time.Second
 // ended and not yet reported.
 //
 // Ports, and commands that have no terminal, cannot be handed over: what they
-// have under way is in connections and pipes. Nor can a handshake. They end, and whoever is at the
-// other end is told why and can connect again at once. To wait for them would
-// put the upgrade off for as long as somebody's tunnel is open. They alone are
-// lost if Exec fails though Ready found nothing wrong.
+// have under way is in connections and pipes. Nor can a handshake. They end: the
+// client is told why and can connect again at once. To wait for them would put the
+// upgrade off for as long as one tunnel is open. They alone are lost if Exec fails
+// though Ready found nothing wrong.
 type Upgrade struct {
-	// Asked has a value each time somebody wants the agent to make way.
+	// Asked has a value each time the operator asks for an upgrade, with a signal.
 	Asked <-chan os.Signal
 
 	// Ready says what is wrong with the program that is to follow, before
@@ -96,7 +96,7 @@ type sessionState struct {
 	DataKey  []byte                  `json:",omitempty"` // of an encrypted session, once there is one
 	Untyped  []byte                  `json:",omitempty"` // acknowledged, and not typed
 	Unsent   []byte                  `json:",omitempty"` // read from the terminal, and not sent
-	Complete *wire.AgentTaskComplete `json:",omitempty"` // it is over, and nobody has heard so
+	Complete *wire.AgentTaskComplete `json:",omitempty"` // the session is over, and the control plane has not acknowledged that
 }
 
 // leave hands the session over. What served it has ended.
@@ -183,8 +183,8 @@ func (a *Agent) beginEra(alive context.Context) {
 	a.handed = nil
 }
 
-// upgradeWhenAsked makes way as often as somebody asks, which is once if all
-// goes well.
+// upgradeWhenAsked starts the new program each time the operator asks. If that
+// succeeds it does not return.
 func (a *Agent) upgradeWhenAsked(alive context.Context) {
 	for {
 		select {
@@ -206,7 +206,7 @@ func (a *Agent) upgrade(alive context.Context) error {
 	if err := a.holdAll(); err != nil {
 		return err
 	}
-	if alive.Err() != nil { // whoever wants it to stop would not be heard again
+	if alive.Err() != nil { // the new program would not get the signal that stops this one
 		return context.Cause(alive)
 	}
 	return a.makeWay()
@@ -303,8 +303,8 @@ func (a *Agent) inherit() {
 	a.Log.Info("agent took over", "sessions", len(doc.Sessions))
 }
 
-// read takes up what was written. Whatever is wrong with it, its terminal is
-// there to be closed, if it can be.
+// read takes up what was written. Also when it returns an error, the terminal is
+// set if there is one, so that the caller can close it.
 func (h *handed) read(m Machine, version int) (err error) {
 	if h.Terminal != nil {
 		if h.shell, err = m.TakeUp(*h.Terminal); err != nil {

@@ -37,7 +37,7 @@ var errNoAnswer = errors.New("Encountered error while initiating handshake. No a
 
 // shake shakes hands: it says what kind of session this is, offers what an end
 // of ours can do, and begins the session proper. The sessions of stock agents
-// that have a handshake are ports, commands without a terminal, and whatever is
+// that have a handshake are ports, commands without a terminal, and all that are
 // encrypted.
 func (s *session) shake(properties json.RawMessage, offers ...string) (c client, err error) {
 	began := time.Now()
@@ -113,8 +113,8 @@ func (s *session) tell(ctx context.Context, kind wire.Kind, v any) error {
 }
 
 // await waits for the client's answer of a kind, and keeps what comes before
-// it. What is typed before an encrypted session is one is not kept: nobody
-// knows who typed it.
+// it. What is typed before an encrypted session has its key is not kept: its sender
+// has not proved to have the key.
 func (s *session) await(ctx context.Context, kind wire.Kind, answer any) error {
 	for kept := 0; ; {
 		m, err := s.stream.Receive(ctx)

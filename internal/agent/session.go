@@ -73,7 +73,7 @@ type session struct {
 
 	sizes chan wire.Size // the first size, for the terminal to start with
 
-	ahead []datachannel.Message // what came during the handshake, for whoever comes next
+	ahead []datachannel.Message // what came during the handshake; the shell, command or port takes it first
 
 	connections atomic.Int64 // of a port session
 

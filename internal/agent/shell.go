@@ -243,7 +243,7 @@ func (s *session) keyboard(term Terminal, first []byte, typed <-chan []byte) (le
 			left = append(left, b...)
 			continue
 		case !errors.Is(err, os.ErrDeadlineExceeded):
-			continue // drained, so that nobody waits to send
+			continue // drained, so that no sender waits for room
 		case at < 0:
 			s.behind.Add(-1)
 			continue // it was typed before the interrupt

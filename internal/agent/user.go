@@ -7,13 +7,13 @@ import (
 	"github.com/sallyport/sallyport/internal/pty"
 )
 
-// SSMUser is whom sessions run as where nobody says another. (User guide, "Turn
+// SSMUser is the user that sessions run as unless Run As names another. (User guide, "Turn
 // on or turn off ssm-user account administrative permissions".)
 const SSMUser = "ssm-user"
 
-// user says whom the session runs as: elevated, as the agent; with Run As, as
-// whom the task names, and never as anybody else; otherwise as ssm-user where
-// the agent was told so. as is nil for the agent's own.
+// user returns the user that the session runs as: elevated, the agent's; with Run
+// As, the one that the task names, and never another; otherwise ssm-user where the
+// agent was told so. as is nil for the agent's own user.
 func (s *session) user(elevated bool) (u pty.User, as *pty.Credential, err error) {
 	m := s.agent.machine()
 	in := s.task.DocumentContent.Inputs

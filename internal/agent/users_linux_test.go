@@ -76,7 +76,7 @@ func testUsers(t *testing.T) {
 	}
 	stop := m.run()
 
-	// Nobody says another: ssm-user, made now, with what it takes to be root.
+	// No other user is named: ssm-user, made now, with a rule that lets it be root.
 	sh := m.shell()
 	sh.type_("echo $(id -un) $HOME $(stat -c %U $(tty)) $SHELL; exit\r")
 	sh.expect("ssm-user /home/ssm-user ssm-user /bin/")
@@ -134,7 +134,7 @@ func testUsers(t *testing.T) {
 		t.Error("a rule that somebody removed was made again")
 	}
 
-	// Run As: whom the preferences, or the caller's tag, name; and nobody else.
+	// Run As: the user that the preferences, or the caller's tag, name; no other.
 	update := func(inputs string) {
 		t.Helper()
 		content := fmt.Sprintf(`{"schemaVersion":"1.0","sessionType":"Standard_Stream","inputs":{"runAsEnabled":true,%s}}`, inputs)

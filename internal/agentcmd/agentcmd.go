@@ -29,8 +29,8 @@ const codeEnv = "SALLYPORT_ACTIVATION_CODE"
 // Commands are register and run.
 func Commands() []*cobra.Command { return []*cobra.Command{registerCommand(), runCommand()} }
 
-// StateDir is where the agent keeps who it is, if nobody says: for root, in the
-// place for such things.
+// StateDir is where the agent keeps its registration if no flag names a directory:
+// for root, below the system's place for state.
 func StateDir() string {
 	home, err := os.UserHomeDir()
 	switch {

@@ -141,7 +141,7 @@ func ask(ctx context.Context, path string) error {
 	case err != nil:
 		return fmt.Errorf("%s does not run: %w", path, err)
 	case strings.TrimSpace(string(out)) != takesOver:
-		return fmt.Errorf("%s cannot take over from this version: it says %.100q, not %q; restart the agent when nobody is connected", path, strings.TrimSpace(string(out)), takesOver)
+		return fmt.Errorf("%s cannot take over from this version: it says %.100q, not %q; restart the agent when no session is on", path, strings.TrimSpace(string(out)), takesOver)
 	}
 	return nil
 }

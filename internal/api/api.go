@@ -66,7 +66,7 @@ type Service struct {
 	XMLNS   string // of the answers of a query service
 
 	// Global services have no region. Their clients sign for the partition's
-	// own, us-east-1, or for whatever region they are told.
+	// own, us-east-1, or for the region they are configured with.
 	Global bool
 
 	// SecondFactor refuses credentials of GetSessionToken that were got without
@@ -111,8 +111,8 @@ func NodeKey(op Op) Op {
 	return op
 }
 
-// Node makes op one that is answered to nodes alone, whatever policies allow to
-// others.
+// Node makes op one that is answered to nodes alone, even where policies allow it
+// to other callers.
 func Node(op Op) Op {
 	op.Admits = ByNode
 	return op

@@ -75,8 +75,8 @@ func OnAnything[In any](_ context.Context, c *Call, _ *In) ([]Question, error) {
 	return []Question{{Action: c.Action()}}, nil
 }
 
-// OnNothing declares an operation that anybody may call who has credentials, or
-// whom something else has admitted. Say beside it why.
+// OnNothing declares an operation that every caller with credentials may call, or
+// that is admitted by other means than policy. Say beside it why.
 func OnNothing[In any](context.Context, *Call, *In) ([]Question, error) { return nil, nil }
 
 // Allow returns nil if the caller may do what q asks about, and otherwise an
@@ -172,7 +172,7 @@ func weigh(who *sallyport.Principal, own, resource policy.Decision) policy.Decis
 // account's root.
 func (s *Server) Decide(ctx context.Context, who *sallyport.Principal, r *http.Request, q Question) (policy.Decision, error) {
 	if who == nil {
-		return policy.Decision{}, errors.New("policy was asked about nobody")
+		return policy.Decision{}, errors.New("policy was asked about no principal")
 	}
 	if who.Powerless != "" {
 		return policy.Decision{Layer: policy.Identity}, nil
@@ -421,8 +421,9 @@ func parseGrant(g store.Grant) (policy.Named, error) {
 	return policy.Named{Name: g.Name, Document: doc}, nil
 }
 
-// AdmitSocket says who signed the request that opens a WebSocket: nil if nobody
-// did, as old clients of AWS's do not. On names the resource, knowing who asks.
+// AdmitSocket returns the principal that signed the request which opens a WebSocket:
+// nil if it is not signed, as old clients of AWS's send it. On names the resource
+// for that principal.
 //
 // Policy's answer is denied: nil, or why not. A node must be allowed the
 // action. For a person only an explicit deny counts, because AWS's sample

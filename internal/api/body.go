@@ -58,7 +58,7 @@ func (c *class) add(share string, n, most, each int64) bool {
 
 // readBody reads the request's body into c, within the bounds of its class.
 // Release is called when the request has been answered. A request that cannot
-// succeed, whatever its body, is refused before that is read.
+// succeed with any body is refused before its body is read.
 func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err error) {
 	conn := http.NewResponseController(w)
 	defer func() {

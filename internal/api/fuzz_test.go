@@ -189,7 +189,7 @@ func valueOf(v reflect.Value) any {
 	return fmt.Sprint(v.Interface())
 }
 
-// What is refused of a form is refused whatever order it is walked in.
+// A form that is refused is refused in every order its members are walked in.
 func TestFormsWithTwoMeanings(t *testing.T) {
 	for _, text := range []string{
 		"Name=a&Name=b", "Tags=a&Tags.member.1=b", "Tags.member=a&Tags.member.1.Key=b", "Action=a&Action=b",

@@ -85,7 +85,7 @@ func (s *Server) principal(r *http.Request, service *Service, body sigv4.Hash, n
 	return found.who, nil
 }
 
-// decoy is a secret nobody has.
+// decoy is a secret that no access key has.
 var decoy = sallyport.GenerateSecret()
 
 // found is what an access key leads to.
@@ -367,7 +367,7 @@ func (s *Server) NodePrincipal(ctx context.Context, id sallyport.NodeID) (*sally
 }
 
 // clockTrouble remembers that a node is kept out by its clock alone. The
-// signature was right for the time it claims, or anybody could have said so.
+// signature was right for the time it claims: otherwise every stranger could cause this.
 func (s *Server) clockTrouble(ctx context.Context, id sallyport.NodeID, claim *sigv4.Claim, now time.Time) {
 	s.Store.Trouble(ctx, id, sallyport.Trouble{At: now, Reason: sigv4.SkewText("Its", claim.Time, now)})
 }

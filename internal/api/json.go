@@ -264,5 +264,5 @@ func readValue(d smithy.ShapeDeserializer, s *smithy.Schema, f reflect.Value) er
 			return nil
 		})
 	}
-	return fmt.Errorf("%s is of a type nobody reads", s.MemberName())
+	return fmt.Errorf("%s is of a type that this server does not read", s.MemberName())
 }

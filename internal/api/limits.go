@@ -26,8 +26,8 @@ const (
 )
 
 // limits slow down guessing: of activation codes, and of signatures. Requests
-// that are signed well are not counted, and are answered whatever others behind
-// the same address do.
+// that are signed well are not counted, and are answered also while others from the
+// same address are refused.
 type limits struct {
 	mu       sync.Mutex
 	register map[string]*limiter

@@ -11,8 +11,8 @@ import (
 )
 
 // The policy of a role or key names users and roles by ARN, and is kept with
-// their IDs in place of the ARNs: so that what is trusted is the user there was,
-// whatever the user is called later, and not a namesake made after the user was
+// their IDs in place of the ARNs: what is trusted is the user there was, also after
+// it is renamed, and not another that is made by that name after the user was
 // deleted. Callers are known to such a policy by ID alone. (IAM User Guide, "AWS
 // JSON policy elements: Principal".)
 

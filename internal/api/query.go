@@ -82,7 +82,8 @@ func (s *Server) findQuery(c *Call) (op Op, ok bool, err error) {
 	return Op{}, true, sallyport.Errorf(sallyport.UnknownOperationException, "%s, version %s, is not an operation that is answered here.", sallyport.Clip(action, 100), sallyport.Clip(version, 20))
 }
 
-// Bounds of a form, so that nobody can have us build a tree of any size.
+// Bounds of a form: without them a stranger could have the server build a tree of
+// any size.
 const (
 	maxFormPairs = 4000
 	maxFormDepth = 12

@@ -123,7 +123,7 @@ func incomplete(b []byte) int {
 // An Event is one line of a recording after its header.
 type Event struct {
 	At   time.Duration
-	Kind string // "o", "r", "m" and whatever else a recording of others has
+	Kind string // "o", "r" or "m"; recordings that other programs made may have more
 	Text string
 }
 

@@ -39,8 +39,8 @@ func atFloor(ctx context.Context) (played bool, err error) {
 	return false, nil
 }
 
-// floorServer listens on a TLS port, and passes on to whoever is at /client what
-// whoever is at /agent says.
+// floorServer listens on a TLS port, and passes on to the connection at /client what
+// the connection at /agent sends.
 func floorServer(ctx context.Context, addr, cert string) error {
 	pair, err := tls.LoadX509KeyPair(cert, cert)
 	if err != nil {

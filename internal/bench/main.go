@@ -111,8 +111,8 @@ func online(ctx context.Context, w *world) ([]figure, error) {
 }
 
 // prompt measures StartSession to the first byte of the prompt: of the login
-// shell as it is on this machine, whatever its profile does, and of one that
-// finds an empty home, which is what we add to.
+// shell as it is on this machine, the time of its profile included, and of one in an
+// empty home, which leaves the time that this program adds.
 func prompt(ctx context.Context, w *world) ([]figure, error) {
 	measure := func() (p50 time.Duration, err error) {
 		var took []time.Duration

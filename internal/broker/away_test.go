@@ -75,7 +75,7 @@ func TestShellEndsWhilePersonIsAway(t *testing.T) {
 			t.Errorf("after that, %v, a token: %v", err, !second.Token.Empty())
 		}
 	})
-	inBubble(t, func(t *testing.T, w *world) { // whoever ended it meant it
+	inBubble(t, func(t *testing.T, w *world) { // an administrator ended it, and it does not wait for the client
 		inv, person, node := w.together(datachannel.Capabilities()...)
 		person.leave()
 		node.say("secrets")

@@ -1,7 +1,7 @@
 // Package broker answers two questions about a session: is it on, and should it
 // be?
 //
-// It introduces people to nodes and owns every session's life. Whoever may open
+// It connects clients to nodes and owns every session's life. Which caller may open
 // a session was decided before ([Broker.Start] is called by the API when policy
 // has agreed), and what passes in it is none of the broker's business: it reads
 // the headers of frames, never their payloads.
@@ -337,8 +337,8 @@ type Request struct {
 	// Empty is none.
 	Notice string
 
-	// Admit is asked once the session has an ID, before anything is kept or
-	// anybody is told. An error is Start's. Nil admits.
+	// Admit is called once the session has an ID, before the session is stored and
+	// before the node is told. Its error is Start's. Nil admits.
 	Admit func(id sallyport.SessionID) error
 }
 
@@ -500,8 +500,8 @@ func (s *session) giveUp() {
 	}
 }
 
-// refused is what an end hears that may not come in. It does not say more:
-// whoever holds no token learns nothing about sessions.
+// refused is the error for an end that may not attach. It gives no reason: an end
+// without a token learns nothing about sessions.
 func refused() error {
 	return sallyport.Errorf(sallyport.AccessDeniedException, "The token is not good for this session.")
 }
@@ -631,8 +631,8 @@ func (b *Broker) JoinNode(ctx context.Context, at sallyport.NodeID, id sallyport
 // until the socket fails, which is an error, or the session is over.
 //
 // A token is good for one session and, from its first use, for one client ID
-// or for none at all: whoever else has read it off a screen is refused. Who is
-// the principal that signed for the socket; nil if nobody did.
+// or for none at all: another client that has read it off a screen is refused. Who
+// is the principal that signed for the socket; nil if the request was not signed.
 //
 // A client that comes when the session is over, as where a shell could not be
 // started, is told how it ended: the error is an [Ended].
@@ -684,7 +684,7 @@ func ended(rec *sallyport.Session) error {
 	return &Ended{sallyport.Errorf(sallyport.DoesNotExistException, "%s", sallyport.Clip(rec.Cause, 1000)), rec.ExitStatus}
 }
 
-// mayJoin reports whether a token lets somebody in.
+// mayJoin reports whether a client may attach with a token.
 func mayJoin(rec *sallyport.Session, access store.Access, who *sallyport.Principal, token sallyport.Secret, client string) bool {
 	return access.Token.Matches(token) && (who == nil || who.Owns(rec)) && (!access.Bound || access.Client == client)
 }

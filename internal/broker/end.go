@@ -211,7 +211,8 @@ func (s *session) enter(e *end) (old *end, err error) {
 	return nil, s.join(e)
 }
 
-// vacate makes room for the side's next end, whatever became of e.
+// vacate detaches e if detach did not, because e failed before or code of ours
+// panicked, and closes e.done, for which the end that replaces e waits.
 func (s *session) vacate(e *end) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -193,7 +193,7 @@ func (f *far) hearEnd(status int) {
 }
 
 // The end is the last message of the node's stream. The node is free when all of
-// it is on the server's disk, and the client has it whatever happens then.
+// it is on the server's disk, and the client gets it also if the node goes away then.
 func TestEndInTheStream(t *testing.T) {
 	status := 58
 	caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)

@@ -77,8 +77,9 @@ func (w *world) onSickDisk() (disk *sickDisk, lock func() (unlock func())) {
 	}
 }
 
-// An end that can be stored nowhere is told to nobody, who comes back included:
-// the client hears that it is waited for, and is told once it can be stored.
+// An end that cannot be stored is not told to a client, also not to one that comes
+// back: the client is told that the server waits, and is told the end once it can be
+// stored.
 func TestEndThatCannotBeStored(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		disk, lock := w.onSickDisk()

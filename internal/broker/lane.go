@@ -33,7 +33,7 @@ const (
 	// to take more without waiting: less than the least a system keeps for one.
 	atOnce = 8 << 10
 
-	// maxHeld bounds the frames of a lane, whatever their size. A stock agent
+	// maxHeld bounds the frames of a lane, also where all are small. A stock agent
 	// keeps 100,000 itself.
 	maxHeld = 120_000
 

@@ -221,8 +221,8 @@ func TestLane(t *testing.T) {
 	check("through nothing", 3, 1)
 }
 
-// A lane keeps its frames by number, whatever order they come in, and what it
-// remembers of acknowledgements is bounded, whatever is acknowledged.
+// A lane keeps its frames by number, in any order they come in, and what it
+// remembers of acknowledgements is bounded, also for numbers that were never sent.
 func TestLaneBounds(t *testing.T) {
 	l := newLane()
 	for seq := int64(9); seq >= 0; seq-- {
@@ -242,7 +242,7 @@ func TestLaneBounds(t *testing.T) {
 	}
 
 	l = newLane()
-	for i := range int64(100_000) { // acknowledgements of what nobody sent
+	for i := range int64(100_000) { // acknowledgements of frames that were not sent
 		l.ack(wire.Ack{Seq: 2*i + 1})
 	}
 	if len(l.later) != 0 {
@@ -255,7 +255,7 @@ func TestLaneBounds(t *testing.T) {
 	if len(l.later) > maxSpans || len(l.held) != 2*maxSpans {
 		t.Errorf("%d spans, %d held", len(l.later), len(l.held))
 	}
-	l.ack(wire.Ack{Seq: 6 * maxSpans, Through: true}) // nobody has sent that
+	l.ack(wire.Ack{Seq: 6 * maxSpans, Through: true}) // that was not sent
 	l.ack(wire.Ack{Seq: 6*maxSpans - 1, Through: true})
 	if len(l.later) != 0 || len(l.held) != 0 || l.bytes != 0 || l.acked != 6*maxSpans-1 {
 		t.Errorf("after all was acknowledged: %d spans, %d held, %d bytes, to %d", len(l.later), len(l.held), l.bytes, l.acked)
@@ -332,7 +332,7 @@ func TestControlIsBounded(t *testing.T) {
 		person := w.far(wire.TypeInputStreamData)
 		w.attachPerson(person, inv, "client-1")
 		near, stuck := sockets()
-		near.out = make(chan []byte) // which nobody reads
+		near.out = make(chan []byte) // which the client does not read
 		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
 		if err != nil {
 			t.Fatal(err)
@@ -379,8 +379,8 @@ func TestControlIsBounded(t *testing.T) {
 	})
 }
 
-// A client that stays and takes nothing does not hold an ended session for ever,
-// whatever it acknowledges; and whoever may terminate it need not wait for that.
+// A client that stays and takes nothing does not hold an ended session for ever, also
+// if it acknowledges some frames; and an administrator can end the wait at once.
 func TestClientThatTakesNothing(t *testing.T) {
 	caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)
 	hold := func(w *world) (inv Invitation, conn *wireEnd) {

@@ -67,7 +67,7 @@ func TestStoredTaskThatIsTooLong(t *testing.T) {
 	})
 }
 
-// A node's word about a task is answered whatever it calls the task.
+// A node's report of a task is answered for every task ID.
 func TestTaskOfAnyName(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		frame := wire.AgentTaskComplete{TaskId: strings.Repeat("<", 60_000)}.Frame(time.Now())

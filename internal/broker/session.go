@@ -176,7 +176,7 @@ func (s *session) run(ctx context.Context) {
 	}
 }
 
-// maxPanics is how many panics of run end a session whatever its state. The
+// maxPanics is how many panics of run end a session in every state. The
 // first ends it as any other cause does.
 const maxPanics = 3
 

@@ -77,8 +77,8 @@ func TestCauseIsPrintable(t *testing.T) {
 	})
 }
 
-// Whoever comes when the session is over, with its token, is told why it is:
-// where a shell could not be started, it is over before its person can come.
+// A client that joins with the token of a session that is over is told why it ended:
+// where a shell could not be started, it is over before its client can join.
 func TestComesTooLate(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		inv := w.begin()
@@ -246,7 +246,8 @@ func TestControlToken(t *testing.T) {
 	})
 }
 
-// Ends of ours hear of each other, whoever comes first; others never do.
+// Ends of ours are told of each other, in either order of attaching; others never
+// are.
 func TestPeersAreIntroduced(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		_, person, node := w.together(datachannel.Capabilities()...)

@@ -6,8 +6,8 @@
 //	                                             ▼
 //	                    terminal ◀── output ◀── Receive
 //
-// A [Client] calls the control plane as whoever AWS's own settings say the
-// person is. Its StartSession returns an [Invitation], and a [Session] joins
+// A [Client] calls the control plane with the credentials that AWS's own settings
+// name. Its StartSession returns an [Invitation], and a [Session] joins
 // it: the terminal goes raw, keystrokes go out, output comes in, and when a
 // socket is lost another takes its place, for as long as the control plane has
 // not said that the session is over. However that ends, the terminal is as it
@@ -23,8 +23,8 @@
 // runs. They differ in what they print and where, and in little else: see
 // Session.Stock.
 //
-// The package knows nothing of the server's rooms. Whatever it says to the
-// control plane, AWS's programs could say.
+// The package knows nothing of the server's packages. AWS's programs could send all
+// that it sends to the control plane.
 package client
 
 import (
@@ -80,7 +80,7 @@ type Client struct {
 }
 
 // Load reads AWS's settings, and returns a client that calls the control plane
-// they name. It calls nobody yet, and needs no credentials yet.
+// they name. Load itself makes no call, and needs no credentials.
 func Load(ctx context.Context, s Settings) (*Client, error) {
 	if s.AWS != nil {
 		return s.client(ctx, *s.AWS)

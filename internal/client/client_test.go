@@ -60,8 +60,8 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// Whatever has no tilde at the start of a line passes as it is, however it is
-// cut; and when escapes are off, so does everything.
+// Input with no tilde at the start of a line passes unchanged, also if it comes in
+// pieces; when escapes are off, all input does.
 func TestEscapePasses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		off := rapid.Bool().Draw(t, "off")
@@ -168,7 +168,7 @@ func TestCheckStream(t *testing.T) {
 	}
 }
 
-// Whatever host is believed under AWS ends in a domain of AWS's, whole.
+// Every host that is accepted as AWS's ends in a whole domain of AWS's.
 func FuzzAWSService(f *testing.F) {
 	f.Add("ssmmessages.eu-west-1.amazonaws.com")
 	f.Add("vpce-1.ssm.cn-north-1.vpce.amazonaws.com.cn")

@@ -89,6 +89,6 @@ func (r *run) challenged(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	r.stream.SendMessage(ctx, wire.KindEncChallengeResponse, answer) // if it cannot, the session ends, and whoever ended it has said why
+	r.stream.SendMessage(ctx, wire.KindEncChallengeResponse, answer) // if that fails the session has ended, and its cause is known already
 	return nil
 }

@@ -35,7 +35,7 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 			r.sendSize(ctx, wire.Size{}) // the first was thrown away, if the agent is AWS's
 		}
 		r.begin()
-		if r.where() == farForward { // last: whoever is told that the port is open may press Ctrl-C
+		if r.where() == farForward { // last: a person who reads that the port is open may press Ctrl-C
 			if err := r.openPort(ctx); err != nil {
 				r.leave(ctx, err)
 				return err
@@ -67,7 +67,7 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 	}
 	out := r.Stdout
 	switch {
-	case r.Stock: // AWS's plugin shows whatever it is sent
+	case r.Stock: // AWS's plugin shows all kinds of output
 	case m.Kind == wire.KindStdErr:
 		out = r.Stderr
 	case m.Kind == wire.KindExitCode:
@@ -130,7 +130,7 @@ func (r *run) handshake(ctx context.Context, payload []byte) error {
 		return fmt.Errorf("write handshake: %w", err)
 	}
 	if err := r.stream.SendMessage(ctx, wire.KindHandshakeResponse, text); err != nil {
-		return nil // the session ends, and whoever ended it has said why
+		return nil // the session has ended, and its cause is known already
 	}
 	if failed != nil {
 		// The agent may as well know before the session is gone.

@@ -13,7 +13,7 @@ const (
 	// readSize is how much is read at once: no more than goes in one message
 	// between ends of ours. With what r.keys holds and what the stream keeps,
 	// it bounds a paste that the node is slow to take: then the keyboard is not
-	// read, and whoever pastes waits.
+	// read, and the terminal holds the rest of the paste.
 	readSize = 32<<10 - wire.Overhead
 
 	// hush is how long the node may say nothing before what is typed is sent

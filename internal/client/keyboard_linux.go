@@ -26,7 +26,7 @@ func openTerminal(f *os.File, flags int) (fd int, ok bool) {
 
 // openKeyboard opens a terminal for reading without blocking a thread: a
 // keystroke then wakes the goroutine that waits for it, where elsewhere it
-// wakes a thread that has to find somebody to run what comes next, which takes
+// wakes a thread that has to find a processor for the next goroutine, which takes
 // longer than all else on its way to the socket.
 func openKeyboard(f *os.File) (r io.Reader, interrupt func(), ok bool) {
 	fd, ok := openTerminal(f, unix.O_RDONLY)

@@ -38,7 +38,7 @@ const (
 // src/sessionmanagerplugin/session/session.go.)
 //
 // The words on stdout are that program's, because programs look for them. The
-// status is 0 as it is there, whatever happened: the CLI makes an error of any
+// status is 0 as it is there, also after a failure: the CLI makes an error of any
 // other. Only a signal that ends the program gives another, 128 and its number.
 func PluginMain(args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	call, done := readPluginCall(args, env, stdout)
@@ -137,7 +137,7 @@ func documentHasPipes(name string) bool {
 // run holds the session, and returns the exit status.
 func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) int {
 	// ssh does not wait for the last words, and the CLI tells of a plugin that
-	// they killed. Somebody who listens for the signal is not.
+	// they killed. A program that handles the signal is not killed.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
 	defer signal.Stop(broken)

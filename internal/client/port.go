@@ -139,7 +139,7 @@ func (r *run) interrupted(ctx context.Context) {
 	})
 }
 
-// take passes on what the node has sent. It waits while nobody takes it.
+// take passes on what the node has sent. It waits while the connection takes nothing.
 func (p *port) take(ctx context.Context, b []byte) {
 	switch {
 	case p.mux != nil:
@@ -257,8 +257,8 @@ type basic struct {
 	conn net.Conn // nil between two
 }
 
-// take gives b to the connection. The node has connected before anybody has
-// here, and may be the first to speak: that waits. What comes between two
+// take gives b to the connection. The node has connected before a program has
+// connected here, and may be the first to send: that waits. What comes between two
 // connections was for the last.
 func (b *basic) take(ctx context.Context, p []byte) {
 	select {
@@ -273,7 +273,7 @@ func (b *basic) take(ctx context.Context, p []byte) {
 		return
 	}
 	if _, err := conn.Write(p); err != nil {
-		conn.Close() // whoever reads it says the rest
+		conn.Close() // the goroutine that reads it returns the error
 	}
 }
 
@@ -422,7 +422,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// abandoned reports whether path is a socket that nobody listens on.
+// abandoned reports whether path is a socket that no process listens on.
 func abandoned(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != os.ModeSocket {

@@ -54,7 +54,7 @@ func (p *plane) shake(a agent, kind string, properties any) wire.HandshakeRespon
 		Capabilities:           a.offers,
 	})
 	m := p.next()
-	for m.Kind == wire.KindSize { // before it was known that nobody wants it
+	for m.Kind == wire.KindSize { // a terminal's size, which a port has no use for
 		m = p.next()
 	}
 	var resp wire.HandshakeResponse
@@ -220,8 +220,8 @@ func forwarded(t *testing.T, p *plane, c *Client) (j *joined, address string, ca
 	return j, listeners[0].Addr().String(), cancel
 }
 
-// Whoever reads that the port is open may leave in the same moment: the node is
-// told all the same.
+// A person who reads that the port is open may press Ctrl-C in the same moment: the
+// node is told all the same.
 func TestForwardEndsAsItOpens(t *testing.T) {
 	p, c := live(t)
 	ctx, leave := context.WithCancel(t.Context())
@@ -258,8 +258,8 @@ func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 var toPort = wire.PortProperties{PortNumber: "80", LocalPortNumber: "0", Type: wire.LocalPortForwarding}
 
-// Many connections at once arrive whole, whoever the agent is, and whatever
-// becomes of the network.
+// Many connections at once arrive whole, with our agent and with stock ones, also if
+// the network is lost.
 func TestForward(t *testing.T) {
 	for _, a := range []agent{stockAgent, ourAgent} {
 		for _, cuts := range []int{0, 3} {
@@ -528,7 +528,7 @@ func TestPluginForwardBasic(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			p, stdout, done := plug(t, strings.NewReader(""), "AWS-StartPortForwardingSession")
 			p.shake(a, "Port", toPort)
-			p.show("welcome\n") // before anybody is there
+			p.show("welcome\n") // before a program connects
 			stdout.wait(t, "opened for")
 			var port int
 			if _, err := fmt.Sscanf(stdout.String(), starting+"Port %d opened", &port); err != nil {
@@ -708,7 +708,7 @@ func TestListenUnix(t *testing.T) {
 	}
 }
 
-// A command's input is what is piped in, whatever it holds, and its end.
+// A command's input is all bytes that are piped in, and their end.
 func TestCommandInput(t *testing.T) {
 	everything := make([]byte, 100<<10)
 	rand.NewChaCha8([32]byte{9}).Read(everything)

@@ -24,7 +24,7 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
-// ignoredFirst are the signals that whoever started the program has it ignore.
+// ignoredFirst are the signals that the parent process has this program ignore.
 var ignoredFirst = slices.DeleteFunc(signals(), func(s os.Signal) bool { return !signal.Ignored(s) })
 
 // clientID tells this process from others that may hold the same token.
@@ -104,7 +104,7 @@ const (
 	Left                    // the person typed ~., or Ctrl-C to a port session
 	Killed                  // a signal ended the program
 	Deserted                // Stdin ended, and the node had nothing more to say
-	Drained                 // likewise, where that is one end of a connection; or nobody reads Stdout there
+	Drained                 // likewise, where Stdin is one end of a connection; or no process reads Stdout there
 )
 
 // An Ending is how a session ended.
@@ -148,7 +148,7 @@ const (
 	settled = 10 * time.Second
 
 	tellAfter = 2 * time.Second // that the connection is lost
-	lastWords = time.Second     // for output nobody reads, when the person leaves
+	lastWords = time.Second     // for output that Stdout has not taken, when the person leaves
 	goodbye   = 5 * time.Second // for TerminateSession
 
 	// After againAfter without an answer to TerminateSession it is sent on another
@@ -164,7 +164,7 @@ const (
 //
 // The terminal is then as it was, and what Run started has stopped, save for a
 // read of a Stdin that cannot be interrupted, because it is no file or is on
-// Windows, and a write to a Stdout that nobody reads.
+// Windows, and a write to a Stdout that no process reads.
 //
 // While it runs, SIGINT, SIGQUIT and SIGTSTP are keys, and SIGTERM and SIGHUP
 // end the session. Where there is no terminal at the other end, SIGINT and
@@ -240,7 +240,7 @@ type run struct {
 	released atomic.Bool // the node was told that it is over, and heard it
 
 	// Of carry.
-	answered bool // some socket has had a frame from somebody
+	answered bool // a frame has come on some socket
 	reused   bool // the socket was opened with the token of the last
 	spent    bool // and the control plane would not have it
 
@@ -324,7 +324,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		case <-r.opened:
 		default:
 			if !r.Stock {
-				r.terminate(context.WithoutCancel(ctx), false) // nobody will join it
+				r.terminate(context.WithoutCancel(ctx), false) // no client will join it
 			}
 		}
 		return Ending{}, cause
@@ -461,7 +461,7 @@ func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
 		}
 		if fatal(s) {
 			// ssh ends its ProxyCommand so, whenever it is done. For the record
-			// that is the end of a session, and not somebody's ending it.
+			// that is the session's own end, and not a termination.
 			killed := over{Ending{How: Killed, Signal: s}}
 			if at := r.where(); !r.Stock && (at == farStream || at == farForward) {
 				r.parting.Do(func() { r.start(func() { r.leave(ctx, killed) }) })
@@ -486,7 +486,7 @@ func (r *run) press(ctx context.Context, s os.Signal, key byte) {
 	ignored := slices.Contains(ignoredFirst, s)
 	select {
 	case <-there:
-	default: // there is nobody to pass it on to yet
+	default: // there is no program yet to pass it on to
 		if !ignored || r.Stock {
 			r.finish(over{Ending{How: Killed, Signal: s}})
 		}
@@ -616,7 +616,7 @@ func (r *run) control(f wire.Frame) {
 	ending := r.end(Ending{How: Closed, Output: msg.Output, ExitStatus: msg.ExitStatus})
 	r.stream.Close() // output goes on until all that had come is shown
 	if r.where() == farForward {
-		r.later(func() { r.closed(ending) }) // though nobody reads it
+		r.later(func() { r.closed(ending) }) // also if Stdout takes nothing
 	}
 }
 
@@ -664,7 +664,7 @@ func (r *run) output(ctx context.Context) {
 		if err == io.EOF {
 			r.mu.Lock()
 			ending := r.ending
-			if ending.ExitStatus == nil && ending.Output == "" { // an end for another cause has none, whatever the program said
+			if ending.ExitStatus == nil && ending.Output == "" { // an end for another cause has none, also if the program reported one
 				ending.ExitStatus = r.exit
 			}
 			r.mu.Unlock()

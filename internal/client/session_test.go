@@ -127,7 +127,8 @@ func TestSession(t *testing.T) {
 	})
 }
 
-// Whatever is lost, what was typed and what was shown arrive whole.
+// What was typed and what was shown arrive whole over a network that loses
+// connections.
 func TestCutNetwork(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

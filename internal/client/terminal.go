@@ -49,8 +49,8 @@ func (t *terminal) raw() error {
 	return nil
 }
 
-// rawAgain is for when somebody else has set the terminal: a shell does when it
-// continues a job that was stopped.
+// rawAgain makes the terminal raw after another process has set it: a shell does when
+// it continues a job that was stopped.
 func (t *terminal) rawAgain() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

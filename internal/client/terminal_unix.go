@@ -58,7 +58,7 @@ func typed(s os.Signal) (key byte, ok bool) {
 // suspends reports whether s has a program stopped, to be continued later.
 func suspends(s os.Signal) bool { return s == unix.SIGTSTP }
 
-// suspend does what s would have done had nobody listened.
+// suspend does what the signal does to a program that does not handle it.
 func suspend() { unix.Kill(unix.Getpid(), unix.SIGSTOP) }
 
 func fatal(s os.Signal) bool     { return s == unix.SIGTERM || s == unix.SIGHUP }
@@ -92,8 +92,8 @@ func taken(err error) bool       { return errors.Is(err, unix.EADDRINUSE) }
 func nobodyThere(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
 
 // A keyboard reads a file until it is told to stop. Reading and waiting are
-// apart, so that a key that is typed after the session is left to whoever reads
-// the terminal next.
+// apart, so that a key that is typed after the session is left to the process that
+// reads the terminal next.
 type keyboard struct {
 	f           *os.File
 	wake, waker *os.File // a pipe: closing waker ends the wait

@@ -116,8 +116,8 @@ func newKeyboard(in io.Reader) (r io.Reader, interrupt func()) {
 	return in, nil
 }
 
-// A keyboard turns the console's UTF-16 into UTF-8. Reading it as bytes loses
-// whatever is not ASCII, in whichever code page.
+// A keyboard turns the console's UTF-16 into UTF-8. Reading it as bytes loses all
+// that is not ASCII, in every code page.
 type keyboard struct {
 	h    windows.Handle
 	half uint16 // the first of a surrogate pair, whose second has not come

@@ -273,7 +273,7 @@ func TestContinue(t *testing.T) {
 	d.gone(0)
 }
 
-// What is typed when the session is over is for whoever reads next.
+// What is typed when the session is over is left to the next reader of the terminal.
 func TestKeysAreLeft(t *testing.T) {
 	d := sit(t, "connect")
 	d.prompt()
@@ -339,7 +339,7 @@ func TestInterruptEndsForwarding(t *testing.T) {
 	}
 }
 
-// Whoever has the plugin ignore a signal means a connection to go on.
+// A parent process that has the plugin ignore a signal wants its connection to go on.
 func TestInterruptOfStream(t *testing.T) {
 	for what, status := range map[string]int{"aws": 0, "plugin": 128 + int(syscall.SIGINT)} {
 		t.Run(what, func(t *testing.T) {
@@ -401,7 +401,7 @@ func TestCommandOnTerminal(t *testing.T) {
 	}
 }
 
-// What a stock agent has no use for is left to whoever reads next.
+// What a stock agent has no use for is left to the next reader of Stdin.
 func TestCommandLeavesInput(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

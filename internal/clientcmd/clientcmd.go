@@ -35,7 +35,7 @@ import (
 )
 
 // An Exit is a command's exit status, where that is the result and not a
-// failure to be told of: nobody need print it.
+// failure to be told of: main prints nothing for it.
 type Exit int
 
 func (e Exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

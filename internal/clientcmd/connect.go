@@ -22,7 +22,7 @@ import (
 // not end by itself. It is OpenSSH's.
 const exitLost = 255
 
-// patience is how long a connection may be away where nobody is watching.
+// patience is how long a connection may be away where there is no terminal.
 const patience = 10 * time.Minute
 
 func connectCommand() *cobra.Command {
@@ -48,7 +48,7 @@ Only this machine can connect, unless an address to bind to is given.
 
 The exit status is the shell's. Where an agent of AWS's does not say, it is 0,
 with a note on stderr. It is 255 if no session came about, or if the connection
-failed, you left or somebody else ended it, or the session could not be ended; and 128 and the signal's number if a
+failed, you left or another user ended it, or the session could not be ended; and 128 and the signal's number if a
 signal ended the command, which ends the session too.`,
 		Args: cobra.ExactArgs(1),
 	}

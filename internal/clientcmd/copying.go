@@ -33,7 +33,7 @@ type copying struct {
 	failed atomic.Bool // something was not copied, and was named
 
 	files       []job // in the order they were found
-	directories []job // likewise: whatever is in one comes after it
+	directories []job // likewise: the files of a directory come after it
 
 	done, total atomic.Int64 // bytes
 	mu          sync.Mutex

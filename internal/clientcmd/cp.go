@@ -192,7 +192,7 @@ func (here) mkdir(p string, mode fs.FileMode) error {
 	return err
 }
 
-// there is the node. Its paths have slashes, whatever its system.
+// there is the node. Its paths have slashes, on every system.
 type there struct{ *client.Files }
 
 func (t there) join(dir, name string) string               { return path.Join(dir, name) }

@@ -17,7 +17,7 @@ const DataKeySize = 64
 const sealing = 12 + 16
 
 // ErrSealed is what Receive answers when a message cannot be opened: the other
-// end has another key, or somebody between the two has had a hand in it.
+// end has another key, or the message was changed between the two.
 var ErrSealed = errors.New("the session is encrypted, and what came was not sealed with its key")
 
 // A Cipher seals what one end says and opens what the other does, by

@@ -62,7 +62,7 @@ func TestEncrypted(t *testing.T) {
 			}
 		}
 
-		// What is typed, in order; and then what nobody with the key has sealed.
+		// What is typed, in order; and then a message that was not sealed with the key.
 		r.input(0, string(person.Seal([]byte("ls\r"))))
 		receive(t, s, "ls\r")
 		r.input(1, "rm -rf /\r")

@@ -113,7 +113,7 @@ type Stream struct {
 
 	// Control is called with every message that is not the stream's own:
 	// channel_closed, agent_session_state, sallyport_peer (which the stream
-	// has then acted on), and types nobody has heard of. It is called from
+	// has then acted on), and messages of unknown types. It is called from
 	// Run, between the messages it came between, and holds Run up: it must
 	// not wait. The frame's payload is good until it returns. Nil ignores them.
 	Control func(wire.Frame)
@@ -236,7 +236,7 @@ func (s *Stream) attach(l *link) error {
 		return errors.New("run stream: it is running")
 	}
 	s.link = l
-	s.paused = false // as with the stock agent: whoever paused the old socket may be gone
+	s.paused = false // as with the stock agent: the peer that paused the old socket may be gone
 	s.sender.rewind()
 	s.receiver.report = s.through // the peer may have missed the last one
 	return nil
@@ -306,9 +306,9 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 }
 
 // SendLast sends the last message of the stream, as [Stream.SendMessage] does,
-// but without waiting for room. What has not been written by then is written
-// whatever the other end has room for: it is at most SendBuffer, and a relay
-// between the two keeps it. Nothing may be sent after it.
+// but without waiting for room. What has not been written by then is written even if
+// the other end has no room for it: it is at most SendBuffer, and a relay between the
+// two keeps it. Nothing may be sent after it.
 func (s *Stream) SendLast(ctx context.Context, kind wire.Kind, p []byte) error {
 	s.init()
 	p = s.seal(kind, p)
@@ -362,8 +362,8 @@ func (s *Stream) push(frame *buffer) (*link, error) {
 	l := s.link
 	if l != nil && !s.through && (s.acking || len(s.receiver.acks) > 0) {
 		// What we answer is acknowledged first, as stock agents do: a stock
-		// client's port session dies of whatever comes right after the
-		// handshake's last message.
+		// client's port session ends if another message comes right after the
+		// handshake's last.
 		token(s.wake)
 		l = nil
 	}
@@ -373,7 +373,7 @@ func (s *Stream) push(frame *buffer) (*link, error) {
 // TrySend sends p as one message if that can be done without waiting, neither
 // for room nor for the socket, and reports whether it has: nothing else is being
 // sent, and so little is unacknowledged that the system takes more at once. It
-// is for those who must not wait, and have somebody who may.
+// is for a goroutine that must not wait and can leave the message to one that may.
 func (s *Stream) TrySend(kind wire.Kind, p []byte) bool {
 	s.init()
 	if len(p) == 0 || len(p) > stockChunk {
@@ -430,7 +430,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 }
 
 // Settle waits until Receive has returned everything that has come in order,
-// and whoever receives has come back for more.
+// and has been called again after that.
 func (s *Stream) Settle(ctx context.Context) error {
 	return s.await(ctx, &s.settled, func() bool { return s.receiver.ready.n == 0 && s.last == nil })
 }

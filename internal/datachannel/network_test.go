@@ -137,7 +137,7 @@ func (n *network) join(ctx context.Context, run func(a, b datachannel.Conn, unti
 		a, b, cut := n.pair(ctx)
 		run(a, b, ctx)
 		cut(nil)
-		time.Sleep(time.Duration(n.rng.IntN(500)) * time.Millisecond) // nobody reconnects at once
+		time.Sleep(time.Duration(n.rng.IntN(500)) * time.Millisecond) // ends do not reconnect at once
 	}
 }
 
@@ -203,7 +203,8 @@ var peers = []struct {
 	{"as AWS's, with a key", nil, nil, text(8, datachannel.DataKeySize)},
 }
 
-// What comes out is what went in, both ways, whatever the network does.
+// What comes out is what went in, both ways, over a network that loses, repeats and
+// cuts.
 func TestWhatComesOutIsWhatWentIn(t *testing.T) {
 	for _, n := range networks {
 		for _, p := range peers {

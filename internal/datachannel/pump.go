@@ -9,8 +9,8 @@ import (
 )
 
 // Three goroutines move a stream. Run's own reads, and never writes, so that
-// two ends with full sockets cannot wait for each other. Whoever Sends writes
-// the message, with no hop between. The pump writes the rest:
+// two ends with full sockets cannot wait for each other. The goroutine that calls
+// Send writes the message, with no hop between. The pump writes the rest:
 // acknowledgements, what must be sent again, and what could not be sent when
 // it was numbered.
 

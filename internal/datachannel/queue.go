@@ -38,8 +38,8 @@ func (q *queue[T]) pop() T {
 	return v
 }
 
-// A buffer is a slice from a pool. Whoever holds it has counted; the stream's
-// mutex guards the count, once the stream has it.
+// A buffer is a slice from a pool. Each holder is counted; the stream's mutex guards
+// the count, once the stream has it.
 type buffer struct {
 	b     []byte
 	users int

@@ -7,7 +7,7 @@ import (
 )
 
 // Between our own ends an acknowledgement of bytes waits for more to
-// acknowledge, but not for longer, nor for more, than this. Somebody who types
+// acknowledge, but not for longer, nor for more, than this. A person who types
 // fast then has few acknowledgements in the way of their echo; what is not
 // bytes, and may be the last that is sent, is acknowledged at once.
 const (

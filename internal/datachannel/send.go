@@ -46,7 +46,7 @@ type sender struct {
 	begin int64       // where in all bytes ever sent the queue begins
 	end   int64       // and ends
 	limit int64       // how far the receiver has room
-	busy  bool        // somebody is in transmit
+	busy  bool        // a goroutine is in transmit
 
 	srtt, rttvar, rto time.Duration
 	sampled           bool // they are more than a guess
@@ -157,8 +157,8 @@ func (s *sender) lost(list []*buffer, now time.Duration, own bool) []*buffer {
 	return list
 }
 
-// acknowledge strikes what a acknowledges off the list. An acknowledgement of
-// what was never sent is nobody's.
+// acknowledge removes what a acknowledges from the list. An acknowledgement of a
+// message that was never sent is ignored.
 func (s *sender) acknowledge(a wire.Ack, now time.Duration, own bool) {
 	if a.Seq < -1 || a.Seq >= s.next() {
 		return

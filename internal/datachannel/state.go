@@ -45,7 +45,7 @@ type Received struct {
 	Acknowledged bool
 }
 
-// State returns the state of a stream that is not running, and on which nobody
+// State returns the state of a stream that is not running, and on which no goroutine
 // is in Send or Receive. A message that Receive returned is the caller's.
 func (s *Stream) State() (State, error) {
 	s.init()

@@ -16,7 +16,7 @@ import (
 // A stock is an end of AWS's, as far as a stream can tell: what it does about
 // sequence numbers, and its faults.
 //
-//   - It sends at most 1 KiB every millisecond, whatever is acknowledged.
+//   - It sends at most 1 KiB every millisecond, and does not wait for acknowledgements.
 //   - Every 100 ms it sends its oldest message again, if that is late, and no
 //     other, even on a new socket.
 //   - Its client never acknowledges a message twice. Its agent does.

@@ -382,7 +382,7 @@ func TestPause(t *testing.T) {
 		}
 		r.send(wire.Bare(wire.TypePausePublication, time.Now()))
 		r.cut()
-		r = attach(t, s) // whoever paused it may not know of this one
+		r = attach(t, s) // the peer that paused the old socket may not know of this one
 		if got := seqs(r.frames(), wire.TypeOutputStreamData); !slices.Equal(got, []int64{0, 1}) {
 			t.Errorf("on a new socket: %v", got)
 		}
@@ -390,7 +390,7 @@ func TestPause(t *testing.T) {
 	})
 }
 
-// When nobody receives, Send waits, and what is held on both ends is bounded.
+// When Receive is not called, Send waits, and what is held on both ends is bounded.
 // Nothing is lost of it.
 func TestBackPressure(t *testing.T) {
 	for _, caps := range [][]string{nil, datachannel.Capabilities()} {
@@ -617,8 +617,8 @@ func TestPeerChanges(t *testing.T) {
 	})
 }
 
-// Whatever each end thinks of the other, and however often it changes its mind,
-// what comes out is what went in.
+// What comes out is what went in, also if each end believes other things of its peer
+// and changes that often.
 func TestPeersThatKeepChanging(t *testing.T) {
 	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
@@ -823,8 +823,8 @@ func TestRunRunsOnce(t *testing.T) {
 	})
 }
 
-// Whatever frames come, in whatever order, the stream neither panics nor hangs
-// on them, and leaves no goroutine behind.
+// The stream neither panics nor hangs on any frames in any order, and leaves no
+// goroutine behind.
 func FuzzStream(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 1, 2, 255, 3, 4, 4, 9, 5, 0, 6, 0, 7, 0, 0, 1})
 	f.Add([]byte{5, 1, 3, 0, 4, 1, 0, 0, 0, 0, 0, 2, 7, 7})

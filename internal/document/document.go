@@ -2,7 +2,7 @@
 // settings.
 //
 // A session document says how a session is started: its type, the preferences
-// it brings, the parameters whoever starts it may give, and where their values
+// it brings, the parameters that its caller may give, and where their values
 // go. This package reads one, checks the values, puts them in, and returns what
 // an agent is told:
 //
@@ -75,7 +75,7 @@ type Document struct {
 	tree map[string]any // all of it, for writing it in another format
 }
 
-// A Parameter declares a value that whoever starts the session may give.
+// A Parameter declares a value that the caller of StartSession may give.
 type Parameter struct {
 	Type        string // String, StringList or Boolean
 	Description string
@@ -258,7 +258,7 @@ func numbers(v any) any {
 	return v
 }
 
-// quote shows a value to whoever wrote it.
+// quote returns a value as an error shows it.
 func quote(v any) string {
 	if v == nil {
 		return "missing"

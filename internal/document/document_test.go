@@ -266,7 +266,7 @@ func TestPreferencesFillWhatADocumentLacks(t *testing.T) {
 	}
 }
 
-// Whatever is called a document is refused or makes a session, and says the
+// Every text is refused or is a document that makes a session, and that means the
 // same when it is written again.
 func FuzzParse(f *testing.F) {
 	f.Add(preferences)

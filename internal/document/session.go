@@ -37,7 +37,7 @@ func (d *Document) Fill(values map[string][]string, preferences *Document) (*Ses
 }
 
 // try fills the document as far as it can be without knowing what will be
-// given: a parameter without a default is left to whoever gives it.
+// given: a parameter without a default is left out.
 func (d *Document) try() error {
 	all := map[string][]string{}
 	open := false

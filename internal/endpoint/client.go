@@ -318,7 +318,8 @@ func (c *Client) postOnce(ctx context.Context, path string, header http.Header, 
 }
 
 // A StatusError is an answer that is neither a success nor an exception of
-// AWS's: whatever is at the address, or in front of it, speaks another tongue.
+// AWS's: the server at the address, or a proxy in front of it, answers in none of
+// AWS's formats.
 type StatusError struct {
 	Status int
 	Body   string // the beginning of it

@@ -25,8 +25,7 @@ import (
 
 // ParseURL reads the address of a control plane: https and a host, perhaps
 // with a port and a path. Plain http is accepted for loopback addresses alone,
-// where there is nobody between the ends to protect from; development servers
-// are reached so.
+// where no other machine is between the ends; development servers are reached so.
 func ParseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || !strings.Contains(s, "://") {

@@ -439,7 +439,7 @@ func TestReadError(t *testing.T) {
 	}
 }
 
-// Whatever answers us, we neither panic nor make a code of what is not one.
+// No answer makes ReadError panic, or return a code that is none.
 func FuzzReadError(f *testing.F) {
 	f.Add("", []byte(`{"__type":"x#A:y","message":"m"}`))
 	f.Add("A:b", []byte(`<E><Code>A</Code></E>`))

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// A Trust says whose certificates are believed. The zero Trust believes
-// whoever the system does.
+// A Trust says whose certificates are believed. The zero Trust believes those
+// that the system believes.
 type Trust struct {
 	// PEM holds the certificates of authorities that are believed beside the
 	// system's.
@@ -147,7 +147,7 @@ func (t Trust) Fetch(ctx context.Context, base *url.URL) (Trust, error) {
 	if err != nil {
 		return t, fmt.Errorf("fetch CA certificate: %w", err)
 	}
-	resp.Body.Close() // whatever it says: the handshake was the answer
+	resp.Body.Close() // its body is not needed: the handshake was the answer
 	ca := seen.Load()
 	if ca == nil {
 		return t, fmt.Errorf("fetch CA certificate: %w", ErrPin)

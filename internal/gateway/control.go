@@ -334,7 +334,7 @@ func (n *channel) rivalry(first *channel) string {
 }
 
 // isRival reports whether lacks is that another channel holds the node, which is
-// looked at again whatever has changed.
+// looked at again also if nothing in IAM has changed.
 func (n *channel) isRival(lacks string) bool {
 	n.g.mu.Lock()
 	other := n.g.holders[n.id]

@@ -57,8 +57,8 @@ type Gateway struct {
 	Store  *store.DB
 	Log    *slog.Logger
 
-	// Admit says who signed a GET, nil if nobody did; and why policy denies
-	// them action on what on names, nil if it does not.
+	// Admit returns the principal that signed a GET, nil if it is not signed; and why
+	// policy denies the principal action on what on names, nil if it does not.
 	Admit func(r *http.Request, action string, on func(who *sallyport.Principal) []string) (who *sallyport.Principal, denied, err error)
 
 	// Lacks says, in a sentence, which right a node lacks; "" if none.
@@ -173,7 +173,7 @@ func hello(ctx context.Context, c *socket.Conn, v any) error {
 	return strictjson.Unmarshal(b, v)
 }
 
-// nodeOnly checks that whoever signed is the node id names.
+// nodeOnly checks that the principal that signed is the node id names.
 func nodeOnly(who *sallyport.Principal, id sallyport.NodeID) error {
 	if who == nil {
 		return sallyport.Errorf(sallyport.MissingAuthenticationToken, "The request is not signed. A node signs it with its own credentials.")

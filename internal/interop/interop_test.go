@@ -235,12 +235,12 @@ var kinds = []kind{
 		shown.types("exit\r")
 		shown.leaves()
 		shown = open(t, c.shell(node, "Nobody"))
-		shown.expect(`(?i)no-such-user`) // and never anybody else
+		shown.expect(`(?i)no-such-user`) // and never as another user
 	}},
 	{"encrypted shell", func(t *testing.T, c client, node string) {
 		shown := open(t, c.shell(node, "Encrypted"))
 		if isStock(c) {
-			// It asks the region's own KMS, whatever endpoint it is given.
+			// It asks the region's own KMS, also if it is given another endpoint.
 			shown.expect(`Error calling KMS GenerateDataKey API(?s:.*)https://kms\.home-1\.amazonaws\.com`)
 			return
 		}
@@ -402,7 +402,7 @@ var lateKinds = []kind{
 	}},
 }
 
-// A typist is somebody at a program's terminal.
+// A typist types at a program's terminal, and reads it.
 type typist struct {
 	*screen
 	t *testing.T
@@ -669,7 +669,7 @@ func (w *world) activation(name string) map[string]string {
 	return flags
 }
 
-// inNamespace makes a place for an agent that is nobody else's, with a user.
+// inNamespace makes a mount namespace for one agent, with a user of its own.
 const inNamespace = `set -e
 mount -t tmpfs tmpfs /mnt
 for d in /etc /usr/bin /var "$HOME"; do
@@ -828,7 +828,7 @@ const prompt = `[$#] $`
 // A screen is what a terminal has shown.
 type screen struct {
 	more   chan []byte
-	text   []byte // that nobody has looked at
+	text   []byte // that expect has not matched yet
 	all    []byte
 	within time.Duration
 }

@@ -24,7 +24,7 @@
 //
 // The root keys come from a file or an environment variable, as text: one key a
 // line, its version, a colon and 32 bytes in base64. The file belongs outside
-// whatever backs up the state, or the backup opens itself.
+// the backup of the state: with it, the backup can be opened.
 //
 // A Keyring and its Boxes never change once made and may be used from any
 // goroutine.
@@ -64,7 +64,7 @@ const (
 	overhead  = headerLen + 12 + 16
 
 	// maxRoots bounds what a key file may ask us to hold. Rotating monthly,
-	// it is five years of versions nobody dropped.
+	// it is five years of versions that were not dropped.
 	maxRoots = 64
 )
 
@@ -192,8 +192,8 @@ type Box struct {
 	aeads  map[uint32]cipher.AEAD
 }
 
-// Seal encrypts plaintext with the newest key. Whoever opens it must give the
-// same associated data, which is not kept in it.
+// Seal encrypts plaintext with the newest key. Open needs the same associated data,
+// which is not kept in it.
 func (b *Box) Seal(plaintext, associated []byte) []byte {
 	out := make([]byte, headerLen, overhead+len(plaintext))
 	out[0] = format
@@ -202,7 +202,7 @@ func (b *Box) Seal(plaintext, associated []byte) []byte {
 }
 
 // Open returns what was sealed, if it was sealed by this box's purpose and keys
-// with the same associated data and nobody touched it since.
+// with the same associated data and has not been changed since.
 func (b *Box) Open(sealed, associated []byte) ([]byte, error) {
 	if len(sealed) < overhead || sealed[0] != format {
 		return nil, fmt.Errorf("what is to be opened was not sealed by us, or was cut short: %d bytes", len(sealed))

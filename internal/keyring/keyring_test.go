@@ -180,7 +180,7 @@ func manyRoots(n int) string {
 	return b.String()
 }
 
-// Whatever we are given, we do not panic, and what we accept we can write.
+// Parse panics on no input, and what it accepts can be written.
 func FuzzParse(f *testing.F) {
 	f.Add("1:" + root(1) + "\n# x\n2:" + root(2))
 	f.Add("1:,:::,0:0")
@@ -195,7 +195,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// Whatever we are asked to open, we neither panic nor open it.
+// Open panics on no input, and opens none that was not sealed.
 func FuzzOpen(f *testing.F) {
 	box := parse(f, "1:"+root(1)).For("a")
 	f.Add(parse(f, "1:"+root(2)).For("a").Seal([]byte("x"), []byte("y")), []byte("y"))

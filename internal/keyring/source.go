@@ -99,7 +99,7 @@ func CreateFile(path string) (*Keyring, error) {
 
 // RotateFile adds a fresh root key to a file, above all that it holds, and
 // returns them all. The old versions stay, because what they sealed is still
-// about; what the new version seals nobody can open with the file as it was.
+// about; what the new version seals cannot be opened with the file as it was.
 func RotateFile(path string) (*Keyring, error) {
 	old, err := ReadFile(path)
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// one is a stream that says what a stranger sent, and takes whatever is written.
+// one is a stream that reads what a stranger sent, and discards all writes.
 type one struct{ io.Reader }
 
 func (one) Write(p []byte) (int, error) { return len(p), nil }
 func (one) Close() error                { return nil }
 
-// Whatever comes on the stream, the session ends when that does, and so does
-// every connection on it.
+// For every input the session ends when the stream ends, and every connection on it
+// does.
 func FuzzServer(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 3, 0, 0, 0, 1, 2, 3, 0, 3, 0, 0, 0, 'a', 'b', 'c', 1, 1, 0, 0, 3, 0, 0, 0}, false)
 	f.Add([]byte{2, 0, 0, 0, 3, 0, 0, 0, 2, 4, 8, 0, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0}, true)

@@ -9,7 +9,7 @@
 // library's default sizes, the person's end opens streams and the node's
 // accepts them. (session-manager-plugin portsession/muxportforwarding.go;
 // amazon-ssm-agent plugins/port/port_mux.go.) Version 1 has two faults: a
-// connection that nobody reads stops all the others once 4 MiB of it wait, and
+// connection that its program does not read stops all the others once 4 MiB of it wait, and
 // an end of file closes a connection in both directions. Two ends of ours agree
 // on version 2, which has neither; they do so in the handshake, with
 // wire.CapMux2.
@@ -52,7 +52,7 @@ func (o Options) config() *smux.Config {
 	return c
 }
 
-// Client is the person's end, over whatever carries bytes to the node's.
+// Client is the client's end, over a stream of bytes to the node's.
 func Client(over io.ReadWriteCloser, o Options) (*smux.Session, error) {
 	return smux.Client(over, o.config())
 }

@@ -148,8 +148,8 @@ func TestHalfClosedConnectionsGoOn(t *testing.T) {
 	}
 }
 
-// A connection nobody reads is its own trouble.
-func TestAStuckConnectionHoldsNobodyUp(t *testing.T) {
+// A connection that is not read delays no other.
+func TestAStuckConnectionHoldsUpNoOther(t *testing.T) {
 	release := make(chan struct{})
 	var once sync.Once
 	target := serve(t, func(c *net.TCPConn) {

@@ -7,7 +7,7 @@ import "strings"
 // case-sensitive, and one Set later wins.
 //
 // A key that the request does not have must not be set: an empty value is a
-// value, and ${aws:username} of somebody with no user name is not "".
+// value, and ${aws:username} of a caller without a user name is not "".
 //
 // The maps and slices it is given are kept, not copied.
 type Context struct {

@@ -137,7 +137,7 @@ func TestAllowOnlyGives(t *testing.T) {
 	})
 }
 
-// A boundary and a session policy give nothing, whatever they say.
+// A boundary and a session policy allow nothing by themselves.
 func TestBoundariesOnlyTakeAway(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		req := genRequest().Draw(t, "request")
@@ -328,8 +328,8 @@ func TestMatchIsLinear(t *testing.T) {
 	}
 }
 
-// Whatever it is given, Parse neither panics nor takes what is not JSON; its
-// errors are for the caller; and what it takes can be decided by.
+// Parse panics on no input and accepts only JSON; its errors are for the caller; and
+// what it accepts can be decided by.
 func FuzzParse(f *testing.F) {
 	names, _ := filepath.Glob("testdata/*.txt")
 	if len(names) == 0 {

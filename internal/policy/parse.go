@@ -14,8 +14,8 @@ import (
 
 // How large policies may be, as [Size] counts. (IAM User Guide, "IAM and AWS
 // STS quotas".) The first three are for all inline policies of one user, group
-// or role together, so it is for whoever knows the others to compare. Past
-// them AWS answers LimitExceeded.
+// or role together: the store, which has the others, compares. Past them AWS answers
+// LimitExceeded.
 const (
 	UserQuota    = 2048
 	GroupQuota   = 5120
@@ -39,7 +39,7 @@ func Size(doc string) int {
 }
 
 // Parse reads an inline policy, or one given with a session. An error is a
-// *[sallyport.Error] for whoever wrote the document, and nearly always
+// *[sallyport.Error] for the caller that sent the document, and nearly always
 // MalformedPolicyDocument.
 func Parse(doc string) (*Document, error) { return parse(doc, inline) }
 

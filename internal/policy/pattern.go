@@ -215,8 +215,8 @@ func bound(s string) int {
 // not matter.
 //
 // When what follows a * does not fit, the * takes one character more; an
-// earlier * need never be tried again, since whatever it could take more, the
-// later one can as well. So the time grows with the length of s, and no
+// earlier * need never be tried again, since the later one can take every character
+// that it could. So the time grows with the length of s, and no
 // pattern makes it grow faster: for each place in s it costs at most the
 // longest stretch of the pattern between two stars. The borders change
 // nothing, since a border has only one place to be.

@@ -90,7 +90,7 @@ type Policies struct {
 	Session []Named
 }
 
-// A Request is what somebody wants to do.
+// A Request is an action that a principal wants to do on a resource.
 type Request struct {
 	Action string // "ssm:StartSession"; case does not matter
 

@@ -21,8 +21,8 @@ var update = flag.Bool("update", false, "rewrite what follows each arrow in test
 
 const arrow = "→"
 
-// The files in testdata are the specification of this package. Whatever
-// follows an arrow is ours; go test -update writes it anew, and then the diff
+// The files in testdata are the specification of this package. The text after an
+// arrow is ours; go test -update writes it anew, and then the diff
 // wants reading. testdata/README says how they are written.
 func TestSpecification(t *testing.T) {
 	names, _ := filepath.Glob("testdata/*.txt")
@@ -65,8 +65,7 @@ type script struct {
 	when     *policy.Document
 }
 
-// person is somebody who asks: their context, and what trust policies may
-// call them.
+// person is a caller: its context, and what trust policies may call it.
 type person struct {
 	context string
 	caller  policy.Caller

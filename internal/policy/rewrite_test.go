@@ -42,8 +42,7 @@ func TestRewritePrincipals(t *testing.T) {
 	}
 }
 
-// Whatever a trust or key policy is, one that is rewritten to what it was reads
-// as it did.
+// A trust or key policy that is rewritten and rewritten back reads as it did.
 func FuzzRewritePrincipals(f *testing.F) {
 	f.Add(`{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"AROAX:work"},"Action":"sts:AssumeRole"}}`)
 	f.Add(`{"Statement":[{"Effect":"Allow","Principal":{"AWS":["*"],"Service":"a.b"},"Action":"kms:*","Resource":"*"}]}`)

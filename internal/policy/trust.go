@@ -8,7 +8,8 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-// A Caller is whoever asks a resource's policy, by what a Principal may call them.
+// A Caller is a principal as a resource's policy sees it: by the names that a
+// Principal may have for it.
 type Caller struct {
 	// Account is the caller's account: 12 digits. Empty for services and
 	// federated identities, who are in none.
@@ -80,7 +81,7 @@ const (
 )
 
 // trust says how p knows c. A nil p is an identity policy's, put where a trust
-// policy belongs, and knows nobody.
+// policy belongs, and trusts no caller.
 func (p *principals) trust(c *Caller) recognition {
 	switch {
 	case p == nil:
@@ -109,7 +110,7 @@ func trusted(raw *rawStatement, refuse refusal) (*principals, error) {
 	case raw.principal == nil:
 		return nil, refuse("Missing required field Principal", `has none; add one, as in {"Service": "ssm.amazonaws.com"}`)
 	case len(raw.principal) == 0:
-		return nil, refuse("Missing required field Principal cannot be empty!", `names nobody; write one, as in {"Service": "ssm.amazonaws.com"}`)
+		return nil, refuse("Missing required field Principal cannot be empty!", `names no caller; write one, as in {"Service": "ssm.amazonaws.com"}`)
 	}
 	p := &principals{}
 	for _, of := range raw.principal {

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// startAs starts cmd as somebody, with their number as its audit login uid where
-// the kernel keeps one: what is done in the session is theirs in the audit log,
+// startAs starts cmd as a user, with the user's number as its audit login uid where
+// the kernel keeps one: what is done in the session is the user's in the audit log,
 // though they use sudo. It is a thread's, and children inherit it, so the thread
 // that has it ends with the start. Where it cannot be set, as in a container
 // whose own is set already, the session is none the worse.

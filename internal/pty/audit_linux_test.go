@@ -10,8 +10,8 @@ import (
 	"github.com/sallyport/sallyport/internal/need"
 )
 
-// Whatever a session does is its user's in the audit log, and no thread of ours
-// is left with their number.
+// All that a session does is its user's in the audit log, and no thread of this
+// process is left with the user's number.
 func TestAuditLoginUID(t *testing.T) { need.Root(t, testAuditLoginUID) }
 
 func testAuditLoginUID(t *testing.T) {

@@ -4,5 +4,5 @@ package pty
 
 import "os/exec"
 
-// startAs starts cmd as somebody. Only Linux has an audit login uid.
+// startAs starts cmd as a user. Only Linux has an audit login uid.
 func startAs(cmd *exec.Cmd, _ *Credential) error { return cmd.Start() }

@@ -35,8 +35,8 @@ func takeUp(t *testing.T, old *Terminal) *Terminal {
 	return term
 }
 
-// Whatever a program says and reads while its terminal is taken up again and
-// again, it says and reads once.
+// What a program writes and reads while its terminal is taken up again and again is
+// written and read once.
 func TestHold(t *testing.T) {
 	term := sh(t, `stty -echo -onlcr; echo ready; while read x; do echo "<$x>"; [ "$x" = last ] && exit 7; done`)
 	await(t, term, "ready\n")
@@ -96,7 +96,7 @@ func TestHold(t *testing.T) {
 }
 
 // A program that ends while its terminal is held is found to have ended, with
-// its status and what it said, by whoever takes it up.
+// its status and its output, when the terminal is taken up.
 func TestEndWhileHeld(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		term := sh(t, "read x; echo bye; exit 5")

@@ -20,7 +20,7 @@ func (t *terminal) hold() {
 		return
 	}
 	t.held.Store(true)
-	t.master.SetDeadline(time.Unix(1, 0)) // whoever waits finds out
+	t.master.SetDeadline(time.Unix(1, 0)) // a goroutine in Read or Write returns
 }
 
 func (t *terminal) release() {

@@ -14,7 +14,7 @@ import (
 // it left behind keeps them open.
 const leftOpen = 250 * time.Millisecond
 
-// A Process is a program on pipes, with no terminal. Whoever started it must
+// A Process is a program on pipes, with no terminal. The caller of StartPipes must
 // Close it.
 type Process struct {
 	Stdin          *os.File // nil if it has none
@@ -109,7 +109,7 @@ func (p *Process) reap() {
 		}
 	}
 	if p.Stdin != nil {
-		p.Stdin.SetWriteDeadline(time.Unix(1, 0)) // nobody reads it any more
+		p.Stdin.SetWriteDeadline(time.Unix(1, 0)) // the program does not read it any more
 	}
 	close(p.exited)
 }

@@ -61,7 +61,7 @@ type Command struct {
 	// is 80 by 24.
 	Cols, Rows uint16
 
-	// As is whom to run as; nil is whoever we are. Windows has no other.
+	// As is the user to run as; nil is this process's. Windows has no other.
 	As *Credential
 }
 
@@ -81,7 +81,7 @@ func (c *Command) size() (cols, rows uint16) {
 // A Terminal is a program and the terminal it was started on. One goroutine at
 // a time may Read, one may Write; the other methods may be called by any.
 //
-// Whoever started it must Close it.
+// The caller of Start must Close it.
 type Terminal struct{ terminal }
 
 // Start starts a program.

@@ -24,7 +24,7 @@ const (
 	portion = 4 << 10                // what the system gives out at most at a time
 	moment  = 500 * time.Microsecond // how long to wait for another
 
-	unknownStatus = 255 // of a program whose end nobody saw
+	unknownStatus = 255 // of a program whose status was lost
 )
 
 type terminal struct {
@@ -36,7 +36,7 @@ type terminal struct {
 	closing sync.Once
 	after   int // bytes read since exited
 
-	held atomic.Bool   // by hold: nobody reads, writes or reaps
+	held atomic.Bool   // by hold: no goroutine reads, writes or reaps
 	let  chan struct{} // the terminal was let go again: holds one token
 
 	reaping sync.Mutex // held while held changes, and while the leader may be reaped
@@ -187,7 +187,7 @@ func (t *terminal) collect() bool {
 	var s syscall.WaitStatus
 	pid, err := syscall.Wait4(t.leader, &s, syscall.WNOHANG, nil)
 	switch {
-	case err != nil: // somebody else has waited for it
+	case err != nil: // another part of this process has waited for it
 		t.status = unknownStatus
 	case pid == 0:
 		return false
@@ -241,7 +241,7 @@ func (t *terminal) read(p []byte) (n int, err error) {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !over:
 			continue // reap's, and it may have come while p was elsewhere
 		case errors.Is(err, syscall.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
-			return 0, io.EOF // EIO is how Linux says that nobody has it open
+			return 0, io.EOF // EIO is how Linux says that no program has it open
 		default:
 			return 0, err
 		}
@@ -249,9 +249,8 @@ func (t *terminal) read(p []byte) (n int, err error) {
 }
 
 // gather adds to n bytes of p what is there already. The system gives out no
-// more than a portion at a time: where it has, the program has much to say, and
-// whoever has to carry it is better served with more of it at once, for which
-// it is worth waiting a moment.
+// more than a portion at a time. A full portion means that the program writes much:
+// then it costs less to wait a moment and to send more at once.
 func (t *terminal) gather(p []byte, n int) int {
 	n += t.more(p[n:])
 	if n < portion || len(p)-n < portion || t.over() {
@@ -277,7 +276,7 @@ func (t *terminal) more(p []byte) (n int) {
 	for n < len(p) {
 		m := t.master.ReadNow(p[n:])
 		if m == 0 {
-			break // whatever it is, the next read meets it again
+			break // the next Read returns this error again
 		}
 		n += m
 	}

@@ -165,7 +165,7 @@ func TestInterruptPassesWhatIsStuck(t *testing.T) {
 			}
 		}
 	}()
-	// It has to be stuck first, and not for want of somebody to read its echo.
+	// It has to be stuck first, and not because its echo is not read.
 	for n, buf := 0, make([]byte, 4096); n < 2048; {
 		m, err := term.Read(buf)
 		if err != nil {
@@ -430,7 +430,7 @@ func TestParseUser(t *testing.T) {
 	}
 }
 
-// Whatever the password database says, nobody comes out half made.
+// For every line of the password database the user is whole or there is none.
 func FuzzParseUser(f *testing.F) {
 	f.Add("ann:x:1000:1001:Ann:/home/ann:/bin/zsh\n")
 	f.Add("a:*:501:20::0:0:A:/Users/a:/bin/zsh")

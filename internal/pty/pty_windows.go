@@ -16,8 +16,8 @@ import (
 
 // Three goroutines keep a pseudo-console. Before Windows 11 24H2, closing one
 // waits until everything it has to say has been read, so its output must be
-// read by somebody who never stops: pump. It hands on to Read through pipe, or,
-// once that is closed, to nobody. A program's end is no end of output either:
+// read by a goroutine that never stops: pump. It hands on to Read through pipe, and
+// discards output once that is closed. A program's end is no end of output either:
 // watch waits for it, and then closes the console, which is.
 // (microsoft/terminal issues 1810 and 17489.)
 type terminal struct {
@@ -102,7 +102,7 @@ func (t *terminal) pump() {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := t.output.Read(buf)
-		t.pipeIn.Write(buf[:n]) // fails once nobody reads, and then reading on is all that matters
+		t.pipeIn.Write(buf[:n]) // fails once Read is not called any more; then pump only has to read on
 		if err != nil {
 			t.pipeIn.Close()
 			t.output.Close()
@@ -121,8 +121,8 @@ func (t *terminal) watch() {
 	t.shutConsole()
 }
 
-// shutConsole hangs up on whatever is on the console. It returns when pump has
-// read what was left.
+// shutConsole closes the console, which ends the programs on it. It returns when
+// pump has read what was left.
 func (t *terminal) shutConsole() {
 	t.hangup.Do(func() {
 		t.mu.Lock()
@@ -179,7 +179,7 @@ func (t *terminal) resize(cols, rows uint16) error {
 }
 
 func (t *terminal) close() {
-	t.pipeOut.Close() // pump reads on, for nobody
+	t.pipeOut.Close() // pump reads on, and discards
 	go t.shutConsole()
 	late := time.NewTimer(grace)
 	defer late.Stop()

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// CanSwitch reports whether we may start programs as somebody else.
+// CanSwitch reports whether this process may start programs as another user.
 func CanSwitch() bool { return os.Geteuid() == 0 }
 
 // CredentialOf returns what it takes to be a user: the number, the group, and
@@ -55,8 +55,8 @@ func firstOf(paths ...string) (string, error) {
 }
 
 // sudoers is where sudo looks, and what says that a user may do everything. The
-// names are the stock agent's (agent/session/utility/utility_unix.go), so that
-// whoever manages the file finds it.
+// names are the stock agent's (agent/session/utility/utility_unix.go), so that tools
+// that manage the file find it.
 const (
 	sudoersDir  = "/etc/sudoers.d"
 	sudoersFile = "ssm-agent-users"
@@ -103,13 +103,13 @@ func EnsureUser(ctx context.Context, name string, sudo bool) error {
 	return nil
 }
 
-// allowSudo writes a rule, whole or not at all, and at no time for anybody to
-// write. Sudo does not read files with a dot in their names.
+// allowSudo writes a rule, whole or not at all, and at no time is it writable by
+// other users. Sudo does not read files with a dot in their names.
 func allowSudo(dir, name string) error {
 	rule := sudoRule(name)
 	path := filepath.Join(dir, sudoersFile)
 	if _, err := os.Lstat(path); err == nil {
-		return nil // somebody has decided already
+		return nil // there is a rule, and the administrator may have changed it
 	}
 	temp := filepath.Join(dir, "."+sudoersFile+".new")
 	os.Remove(temp)

@@ -17,7 +17,7 @@ type User struct {
 	Shell    string
 }
 
-// ErrNoUser is that the machine knows nobody by that name or number.
+// ErrNoUser is that the machine has no user of that name or number.
 var ErrNoUser = errors.New("no such user")
 
 // userPattern is what a name may be that is given to another program: nothing
@@ -61,7 +61,7 @@ func parseUser(line string) (u User, err error) {
 		return User{}, fmt.Errorf("read password database: group ID %q", f[3])
 	}
 	if u.Name == "" || u.UID < 0 || u.GID < 0 {
-		return User{}, errors.New("read password database: a line names nobody")
+		return User{}, errors.New("read password database: a line has no name")
 	}
 	if u.Home == "" {
 		u.Home = "/"

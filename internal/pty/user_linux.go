@@ -1,7 +1,7 @@
 package pty
 
-// whoIs are the programs that print a user's line, by absolute path so that
-// nobody's PATH has a say.
+// whoIs are the programs that print a user's line, by absolute path so that PATH
+// does not choose them.
 var whoIs = [][]string{
 	{"/usr/bin/getent", "passwd"},
 	{"/bin/getent", "passwd"},

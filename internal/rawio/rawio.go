@@ -5,7 +5,7 @@
 // after the process was at rest wakes the runtime's monitor, a thread that then
 // looks on for a while. On a machine at rest that costs more than the call, once
 // for every process that a keystroke passes. A call on a descriptor in
-// non-blocking mode is over at once, and nobody need be told. [Wrap] and [File]
+// non-blocking mode is over at once, and the scheduler is not told. [Wrap] and [File]
 // read and write so, and leave the waiting to the runtime's poller as ever:
 // deadlines, Close and concurrency are those of the net.Conn or os.File inside.
 //

@@ -65,7 +65,7 @@ func (h *half) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// now makes one call, whatever comes of it.
+// now makes one call, and returns how many bytes it moved: 0 after an error.
 func (h *half) now(p []byte) (n int) {
 	if len(p) == 0 {
 		return 0

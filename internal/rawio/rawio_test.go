@@ -79,7 +79,7 @@ func TestConnErrors(t *testing.T) {
 		t.Errorf("after the other end closed: %v", err)
 	}
 	var op *net.OpError
-	for range 1000 { // until the system has heard that nobody is there
+	for range 1000 { // until the system knows that the other end is closed
 		if _, err := b.Write(make([]byte, 1<<16)); err != nil {
 			if !errors.As(err, &op) || op.Op != "write" || op.Addr == nil {
 				t.Errorf("a write to nobody: %#v", err)

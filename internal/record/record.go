@@ -83,7 +83,7 @@ const (
 	PersonFrame                 // the body is a frame the person sent that is worth keeping: a size
 	PersonAcked                 // the body is a sequence number: the person has the node's frames up to it
 	NodeAcked                   // the body is a sequence number: the node has the person's frames up to it
-	Event                       // the body is text for whoever plays the recording
+	Event                       // the body is text that a player of the recording shows
 
 	PersonJoined // the person's end has attached; no body, here and below
 	NodeJoined
@@ -453,7 +453,7 @@ func appendEntry(b, salt []byte, e Entry) []byte {
 	return b
 }
 
-// syncSoon has l synced with whatever else is due by then.
+// syncSoon has l synced in the next pass, with the other logs that are due.
 func (s *Shelf) syncSoon(l *Log) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -312,7 +312,8 @@ func TestLogsAreTheirOwnersAlone(t *testing.T) {
 	}
 }
 
-// Whatever is in the file, opening it neither panics nor reads past a damage.
+// For every content of the file, opening it neither panics nor fails to read on
+// behind a damage.
 func FuzzOpen(f *testing.F) {
 	id, err := sallyport.ParseSessionID("alice-0c4f1e9ab27d3355e")
 	if err != nil {

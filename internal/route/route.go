@@ -1,7 +1,7 @@
 // Package route answers where the other end is: which server node holds the
 // control channel of a managed node, and how to send something down it.
 //
-//	broker ──Send(node, frame)──▶ Bus ──▶ whoever called Attach(node)
+//	broker ──Send(node, frame)──▶ Bus ──▶ the gateway that called Attach(node)
 //
 // With one server node the bus is [Memory]. With several it will be NATS, and
 // an Attach on one server node will be seen by a Send on another. Frames of
@@ -19,7 +19,7 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-// ErrAbsent is what Send returns for a node whose control channel nobody holds.
+// ErrAbsent is what Send returns for a node whose control channel no gateway holds.
 var ErrAbsent = errors.New("the node's control channel is not open")
 
 // A Bus joins the server nodes.
@@ -30,11 +30,11 @@ type Bus interface {
 	// context is done.
 	Attach(node sallyport.NodeID, deliver func(ctx context.Context, frame []byte) error) (detach func())
 
-	// Send delivers frame to node. It returns [ErrAbsent] if nobody holds the
-	// node's channel, and whatever deliver returned otherwise.
+	// Send delivers frame to node. It returns [ErrAbsent] if no gateway holds the
+	// node's channel, and deliver's error otherwise.
 	Send(ctx context.Context, node sallyport.NodeID, frame []byte) error
 
-	// Online reports whether somebody holds the node's channel.
+	// Online reports whether a gateway holds the node's channel.
 	Online(node sallyport.NodeID) bool
 }
 

@@ -41,7 +41,7 @@ const (
 //
 // The CA's challenge is tls-alpn-01 (RFC 8737), answered on the server's own port:
 // no other port is opened. The certificate is for one name, that of the public
-// URL. No handshake makes an order, whatever name a client asks for.
+// URL. No handshake makes an order, for any name that a client asks for.
 type acme struct {
 	host      string
 	dir       string // where account, certificate and key are kept

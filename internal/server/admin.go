@@ -31,8 +31,8 @@ func SocketPath(state string) string { return filepath.Join(state, "admin.sock")
 // run on, with room to spare.
 const maxSocketPath = 100
 
-// listenAdmin opens the admin socket: for whoever runs the server, and nobody
-// else. It is also what keeps two servers from sharing a state directory.
+// listenAdmin opens the admin socket: for the user that runs the server, and no
+// other. It is also what keeps two servers from sharing a state directory.
 func listenAdmin(state string) (net.Listener, error) {
 	path := SocketPath(state)
 	if len(path) > maxSocketPath {
@@ -55,8 +55,8 @@ func listenAdmin(state string) (net.Listener, error) {
 // adminLife is how long credentials from the admin socket are good for.
 const adminLife = 12 * time.Hour
 
-// An Admission is what the admin socket gives whoever may open it: how to reach
-// the server, as its administrator.
+// An Admission is what the admin socket answers: how to reach the server, as its
+// administrator.
 type Admission struct {
 	Endpoint        string
 	Region          string

@@ -7,7 +7,7 @@ import (
 )
 
 // How many connections the port takes at once. The rest of the descriptors are for
-// the database, session logs and whatever the server itself opens.
+// the database, session logs and other files that the server opens.
 const (
 	reservedDescriptors = 200
 	leastConnections    = 100

@@ -446,8 +446,8 @@ func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *reco
 	}
 }
 
-// quiet has net/http's own complaints, which strangers cause, logged at a level
-// nobody sees by default.
+// quiet has net/http's own complaints, which strangers cause, logged at debug level,
+// which is off by default.
 type quiet struct{ log *slog.Logger }
 
 func (q quiet) Write(b []byte) (int, error) {

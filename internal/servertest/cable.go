@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A Cable is a network between true programs that can be cut: whoever dials it
-// reaches the address it leads to. It is on loopback.
+// A Cable is a network between true programs that can be cut: a program that dials
+// it reaches the address it leads to. It is on loopback.
 type Cable struct {
 	l net.Listener
 
@@ -78,8 +78,8 @@ func (c *Cable) carry(near *net.TCPConn) {
 	io.Copy(near, far)
 }
 
-// Cut takes every connection down, in the middle of whatever it was saying, and
-// lets none up until a while has passed, which is when it returns.
+// Cut takes every connection down, also in the middle of a message, and lets none up
+// until a while has passed, which is when it returns.
 func (c *Cable) Cut(while time.Duration) {
 	c.mu.Lock()
 	c.down = true

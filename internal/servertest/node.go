@@ -45,7 +45,7 @@ type Node struct {
 	// the shell has ended with that status. Nil echoes until "exit\r".
 	Shell func(ctx context.Context, s *datachannel.Stream) int
 
-	// Told is called with what the node is told to start. Nil is nobody.
+	// Told is called with what the node is told to start. Nil is not called.
 	Told func(wire.AgentTaskPayload)
 
 	// Version is what the agent says it is. "" is [sallyport.WireAgentVersion].

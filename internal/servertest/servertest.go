@@ -200,7 +200,7 @@ func Eventually(tb testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Dial opens a connection to whoever accepts.
+// Dial opens a connection to the next caller of Accept.
 func (n *network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, far := net.Pipe()
 	select {

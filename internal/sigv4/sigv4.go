@@ -20,13 +20,13 @@
 //
 // Refused are payloads that were not hashed (UNSIGNED-PAYLOAD) and payloads
 // signed in pieces (STREAMING-*): only S3 needs them, and a request whose body
-// nobody signed is not a signed request.
+// is not signed is not a signed request.
 //
 // The canonical request is made here rather than by a library because the RSA
 // variant signs the same string, which no library hands out. Its tests hold it
 // to AWS's published vectors and to what the SDK signs.
 //
-// The package keeps no users and no keys, and asks nobody the time.
+// The package keeps no users and no keys, and reads no clock.
 package sigv4
 
 import (

@@ -374,7 +374,7 @@ func TestAgentRSA(t *testing.T) {
 	}
 }
 
-// Whatever a stranger puts in the headers, we neither panic nor let them in.
+// No header that a stranger sends makes Read panic or accept the request.
 func FuzzRead(f *testing.F) {
 	r := httptest.NewRequest("GET", "https://sallyport.example/?a=1", nil)
 	if err := alice.Sign(r, EmptyBody, at); err != nil {

@@ -294,7 +294,7 @@ type process struct {
 	in      []byte // written to the program, and not read
 	inEnded bool
 	hung    bool // it is to end
-	closed  bool // nobody reads or writes any more
+	closed  bool // the other end is closed
 	done    bool
 	status  int
 	exited  chan struct{}

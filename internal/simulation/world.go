@@ -252,8 +252,8 @@ func (w *World) RestartServer(pause time.Duration) {
 	w.supervise(w.lastServer().state)
 }
 
-// supervise starts the server, again and again if it refuses, as whatever starts
-// services does.
+// supervise starts the server, again and again if it refuses, as a service manager
+// does.
 func (w *World) supervise(state string) {
 	var err error
 	for range 10 {

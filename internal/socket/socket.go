@@ -9,7 +9,7 @@
 // holds no buffer for writing, which is most of what an idle agent would cost
 // the server.
 //
-// A Conn may be read by one goroutine and written by many. Somebody must be
+// A Conn may be read by one goroutine and written by many. A goroutine must be
 // reading it at all times, or pings go unanswered; amazon-ssm-agent hangs up
 // six seconds after one that did.
 package socket
@@ -56,10 +56,10 @@ var writeBuffers sync.Pool
 type Conn struct {
 	ws    *websocket.Conn
 	buf   []byte        // of ReadFrame
-	turn  chan struct{} // held by whoever writes a message: holds one token
+	turn  chan struct{} // held by the goroutine that writes a message: holds one token
 	pongs chan struct{} // an answer to a ping: holds one token
 
-	reading sync.Mutex    // held while somebody reads
+	reading sync.Mutex    // held while a goroutine reads
 	ended   chan struct{} // closed when a read has failed
 	end     sync.Once
 }
@@ -205,7 +205,7 @@ func (c *Conn) WriteText(ctx context.Context, b []byte) error {
 	return c.write(ctx, websocket.TextMessage, b)
 }
 
-// AppendFrame appends the next message to b, whatever its opcode: agents take
+// AppendFrame appends the next message to b, text or binary: agents take
 // either for a frame, and so do we. When ctx ends, so does the read, and the
 // socket can only be written after that.
 func (c *Conn) AppendFrame(ctx context.Context, b []byte) ([]byte, error) {
@@ -258,7 +258,7 @@ func (c *Conn) write(ctx context.Context, opcode int, b []byte) error {
 var ErrSilent = errors.New("the peer does not answer pings")
 
 // KeepAlive pings the peer at every interval, and returns [ErrSilent] if an
-// answer takes longer than patience. It needs somebody to be reading.
+// answer takes longer than patience. A goroutine must be reading meanwhile.
 func (c *Conn) KeepAlive(ctx context.Context, interval, patience time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -275,7 +275,7 @@ func (c *Conn) KeepAlive(ctx context.Context, interval, patience time.Duration) 
 }
 
 // Ping pings the peer once, and returns [ErrSilent] if the answer takes longer
-// than patience. It needs somebody to be reading. Ping is for one goroutine at
+// than patience. A goroutine must be reading meanwhile. Ping is for one goroutine at
 // a time.
 func (c *Conn) Ping(ctx context.Context, patience time.Duration) error {
 	select {
@@ -313,7 +313,7 @@ func (c *Conn) Close(reason string) error {
 	if c.ws.WriteControl(websocket.CloseMessage, text, deadline) == nil {
 		// What was sent is only sure to arrive if what comes is read first.
 		c.ws.NetConn().SetReadDeadline(deadline)
-		c.reading.Lock() // until the deadline, if somebody else reads
+		c.reading.Lock() // until the deadline, if another goroutine reads
 		for {
 			if _, _, err := c.ws.NextReader(); err != nil {
 				break

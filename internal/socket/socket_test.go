@@ -57,7 +57,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// Nobody makes us hold more than a frame.
+// No peer makes a Conn hold more than a frame.
 func TestLimits(t *testing.T) {
 	t.Run("a frame too long", func(t *testing.T) {
 		server, client := pair(t)
@@ -111,7 +111,7 @@ func TestKeepAlive(t *testing.T) {
 		t.Fatalf("given up on a peer that answers: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	cancel() // and then nobody does
+	cancel() // and then no goroutine reads
 	<-reading
 	if err := <-errs; err == nil {
 		t.Error("a peer that is gone was not noticed")

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// A socket is its owner's alone from the moment it has a name, whatever the umask.
+// A socket is its owner's alone from the moment it has a name, with every umask.
 func TestListenUnix(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	for name, listen := range map[string]func(string) (net.Listener, error){"as here": ListenUnix, "aside": listenAside} {

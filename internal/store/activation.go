@@ -33,7 +33,7 @@ func noActivation(id string) error {
 	return sallyport.Errorf(sallyport.InvalidActivationID, "There is no activation %s. Create one, and give the machine its id and code.", sallyport.Clip(clean(id), 64))
 }
 
-// CreateActivation adds an activation. Its Count is 0 whatever a says.
+// CreateActivation adds an activation. Its Count is 0; a.Count is not read.
 func (db *DB) CreateActivation(ctx context.Context, a sallyport.Activation) error {
 	if err := sallyport.CheckTags(nil, a.Tags); err != nil {
 		return wrap(err, "create activation %s", a.ID)

@@ -63,7 +63,7 @@ func BenchmarkInsertSession(b *testing.B) {
 	})
 }
 
-// What one authorization reads when nobody has kept the answer.
+// What one authorization reads when no answer is cached.
 func BenchmarkGrants(b *testing.B) {
 	onEachB(b, func(b *testing.B, db *DB) {
 		ctx := b.Context()

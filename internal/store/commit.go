@@ -68,8 +68,9 @@ func (db *DB) transactIAM(ctx context.Context, do func(*tx) error) error {
 }
 
 // Revision changes whenever anything in IAM may have changed: users, groups,
-// roles, their policies, tags and keys, and the roles and tags of nodes. Whoever keeps an answer of ours keeps
-// the revision from before it asked, and asks again when that has passed.
+// roles, their policies, tags and keys, and the roles and tags of nodes. A cache of
+// answers keeps the revision from before it asked, and asks again when the revision
+// is another.
 //
 // It counts this process's writes, so it serves one server node. Several will
 // need the bus to pass it on.
@@ -107,12 +108,12 @@ func once(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
 // long the first of them waits for the last.
 const maxTogether = 128
 
-// commits gathers callers that want to write. It has no goroutine: whoever
-// finds the writer free leads, and writes for all who have gathered.
+// commits gathers callers that want to write. It has no goroutine: a caller that
+// finds the writer free leads, and writes for all that have gathered.
 //
 // The queue is as long as there are callers waiting in join, no longer.
 type commits struct {
-	turn chan struct{} // holds one token while somebody leads
+	turn chan struct{} // holds one token while a caller leads
 
 	mu    sync.Mutex
 	queue []*job
@@ -148,8 +149,8 @@ func (c *commits) join(ctx context.Context, pool *sql.DB, do func(*tx) error) er
 	}
 }
 
-// lead writes one batch and gives up the turn. Every job of the batch is told
-// how it went, whatever happens: its caller waits for nothing else.
+// lead writes one batch and gives up the turn. Every job of the batch gets its
+// result, also after a panic: its caller waits for nothing else.
 func (c *commits) lead(pool *sql.DB) {
 	defer func() { <-c.turn }()
 	batch := c.take()
@@ -194,8 +195,8 @@ func (c *commits) withdraw(j *job) bool {
 }
 
 // together runs a batch in one transaction, each job behind a savepoint, and
-// tells everyone how it went. If it returns an error it has told nobody, and
-// nothing was written.
+// gives each its result. If it returns an error it has given none, and nothing was
+// written.
 func together(pool *sql.DB, batch []*job) error {
 	ctx := context.Background()
 	t, err := pool.BeginTx(ctx, nil)

@@ -76,8 +76,8 @@ func writeUntilKilled(dsn string) {
 	writers.Wait()
 }
 
-// What was answered is there after the process was killed, at whatever moment,
-// again and again over the same database.
+// What was answered is there after the process was killed at any moment, again and
+// again over the same database.
 func TestNothingAnsweredIsLostToAKill(t *testing.T) {
 	onEachDSN(t, func(t *testing.T, dsn string) {
 		ctx := t.Context()

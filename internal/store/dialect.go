@@ -60,7 +60,7 @@ var (
 		migrationLock: func() (lock.SessionLocker, error) {
 			return lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for five minutes
 		},
-		lockIAM: `SELECT pg_advisory_xact_lock(7308895158)`, // any number nobody else locks
+		lockIAM: `SELECT pg_advisory_xact_lock(7308895158)`, // any number that no other lock of ours has
 	}
 )
 

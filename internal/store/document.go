@@ -71,8 +71,8 @@ func insertDocumentVersion(tx *tx, v sallyport.DocumentVersion) error {
 	return err
 }
 
-// CreateDocument adds a document with its first version, which is v, whatever
-// number v has. One of that name that is there is DocumentAlreadyExists.
+// CreateDocument adds a document with its first version, which is v; v's number is
+// not read. One of that name that is there is DocumentAlreadyExists.
 func (db *DB) CreateDocument(ctx context.Context, v sallyport.DocumentVersion, tags map[string]string) error {
 	if err := sallyport.CheckTags(nil, tags); err != nil {
 		return wrap(err, "create document %s", v.Document)

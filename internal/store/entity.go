@@ -100,8 +100,7 @@ func findEntity(ctx context.Context, q querier, who Entity) (entity, error) {
 }
 
 // findEntityByID finds the entity of a kind that has an ID. Nothing else ever
-// has that ID, whatever names it had or is given. Name is what an error calls
-// it.
+// has that ID, also after it is renamed. Name is what an error calls it.
 func findEntityByID(ctx context.Context, q querier, kind EntityKind, id, name string) (entity, error) {
 	e, err := scanEntity(q.QueryRowContext(ctx,
 		`SELECT `+entityColumns+` FROM entities e WHERE e.kind = $1 AND e.id = $2`, string(kind), clean(id)))
@@ -335,13 +334,13 @@ func (db *DB) Delete(ctx context.Context, who Entity) error {
 	return err
 }
 
-// Tag gives a user or role tags, in place of any by the same names in whatever
-// case: IAM has no two that differ by case alone.
+// Tag gives a user or role tags, in place of those whose names differ by case alone:
+// IAM has no two such.
 func (db *DB) Tag(ctx context.Context, who Entity, tags map[string]string) error {
 	return db.changeTags(ctx, who, func(all map[string]string) { replaceFolded(all, tags) })
 }
 
-// Untag takes tags off a user or role, in whatever case they are named. It does
+// Untag takes tags off a user or role; case does not matter in their names. It does
 // not matter if they were not there.
 func (db *DB) Untag(ctx context.Context, who Entity, names []string) error {
 	return db.changeTags(ctx, who, func(all map[string]string) { removeFolded(all, names) })

@@ -75,7 +75,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, checkFull(ctx, db, ids, errs))
 
 	id := sallyport.NewNodeID()
-	db.Ping(ctx, id, at(0)) // readers go on, whatever is pending
+	db.Ping(ctx, id, at(0)) // readers go on while a write is pending
 	if _, _, err := db.Nodes(ctx, NodeFilter{PingStatuses: []string{PingOnline}}, Page{}); err != nil {
 		t.Error(err)
 	}

@@ -497,8 +497,7 @@ func TestGroups(t *testing.T) {
 	})
 }
 
-// Whoever keeps an answer by the revision never keeps one that is no longer
-// true.
+// A cache that keeps answers by the revision never keeps one that is no longer true.
 func TestRevisionMovesWithEveryChange(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
@@ -602,7 +601,7 @@ func TestAccessKeys(t *testing.T) {
 	})
 }
 
-func TestNobodyGetsAThirdKeyByHaste(t *testing.T) {
+func TestNoThirdKeyByHaste(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		createUser(t, db, "ann")
 		var made atomic.Int64

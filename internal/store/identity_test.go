@@ -56,7 +56,7 @@ func TestGone(t *testing.T) {
 	})
 }
 
-// By its ID an entity is found whatever its name is, and its namesake is not.
+// An ID finds its entity also after it is renamed, and not another of its name.
 func TestByID(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()

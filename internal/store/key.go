@@ -12,7 +12,7 @@ import (
 )
 
 // How many KMS keys there may be, and aliases of one. (AWS's quotas are larger
-// for keys: 100,000. Nobody's sessions need as many.)
+// for keys: 100,000. Sessions do not need as many.)
 const (
 	maxKMSKeys    = 1000
 	maxKMSAliases = 50

@@ -268,7 +268,7 @@ func (db *DB) SetNodeKey(ctx context.Context, id sallyport.NodeID, old, key []by
 		if n == 0 {
 			return noNode(id)
 		}
-		return sallyport.Errorf(sallyport.InvalidInstanceID, "The key of node %s was changed by somebody else just now. Register the machine again if that was not you.", id)
+		return sallyport.Errorf(sallyport.InvalidInstanceID, "The key of node %s was changed by another process just now. Register the machine again if that was not yours.", id)
 	})
 	return wrap(err, "set key of node %s", id)
 }

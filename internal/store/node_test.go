@@ -214,7 +214,7 @@ func TestNodeChanges(t *testing.T) {
 
 		must(t, db.SetNodeKey(ctx, n.ID, []byte("old"), []byte("new")))
 		n.PublicKey = []byte("new")
-		wantCode(t, db.SetNodeKey(ctx, n.ID, []byte("old"), []byte("newer")), sallyport.InvalidInstanceID, "changed by somebody else")
+		wantCode(t, db.SetNodeKey(ctx, n.ID, []byte("old"), []byte("newer")), sallyport.InvalidInstanceID, "changed by another process")
 
 		got, err := db.Node(ctx, n.ID)
 		must(t, err)
@@ -290,7 +290,7 @@ func TestPingsAreSeenAtOnceAndKept(t *testing.T) {
 			t.Errorf("still pending after Flush: %v", db.pending.nodes)
 		}
 
-		// Another process sees what was written, and begins with nobody online.
+		// Another process sees what was written, and begins with no node online.
 		db.SetOnline(ctx, n.ID, true, at(23))
 		must(t, db.Flush(ctx))
 		other := open(t, dsn)

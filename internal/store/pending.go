@@ -15,7 +15,7 @@ import (
 // pending is what nodes and access keys did lately: too often to write each
 // time, and no great loss if the machine stops first.
 type pending struct {
-	flushing chan struct{} // holds one token while somebody flushes
+	flushing chan struct{} // holds one token while a caller flushes
 
 	mu    sync.Mutex
 	nodes map[sallyport.NodeID]nodeNote
@@ -34,8 +34,8 @@ type keyUse struct {
 	service string
 }
 
-// maxPending bounds what is held. Whoever comes when there is more flushes
-// first, and if that fails what they came to note is dropped.
+// maxPending bounds what is held. A caller that comes when there is more flushes
+// first, and if that fails its own note is dropped.
 const maxPending = 1 << 14
 
 // flushTogether bounds what one transaction writes, so that a session that is

@@ -379,7 +379,7 @@ func (db *DB) Holders(ctx context.Context, arn string, kind EntityKind, page Pag
 	return db.HoldersAs(ctx, arn, AsPolicy, kind, page)
 }
 
-// HoldersAs is [DB.Holders] for whoever has the policy for any of the uses.
+// HoldersAs is [DB.Holders] for the entities that have the policy for a use.
 func (db *DB) HoldersAs(ctx context.Context, arn string, use Use, kind EntityKind, page Page) ([]Holder, Cursor, error) {
 	after, err := page.place("holders", 2)
 	if err != nil {
@@ -488,7 +488,7 @@ func (db *DB) DeleteInlinePolicy(ctx context.Context, who Entity, name string) e
 	})
 }
 
-// A Grant is one policy that applies to somebody.
+// A Grant is one policy that applies to a principal.
 type Grant struct {
 	Name     string // an inline policy's name, or a managed policy's ARN
 	From     Entity // who it was given to: the user or role, or a group of the user's

@@ -15,7 +15,7 @@ import (
 )
 
 // ErrOutOfTurn is within the error of [DB.UpdateSession] when the session, as
-// stored, cannot have come to the state it is to have: somebody else has
+// stored, cannot have come to the state it is to have: another caller has
 // written it since.
 var ErrOutOfTurn = errors.New("the stored session cannot come to that state")
 
@@ -173,8 +173,8 @@ var before = func() map[sallyport.State][]sallyport.State {
 
 // UpdateSession writes a session's state, cause, end and exit status, if the
 // session as stored may come to that state, by any number of steps; else the
-// error is [ErrOutOfTurn]. So a session that is over stays so, whoever comes
-// late.
+// error is [ErrOutOfTurn]. So a session that is over stays so, also if an earlier
+// state is written late.
 func (db *DB) UpdateSession(ctx context.Context, s *sallyport.Session) error {
 	return db.advance(ctx, s, nil)
 }

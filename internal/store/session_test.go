@@ -101,7 +101,7 @@ func inState(t testing.TB, s sallyport.Session, state sallyport.State) *sallypor
 	return r
 }
 
-// Whatever two writers do, what is stored only moves as sessions move.
+// With two writers at once, what is stored only moves as sessions move.
 func TestStoredSessionNeverGoesBack(t *testing.T) {
 	// One letter a state, as the states are declared; what is stored, and all
 	// that it may come to.
@@ -137,7 +137,7 @@ func TestStoredSessionNeverGoesBack(t *testing.T) {
 	})
 }
 
-func TestNobodyAttachesToASessionThatIsOver(t *testing.T) {
+func TestNoEndAttachesToASessionThatIsOver(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		s := inState(t, *testSession(0, "ann", sallyport.NewNodeID()), sallyport.Terminated)
 		must(t, db.InsertSession(t.Context(), &SessionRecord{Session: s}))

@@ -163,7 +163,7 @@ func (p SallyportPeer) Frame(now time.Time) Frame {
 	return alone(TypeSallyportPeer, p, now)
 }
 
-// Bare makes a message whose payload nobody reads: pause_publication,
+// Bare makes a message whose payload is not read: pause_publication,
 // start_publication and the two that say a channel is ready. The payload is
 // not empty, because AWS's programs skip empty ones.
 func Bare(t Type, now time.Time) Frame {
@@ -378,7 +378,7 @@ func (s *ActionStatus) UnmarshalJSON(b []byte) error { return (*Int)(s).Unmarsha
 // KMSEncryptionResponse carries a data key, sealed.
 type KMSEncryptionResponse struct {
 	KMSCipherTextKey         []byte
-	KMSCipherTextHash        []byte // nobody checks it
+	KMSCipherTextHash        []byte // no client or agent checks it
 	ChallengeAcknowledgement bool   `json:",omitempty"` // whether the Challenge is in the encryption context
 }
 
@@ -401,7 +401,7 @@ type Flag uint32
 const (
 	FlagDisconnectToPort   Flag = iota + 1 // to the node: the local connection has closed
 	FlagTerminateSession                   // to the node: end
-	FlagConnectToPortError                 // from the node: nobody listens there
+	FlagConnectToPortError                 // from the node: no program listens there
 )
 
 // Ours, between ends that agreed on [CapStdin].

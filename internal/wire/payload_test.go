@@ -82,7 +82,7 @@ func FuzzReadAck(f *testing.F) {
 			ReadAck(b)
 			return
 		}
-		// A member nobody knows, in front, sends it the long way round.
+		// An unknown member in front has ReadAck decode it as JSON, which is slower.
 		slow, err := ReadAck(append([]byte(`{"slow":0,`), b[strings.IndexByte(string(b), '{')+1:]...))
 		if err != nil || slow != fast {
 			t.Fatalf("scanAck = %+v, encoding/json = %+v, %v", fast, slow, err)
@@ -209,7 +209,7 @@ func TestFlag(t *testing.T) {
 	}
 }
 
-// Whatever a payload is, reading it is safe, and what was read can be written.
+// Reading a payload panics on no input, and what was read can be written.
 func FuzzPayload(f *testing.F) {
 	f.Add([]byte(`{"SchemaVersion":1,"Content":"{}"}`))
 	f.Add([]byte(`{"AgentVersion":"3.3.1142.0","RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":{}}]}`))
@@ -233,7 +233,7 @@ func FuzzPayload(f *testing.F) {
 	})
 }
 
-// Every payload that makes its own frame can be written, whatever text is in it:
+// Every payload that makes its own frame can be written with every text in it:
 // strangers choose some of it, and making a frame does not fail.
 func TestPayloads(t *testing.T) {
 	const text = "\xff<\u2028\x00\"\ufeff"

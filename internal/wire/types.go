@@ -30,7 +30,7 @@ const (
 
 // What passes on a control channel, beside channel_closed.
 const (
-	TypeInteractiveShell     Type = "interactive_shell" // start a session, of whatever kind
+	TypeInteractiveShell     Type = "interactive_shell" // start a session, of any kind
 	TypeAgentTaskComplete    Type = "agent_task_complete"
 	TypeAgentTaskAcknowledge Type = "agent_task_acknowledge"
 
@@ -138,7 +138,7 @@ func (k Kind) String() string {
 	return "Kind(" + strconv.FormatUint(uint64(k), 10) + ")"
 }
 
-// Flags are a frame's. Nobody acts on them, but we set what AWS's programs set.
+// Flags are a frame's. No receiver acts on them; we set what AWS's programs set.
 type Flags uint64
 
 const (

@@ -23,12 +23,12 @@
 //
 // The checksum instead of the digest is ours, for ends that announced
 // [CapChecksum]: a digest takes a processor without instructions for it longer
-// than all the rest of a message's way. It finds what an accident changed; that
-// nobody else did, TLS sees to, and either is made by whoever makes the frame.
+// than all the rest of a message's way. It finds accidental changes; TLS prevents
+// deliberate ones. The end that makes the frame makes either.
 //
 // The two ends [Decode]. The relay between them forwards frames as they came
 // and only needs to [Peek], which reads the header, allocates nothing, and
-// leaves the digest to whoever the payload is for.
+// leaves the digest to the end that the payload is for.
 //
 // AWS publishes no specification. The table is read off amazon-ssm-agent
 // (agent/session/contracts/agentmessage.go) and session-manager-plugin

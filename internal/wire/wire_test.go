@@ -274,7 +274,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// Whatever we can write, we can read back as it was.
+// A frame that can be written is read back as it was.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add("input_stream_data", int64(1503434274948), int64(7), uint64(0), uint32(1), []byte("ls\r"))
 	f.Add("acknowledge", int64(0), int64(-1), uint64(3), uint32(0), []byte{})
@@ -291,10 +291,8 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// Whatever we are sent, we neither panic nor look past its end, and the relay
-// and the ends agree on what it is.
-// A checksum does what a digest does, for whoever asked for it; and whoever did
-// not can have a digest made of it.
+// A checksum finds what a digest finds, between ends that have agreed on it; for
+// another end a digest can be made of it.
 func TestChecksum(t *testing.T) {
 	for _, payload := range []string{"", "x", strings.Repeat("bytes ", 5000)} {
 		f := NewFrame(TypeOutputStreamData, []byte(payload), time.UnixMilli(1))

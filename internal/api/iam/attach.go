@@ -122,7 +122,7 @@ func boundary(arn string) *types.AttachedPermissionsBoundary {
 	return &types.AttachedPermissionsBoundary{PermissionsBoundaryArn: &arn, PermissionsBoundaryType: "Policy"}
 }
 
-// checkBoundary refuses what cannot bound anybody; "" is no boundary.
+// checkBoundary refuses an ARN that is no policy's; "" is no boundary.
 func checkBoundary(arn string) error {
 	if arn == "" {
 		return nil

@@ -128,8 +128,8 @@ func onNewUser[In any](_ context.Context, c *api.Call, in *In) ([]api.Question, 
 // path is where a new thing is to be.
 func path(in any) string { return or(member[*string](in, "Path"), "/") }
 
-// onMovedUser asks about the user as it is and as it will be, or whoever may
-// change one user could make it one that others' policies speak of.
+// onMovedUser asks about the user as it is and as it will be. Otherwise a caller
+// that may change one user could give it a name that other policies allow more.
 func onMovedUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) ([]api.Question, error) {
 	q, u, err := aboutUser(ctx, c, *in.UserName)
 	if err != nil {
@@ -148,8 +148,8 @@ func onMovedUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) ([]a
 	return append(all, to), nil
 }
 
-// self is the user an operation is about: whoever calls, if the input names
-// nobody. It is "" for the account's root.
+// self is the user an operation is about: the caller, if the input names no user.
+// It is "" for the account's root.
 func self(c *api.Call, name *string) (string, error) {
 	switch {
 	case name != nil:
@@ -177,8 +177,9 @@ func onSelf[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, e
 	return ask(c, in, q)
 }
 
-// onKeyOwner asks about whoever has a key. Nobody's key is asked about as
-// anything, so that only those hear of it who may ask about every user's.
+// onKeyOwner asks about the user that owns a key. For a key that is not there it
+// asks about every user, so that only a caller that may ask about all of them learns
+// that.
 func onKeyOwner(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedInput) ([]api.Question, error) {
 	owner, err := c.Server.Store.AccessKeyOwner(ctx, *in.AccessKeyId)
 	ok, err := found(err)

@@ -95,8 +95,8 @@ func furnish(d *door) {
 	d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: ourPolicy, Name: "reading", Path: "/team/", ID: sallyport.EntityID("ANPA"), Created: now, Document: allowing("ssm:Get*")}))
 }
 
-// Whoever is allowed one operation may call it, and whoever is allowed all but
-// one may not. Since every question must be allowed, the first means that no
+// A caller that is allowed one operation may call it, and a caller that is allowed
+// all but that one may not. Since every question must be allowed, the first means that no
 // operation asks for another's right, and the second that each asks for its
 // own: so a right to one is never a right to another.
 func TestAnOperationNeedsItsOwnRightAndNoOther(t *testing.T) {
@@ -115,8 +115,8 @@ func TestAnOperationNeedsItsOwnRightAndNoOther(t *testing.T) {
 	})
 }
 
-// Whoever may not ask hears the same whether or not what they ask about is
-// there, and in whatever path.
+// A caller that may not ask is answered the same whether or not what it asks about
+// is there, and in every path.
 func TestARefusalDoesNotTellWhatExists(t *testing.T) {
 	empty, full := open(t), open(t)
 	furnish(full)
@@ -232,7 +232,7 @@ func TestRightsAreOnARNsAndConditions(t *testing.T) {
 	}
 }
 
-// The caller's own user is meant where nobody is named.
+// An operation is about the caller's own user if its input names no user.
 func TestYourself(t *testing.T) {
 	d := open(t)
 	own := `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"iam:*","Resource":"arn:aws:iam::*:user/${aws:username}"}}`

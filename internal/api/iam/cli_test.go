@@ -18,7 +18,7 @@ func TestStockCLI(t *testing.T) {
 	program := need.Program(t, "aws", "awscli")
 	d := open(t)
 
-	// run runs the CLI as somebody and returns what it says.
+	// run runs the CLI with credentials and returns what it prints.
 	run := func(c aws.Credentials, args ...string) (out, errors string, ok bool) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), program, append(args, "--endpoint-url", d.url, "--output", "json")...)

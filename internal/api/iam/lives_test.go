@@ -321,7 +321,7 @@ func TestTheLifeOfAManagedPolicy(t *testing.T) {
 }
 
 // Policies of AWS's own are there from the start, can be read and attached, and
-// cannot be changed by anybody.
+// no caller can change them.
 func TestPoliciesOfAWSsOwn(t *testing.T) {
 	d := open(t)
 	ctx, root := t.Context(), d.iam(d.root)
@@ -349,7 +349,7 @@ func TestPoliciesOfAWSsOwn(t *testing.T) {
 		"CreatePolicyVersion": "&PolicyDocument=" + allowing("*"), "DeletePolicy": "", "DeletePolicyVersion": "&VersionId=v1",
 		"SetDefaultPolicyVersion": "&VersionId=v1", "TagPolicy": "&Tags.member.1.Key=a&Tags.member.1.Value=b", "UntagPolicy": "&TagKeys.member.1=a",
 	} {
-		if a := d.call(d.root, operation, "PolicyArn="+adminPolicy+form); a.code != "AccessDenied" || !strings.Contains(a.message, "nobody can change") {
+		if a := d.call(d.root, operation, "PolicyArn="+adminPolicy+form); a.code != "AccessDenied" || !strings.Contains(a.message, "no caller can change") {
 			t.Errorf("%s: %+v", operation, a)
 		}
 	}
@@ -687,7 +687,7 @@ func TestADeletedUsersCredentialsAreDead(t *testing.T) {
 	remove()
 	d.refused(who(token), "InvalidClientTokenId", "")
 
-	// A namesake is somebody else.
+	// A user made later by the same name is another user.
 	key = d.user("ann", allowing("*"))
 	d.must(who(key))
 	d.refused(who(token), "InvalidClientTokenId", "")

@@ -172,8 +172,8 @@ func (d *door) listers() map[string]lister {
 	}
 }
 
-// furnishMany fills every list with five, except that nobody has more than two
-// keys. Names and paths are as long as they may be, since markers hold them.
+// furnishMany fills every list with five, except that a user has at most two keys.
+// Names and paths are as long as they may be, since markers hold them.
 func furnishMany(d *door) {
 	furnish(d)
 	ctx, now := d.Context(), time.Now()
@@ -205,7 +205,7 @@ func furnishMany(d *door) {
 	}
 }
 
-// Whatever the size of a page, the pages together are the list.
+// For every size of a page, the pages together are the list.
 func TestListsPage(t *testing.T) {
 	d := open(t)
 	furnishMany(d)

@@ -20,10 +20,10 @@ func isBuiltin(arn string) bool {
 	return strings.HasPrefix(arn, "arn:"+sallyport.Partition+":iam::aws:")
 }
 
-// checkOwn refuses to change policies of AWS's own, whoever asks.
+// checkOwn refuses every caller that wants to change a policy of AWS's own.
 func checkOwn(arn string) error {
 	if isBuiltin(arn) {
-		return sallyport.Errorf(sallyport.AccessDeniedException, "Policy %s is one of AWS's own, which nobody can change. Create a policy of your own from its document.", arn)
+		return sallyport.Errorf(sallyport.AccessDeniedException, "Policy %s is one of AWS's own, which no caller can change. Create a policy of your own from its document.", arn)
 	}
 	return nil
 }

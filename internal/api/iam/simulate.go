@@ -203,7 +203,7 @@ func (s *simulation) addGrant(g store.Grant) error {
 	return err
 }
 
-// grant is a policy that somebody has. Managed ones go by their ARN, inline
+// grant reads a policy that applies to the principal. Managed ones go by their ARN, inline
 // ones as user_alice_name, since a group's may have the same name.
 func (s *simulation) grant(g store.Grant) (policy.Named, error) {
 	name, kind, text := string(g.From.Kind)+"_"+g.From.Name+"_"+g.Name, types.PolicySourceType(g.From.Kind), g.Document

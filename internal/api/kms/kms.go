@@ -1,5 +1,5 @@
-// Package kms answers the key service: what seals the data keys of sessions,
-// and whatever else people give it.
+// Package kms answers the key service. It seals the data keys of sessions, and other
+// data that callers send to Encrypt.
 //
 //	preferences: kmsKeyId ──▶ handshake ──▶ person   GenerateDataKey ──┐
 //	                                          │ sealed data key        ├──▶ key
@@ -18,8 +18,8 @@
 //	     1    16  the key's ID
 //	    17     n  what the key made of it
 //
-// Whatever a key policy says, the account's root may do everything here, so a
-// key cannot be locked away for good.
+// The account's root may do everything with a key, also against the key's policy, so
+// that a key cannot be locked away for good.
 package kms
 
 import (

@@ -30,7 +30,7 @@ func open(t *testing.T) *house {
 	return &house{t, s, awskms.NewFromConfig(s.AWS(s.Root()))}
 }
 
-// as is somebody with a policy: "" is one who has none.
+// as is a client of a user with a policy: "" is a user without one.
 func (h *house) as(name, policy string) *awskms.Client {
 	h.Helper()
 	return awskms.NewFromConfig(h.AWS(h.User(name, policy)))
@@ -248,8 +248,8 @@ func TestKeyPolicies(t *testing.T) {
 	h.must(put(*got.Policy, false))
 }
 
-// A key's policy means the users and roles that it named when it was put, by
-// whatever name they go since, and none that has their name after them.
+// A key's policy means the users and roles that it named when it was put, also after
+// they are renamed, and not others that get their names later.
 func TestKeyPolicyNamesByID(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()

@@ -81,7 +81,7 @@ func refuse(dryRun *bool, recipient *types.RecipientInfo) error {
 	case recipient != nil:
 		return sallyport.Errorf(sallyport.UnsupportedOperationException, "Recipient is for AWS's enclaves. Leave it out.")
 	case deref(dryRun):
-		return sallyport.Errorf(sallyport.UnsupportedOperationException, "DryRun is not done here. SimulatePrincipalPolicy says what somebody may do.")
+		return sallyport.Errorf(sallyport.UnsupportedOperationException, "DryRun is not done here. SimulatePrincipalPolicy says what a user or role may do.")
 	}
 	return nil
 }

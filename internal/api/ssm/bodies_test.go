@@ -111,7 +111,7 @@ func TestBodiesOfStrangersAreBounded(t *testing.T) {
 }
 
 // Bad signatures behind an address do not keep valid callers behind it out.
-func TestBadSignaturesHarmNobodyElse(t *testing.T) {
+func TestBadSignaturesHarmNoOtherCaller(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *servertest.Server) {
 		bad := ssm.NewFromConfig(s.AWS(credentials.NewStaticCredentialsProvider("AKIAIOSFODNN7EXAMPLE", "wrong", "")), func(o *ssm.Options) { o.RetryMaxAttempts = 1 })
 		throttled := false

@@ -242,7 +242,7 @@ func TestSessionsOfEveryKind(t *testing.T) {
 		wantCode(t, refused("AWS-StartInteractiveCommand", nil), "InvalidParameters", "command is missing")
 		wantCode(t, refused("nothing", nil), "InvalidDocument", "does not exist")
 
-		// A script of 60 KB is told to the node, whatever is in it; one that no
+		// A script of 60 KB reaches the node, also if every byte of it is escaped; one that no
 		// message holds is refused, and the next session starts.
 		script := strings.Repeat("if [ 1 -lt 2 ] && echo 'a > b' <&-; then :; fi\n", 1250)
 		for _, text := range []string{script, strings.Repeat("<", 12_600), "ls"} {
@@ -305,8 +305,8 @@ func TestPreferencesAreObeyed(t *testing.T) {
 	})
 }
 
-// Whom a session runs as is decided by the caller's tag before the preferences,
-// and never by nobody.
+// The caller's tag names the user that a session runs as, before the preferences do;
+// if neither names one, the session is refused.
 func TestRunAs(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *servertest.Server) {
 		ctx := t.Context()
@@ -333,7 +333,7 @@ func TestRunAs(t *testing.T) {
 		if task := <-told; task.RunAsUser != "ann_unix" || !task.DocumentContent.Inputs.RunAsEnabled {
 			t.Errorf("ann's: %+v", task)
 		}
-		wantCode(t, start(s.SSM(bob)), "ValidationException", "neither the tag SSMSessionRunAs nor the preference")
+		wantCode(t, start(s.SSM(bob)), "ValidationException", "neither by the tag SSMSessionRunAs nor by the preference")
 		wantCode(t, start(s.SSM(eve)), "ValidationException", "no user's name")
 
 		update := func(inputs string) {

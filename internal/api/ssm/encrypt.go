@@ -17,7 +17,7 @@ import (
 // is for when it has one; nil if the session is not encrypted.
 //
 // Of a key of another account or region, AWS's own above all, nothing is known
-// here: the two ends ask whoever holds it.
+// here: the two ends ask the KMS that holds it.
 func (s *Server) encrypts(ctx context.Context, c *api.Call, node sallyport.NodeID, d wire.SessionDocument) (admit func(sallyport.SessionID) error, err error) {
 	if d.Inputs.KmsKeyId == "" || d.SessionType == document.Port {
 		return nil, nil

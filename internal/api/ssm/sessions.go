@@ -204,7 +204,7 @@ func runAs(who *sallyport.Principal, in wire.SessionInputs) (string, error) {
 	}
 	switch {
 	case user == "":
-		return "", sallyport.Errorf(sallyport.ValidationException, "Run As is on, and nobody says whom %s's sessions run as: neither the tag %s nor the preference runAsDefaultUser.", who.Name, runAsTag)
+		return "", sallyport.Errorf(sallyport.ValidationException, "Run As is on, and no user is named for %s's sessions: neither by the tag %s nor by the preference runAsDefaultUser.", who.Name, runAsTag)
 	case !userName.MatchString(user):
 		return "", sallyport.Errorf(sallyport.ValidationException, "The %s names the user %q, which is no user's name.", from, sallyport.Clip(user, 64))
 	case user == "root":
@@ -411,7 +411,7 @@ func describe(rec *sallyport.Session) types.Session {
 func (s *Server) getConnectionStatusOn(ctx context.Context, c *api.Call, in *ssm.GetConnectionStatusInput) ([]api.Question, error) {
 	q, err := s.onNode(ctx, c, *in.Target)
 	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
-		return []api.Question{{Action: c.Action()}}, nil // not a node: it is not connected, whoever asks
+		return []api.Question{{Action: c.Action()}}, nil // not a node: every caller is told that it is not connected
 	}
 	return []api.Question{q}, err
 }

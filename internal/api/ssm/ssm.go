@@ -5,7 +5,7 @@
 // no model; theirs are read off amazon-ssm-agent.
 //
 // What belongs to a node's credentials is decided by them: an InstanceId in a
-// request must be the caller's own, whatever its role allows.
+// request must be the caller's own, even if its role allows more.
 package ssm
 
 import (
@@ -86,7 +86,7 @@ func (s *Server) realm() sallyport.Realm { return s.API.Realm }
 func (s *Server) db() *store.DB          { return s.API.Store }
 
 // node returns a node, or nil if there is none of that ID: for questions, which
-// are asked before anybody is told what exists.
+// are asked before the caller learns what exists.
 func (s *Server) node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
 	n, err := s.db().Node(ctx, id)
 	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {

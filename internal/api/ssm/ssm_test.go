@@ -216,8 +216,8 @@ func TestParkedNode(t *testing.T) {
 	})
 }
 
-// Sessions are their owner's, by either of the names that policies use, and
-// nobody's whose name merely begins the same.
+// Sessions are their owner's, by either of the names that policies use, and not those
+// of a user whose name merely begins the same.
 func TestWhoseSession(t *testing.T) {
 	const own = `{"Version":"2012-10-17","Statement":[
 		{"Effect":"Allow","Action":"ssm:StartSession","Resource":"*"},
@@ -408,7 +408,7 @@ func TestActivations(t *testing.T) {
 		_, err = create(root, &ssm.CreateActivationInput{IamRole: role, RegistrationLimit: aws.Int32(1001)})
 		wantCode(t, err, "ValidationException", "less than or equal to 1000")
 
-		// Whoever may create activations may not, by that alone, hand out roles.
+		// The right to create activations is not by itself the right to pass roles.
 		_, err = create(s.SSM(s.User("maker", everything)), &ssm.CreateActivationInput{IamRole: role})
 		wantCode(t, err, "AccessDeniedException", "iam:PassRole")
 	})
@@ -757,7 +757,7 @@ func TestRestart(t *testing.T) {
 		if err != nil || len(list.Sessions) != 1 || list.Sessions[0].Status != types.SessionStatusDisconnected {
 			t.Fatalf("after the restart: %+v, %v", list, err)
 		}
-		time.Sleep(3 * time.Minute) // nobody comes back
+		time.Sleep(3 * time.Minute) // no client comes back
 		list, err = s.SSM(ann).DescribeSessions(ctx, &ssm.DescribeSessionsInput{State: types.SessionStateHistory})
 		if err != nil || len(list.Sessions) != 1 || !strings.Contains(*list.Sessions[0].Details, "did not come back") {
 			t.Fatalf("history: %+v, %v", list, err)
@@ -808,7 +808,7 @@ func TestAgentsThatWaitToHearTheyAreReady(t *testing.T) {
 	})
 }
 
-// There is no State Manager here, and whoever asks is told that nothing is
+// There is no State Manager here: every caller is answered that nothing is
 // associated.
 func TestListAssociations(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *servertest.Server) {

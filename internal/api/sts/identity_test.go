@@ -30,8 +30,8 @@ func (d *door) remove(user string) {
 	d.must(d.db.Delete(d.Context(), store.User(user)))
 }
 
-// A role trusts the users and roles that its policy named when it was put, by
-// whatever name they go since, and none that has their name after them.
+// A role trusts the users and roles that its policy named when it was put, also after
+// they are renamed, and not others that get their names later.
 func TestTrustNamesByID(t *testing.T) {
 	d := open(t)
 	ctx := t.Context()

@@ -16,8 +16,8 @@ import (
 	"github.com/sallyport/sallyport/internal/policy"
 )
 
-// denied is the one answer to whoever may not assume a role: they are not told
-// which of the role, its trust and their own rights is missing.
+// denied is the one answer to a caller that may not assume a role: it does not say
+// which of the role, its trust and the caller's own rights is missing.
 func denied(c *api.Call, action, role string) error {
 	return sallyport.Errorf(sallyport.AccessDeniedException, "User: %s is not authorized to perform: %s on resource: %s", c.Who.ARN, action, role)
 }

@@ -95,8 +95,8 @@ func TestWhoMayAssumeARole(t *testing.T) {
 	}
 }
 
-// Whoever may not assume a role hears the same of one that is there, one that
-// is not, and one that is somewhere else.
+// A caller that may not assume a role is answered the same about one that is there,
+// one that is not, and one that is in another path.
 func TestARefusalDoesNotTellWhichRolesExist(t *testing.T) {
 	empty, full := open(t), open(t)
 	full.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"999999999999"}`, "")})
@@ -304,7 +304,7 @@ func TestSessionTags(t *testing.T) {
 	}
 }
 
-// What would be ignored is refused, since whoever asks relies on it.
+// What would be ignored is refused, since the caller relies on it.
 func TestWhatSessionsDoNotHave(t *testing.T) {
 	d := open(t)
 	ann := d.user(named("ann"), policyOf(allow(`"sts:*"`)))

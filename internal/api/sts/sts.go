@@ -1,9 +1,9 @@
 // Package sts answers STS's API: who am I, and whose credentials may I have for
 // a while?
 //
-//	GetCallerIdentity  anybody with credentials
+//	GetCallerIdentity  every caller with credentials
 //	GetSessionToken    a user, or the account's root, for itself
-//	AssumeRole         whoever a role trusts
+//	AssumeRole         the callers that a role trusts
 //
 // Credentials are made by [api.Server.Issue] and stored nowhere. They are never
 // worth more than what they were got with: session tokens get no session
@@ -69,8 +69,8 @@ func getSessionToken(_ context.Context, c *api.Call, in *sts.GetSessionTokenInpu
 	return &sts.GetSessionTokenOutput{Credentials: credentials(t)}, nil
 }
 
-// checkMFA refuses a second factor, since nobody has a device here. To ignore
-// it would be to pretend that it was seen.
+// checkMFA refuses a second factor, since no user has an MFA device here. If it were
+// ignored, the caller would believe that it was checked.
 func checkMFA(serial, code *string) error {
 	if serial == nil && code == nil {
 		return nil

@@ -204,7 +204,7 @@ func (d *door) issue(g api.Grant, at time.Time) aws.Credentials {
 	return aws.Credentials{AccessKeyID: t.AccessKeyID, SecretAccessKey: t.Secret.Reveal(), SessionToken: t.Token.Reveal()}
 }
 
-// Anybody is told who they are, whatever policies say.
+// Every caller is told which principal it is, even where policies deny that.
 func TestWhoAmI(t *testing.T) {
 	d := open(t)
 	ann := d.user(named("ann"), policyOf(deny(`"*"`)))
