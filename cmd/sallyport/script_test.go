@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -94,6 +95,7 @@ func TestScript(t *testing.T) {
 			"keep":     keep,
 
 			"wait-for-file": waitForFile,
+			"wait-for-part": waitForPart,
 			"counts":        counts,
 			"here":          here,
 			"program":       program,
@@ -156,6 +158,28 @@ func waitForFile(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("%s never came about", args[0])
+		}
+		pause := time.NewTimer(20 * time.Millisecond)
+		<-pause.C
+	}
+}
+
+// waitForPart waits until cp has written some of a file into a directory, beside its
+// place: wait-for-part directory
+func waitForPart(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: wait-for-part directory")
+	}
+	for deadline := time.Now().Add(patience); ; {
+		parts, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), ".*.sallyport-*"))
+		ts.Check(err)
+		for _, part := range parts {
+			if info, err := os.Stat(part); err == nil && info.Size() > 0 {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no part of a file ever came into %s", args[0])
 		}
 		pause := time.NewTimer(20 * time.Millisecond)
 		<-pause.C

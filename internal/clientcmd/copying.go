@@ -37,14 +37,17 @@ type copying struct {
 
 	done, total atomic.Int64 // bytes
 	mu          sync.Mutex
-	name        string // what is being copied
-	shown       bool   // a line of progress is on the terminal
+	name        string   // what is being copied
+	shown       bool     // a line of progress is on the terminal
+	parts       []string // what is left of copies that are not whole
 }
 
 // A job is one file, or directory, to be copied.
 type job struct {
 	from, to string
 	info     fs.FileInfo
+	fresh    bool // to is in a directory that was made for it
+	straight bool // to is written in place
 }
 
 // run copies. An error is for what stops all of it; what is wrong with one file
@@ -72,15 +75,18 @@ func (c *copying) run(ctx context.Context, from []place, to place) error {
 				target = c.dst.join(to.path, base)
 			}
 		}
-		if err := c.find(ctx, job{p.path, target, info}); err != nil {
+		if err := c.find(ctx, job{from: p.path, to: target, info: info}); err != nil {
 			return err
 		}
 	}
 	stop := c.progress(ctx)
 	err = c.copyAll(ctx)
 	stop()
-	if ctx.Err() != nil {
-		return errors.New("interrupted; what was being copied is there in part")
+	if ierr := c.interrupted(ctx); ierr != nil {
+		return ierr
+	}
+	if left := c.left(); left != "" {
+		note(c.errOut, "%s", left)
 	}
 	return err
 }
@@ -106,7 +112,8 @@ func (c *copying) find(ctx context.Context, j job) error {
 		return nil
 	}
 	// One that may not be written to could not be filled: its mode comes last.
-	if err := c.dst.mkdir(j.to, 0o700); broken(err) {
+	made, err := c.dst.mkdir(j.to, 0o700)
+	if broken(err) {
 		return err
 	} else if err != nil {
 		c.fail(ctx, j.to, err)
@@ -126,7 +133,7 @@ func (c *copying) find(ctx context.Context, j job) error {
 			c.fail(ctx, j.from, fmt.Errorf("it lists %q, which would be elsewhere", name))
 			continue
 		}
-		if err := c.find(ctx, job{c.src.join(j.from, name), c.dst.join(j.to, name), info}); err != nil {
+		if err := c.find(ctx, job{from: c.src.join(j.from, name), to: c.dst.join(j.to, name), info: info, fresh: made}); err != nil {
 			return err
 		}
 	}
@@ -165,32 +172,50 @@ func (c *copying) copyAll(ctx context.Context) error {
 	return nil
 }
 
-func (c *copying) copyFile(ctx context.Context, j job) (err error) {
+// copyFile copies one file, so that its place has it whole or is as it was.
+func (c *copying) copyFile(ctx context.Context, j job) error {
 	c.mu.Lock()
 	c.name = j.from
 	c.mu.Unlock()
+	err := c.copyTo(ctx, j)
+	if errors.Is(err, errTry) && ctx.Err() == nil {
+		c.done.Add(-j.info.Size())
+		j.straight = true
+		err = c.copyTo(ctx, j)
+	}
+	return err
+}
+
+func (c *copying) copyTo(ctx context.Context, j job) error {
 	src, err := c.src.open(j.from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := c.dst.create(j.to)
+	dst, err := c.land(j)
 	if err != nil {
 		return fmt.Errorf("to %s: %w", j.to, err)
 	}
 	// The node's end, whichever that is, has many requests on their way at once.
 	if far, ok := src.(io.WriterTo); ok && c.dst == (here{}) {
-		_, err = far.WriteTo(&writing{c, ctx, dst})
-	} else if far, ok := dst.(io.ReaderFrom); ok {
+		_, err = far.WriteTo(&writing{c, ctx, dst.file})
+	} else if far, ok := dst.file.(io.ReaderFrom); ok {
 		_, err = far.ReadFrom(&reading{c, ctx, src, j.info.Size()})
 	}
-	if cerr := dst.Close(); err == nil {
+	if cerr := dst.file.Close(); err == nil {
 		err = cerr
 	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = c.settle(j, dst)
+	}
 	if err != nil {
+		c.discard(dst)
 		return fmt.Errorf("to %s: %w", j.to, err)
 	}
-	return c.finish(j)
+	return nil
 }
 
 // finish gives a copy what is left: its mode, and its times.

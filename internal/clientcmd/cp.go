@@ -1,15 +1,19 @@
 package clientcmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,6 +32,10 @@ place here that has a colon in it can be written ./like:this.
 
 	sallyport cp nginx.conf web-1:/etc/nginx/
 	sallyport cp -r web-1:/var/log/nginx .
+
+A file is written beside its place, as .NAME.sallyport-…, and takes the place
+once it is whole: a copy that is cut short leaves what was there as it was. Only
+what another file cannot replace, as a device or a pipe, is written in place.
 
 Files keep their modes. With -r directories are copied with all that is in them,
 save symbolic links and what is neither a file nor a directory, which are left
@@ -75,10 +83,19 @@ about, or it could not be ended.`,
 		if err != nil {
 			return lost(c, err)
 		}
-		far, err := cl.Files(c.Context(), inv, c.ErrOrStderr(), func(text string) { note(c.ErrOrStderr(), "%s", text) })
+		ctx := c.Context()
+		if !signal.Ignored(syscall.SIGHUP) {
+			var stop func()
+			ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP) // the window is closed
+			defer stop()
+		}
+		session, joined, end := lingering(ctx)
+		defer end()
+		far, err := cl.Files(session, inv, c.ErrOrStderr(), func(text string) { note(c.ErrOrStderr(), "%s", text) })
 		if err != nil {
 			return lost(c, err)
 		}
+		joined()
 		cp := &copying{src: here{}, dst: there{far}, recursive: *recursive, times: *times, errOut: c.ErrOrStderr()}
 		if to.node == "" {
 			cp.src, cp.dst = cp.dst, cp.src
@@ -86,13 +103,16 @@ about, or it could not be ended.`,
 		if f, ok := cp.errOut.(*os.File); ok && !*quiet && term.IsTerminal(int(f.Fd())) {
 			cp.terminal = f
 		}
-		err = cp.run(c.Context(), from, to)
+		err = cp.run(ctx, from, to)
 		cerr := far.Close()
 		mayBeOn := errors.Is(cerr, client.ErrMayBeOn)
 		if err == nil && !mayBeOn {
 			err = cerr
 		}
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return fmt.Errorf("copy: %w", err)
+		case err != nil:
 			return fmt.Errorf("copy: %s", client.Explain(far.Explain(err)))
 		}
 		switch {
@@ -105,6 +125,32 @@ about, or it could not be ended.`,
 	}
 	return c
 }
+
+// tidyWithin is how long a copy that was interrupted has for removing what is not
+// whole, before its session ends.
+const tidyWithin = 2 * time.Second
+
+// lingering returns the context of a session that ends with ctx or, once joined has
+// been called, tidyWithin later. The caller calls end when it is over.
+func lingering(ctx context.Context) (session context.Context, joined, end func()) {
+	session, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	var on atomic.Bool
+	late := time.AfterFunc(never, func() { cancel(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() {
+		if on.Load() {
+			late.Reset(tidyWithin)
+		} else {
+			cancel(context.Cause(ctx))
+		}
+	})
+	return session, func() { on.Store(true) }, func() {
+		stop()
+		late.Stop()
+		cancel(nil)
+	}
+}
+
+const never = 1<<63 - 1
 
 // A place is where a file is.
 type place struct {
@@ -153,7 +199,19 @@ type side interface {
 	list(path string) ([]fs.FileInfo, error) // not through them
 	open(path string) (io.ReadCloser, error)
 	create(path string) (io.WriteCloser, error) // or empty what is there
-	mkdir(path string, mode fs.FileMode) error  // unless it is there
+
+	// createNew makes a file that is not there, for its owner alone until chmod.
+	createNew(path string) (io.WriteCloser, error)
+
+	// writable is nil if the file that is there may be written, which it is not.
+	writable(path string) error
+
+	lstat(path string) (fs.FileInfo, error)
+	follow(link string) (path string, err error) // where a symbolic link leads: one step
+	rename(from, to string) error                // in the place of what is there
+	remove(path string) error
+	chown(path string, uid, gid int) error
+	mkdir(path string, mode fs.FileMode) (made bool, err error) // unless it is there
 	chmod(path string, mode fs.FileMode) error
 	chtimes(path string, modified time.Time) error
 }
@@ -184,12 +242,37 @@ func (here) list(p string) (infos []fs.FileInfo, err error) {
 	return infos, err
 }
 
-func (here) mkdir(p string, mode fs.FileMode) error {
-	err := os.Mkdir(p, mode)
+func (here) mkdir(p string, mode fs.FileMode) (made bool, err error) {
+	err = os.Mkdir(p, mode)
 	if info, serr := os.Lstat(p); err != nil && serr == nil && info.IsDir() {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
+}
+
+func (here) createNew(p string) (io.WriteCloser, error) {
+	return os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func (here) writable(p string) error {
+	f, err := os.OpenFile(p, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (here) lstat(p string) (fs.FileInfo, error) { return os.Lstat(p) }
+func (here) rename(from, to string) error        { return os.Rename(from, to) }
+func (here) remove(p string) error               { return os.Remove(p) }
+func (here) chown(p string, uid, gid int) error  { return os.Chown(p, uid, gid) }
+func (here) follow(link string) (string, error) {
+	to, err := os.Readlink(link)
+	if err == nil && !filepath.IsAbs(to) {
+		dir, _ := filepath.Split(link)
+		to = dir + to // and not cleaned: dir may have links in it
+	}
+	return to, err
 }
 
 // there is the node. Its paths have slashes, on every system.
@@ -204,10 +287,35 @@ func (t there) create(p string) (io.WriteCloser, error)    { return t.Create(p) 
 func (t there) chmod(p string, mode fs.FileMode) error     { return t.Chmod(p, mode) }
 func (t there) chtimes(p string, modified time.Time) error { return t.Chtimes(p, modified, modified) }
 
-func (t there) mkdir(p string, mode fs.FileMode) error {
-	err := t.Mkdir(p)
+func (t there) mkdir(p string, mode fs.FileMode) (made bool, err error) {
+	err = t.Mkdir(p)
 	if info, serr := t.Lstat(p); err != nil && serr == nil && info.IsDir() {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
+}
+
+func (t there) createNew(p string) (io.WriteCloser, error) {
+	return t.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+}
+
+func (t there) writable(p string) error {
+	f, err := t.OpenFile(p, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (t there) lstat(p string) (fs.FileInfo, error) { return t.Lstat(p) }
+func (t there) remove(p string) error               { return t.Remove(p) }
+func (t there) chown(p string, uid, gid int) error  { return t.Chown(p, uid, gid) }
+func (t there) rename(from, to string) error        { return t.PosixRename(from, to) }
+
+func (t there) follow(link string) (string, error) {
+	to, err := t.ReadLink(link)
+	if err == nil && !path.IsAbs(to) {
+		to = link[:strings.LastIndexByte(link, '/')+1] + to
+	}
+	return to, err
 }
