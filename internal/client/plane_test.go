@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/memnet"
 	"github.com/sallyport/sallyport/internal/sigv4"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
@@ -299,27 +300,22 @@ func (p *plane) typed(want string) {
 	}
 }
 
-// serve puts the plane on a network of pipes, for a bubble. dial may wrap the
+// serve puts the plane on a network in memory, for a bubble. dial may wrap the
 // client's end of each connection.
 func (p *plane) serve(dial func(net.Conn) net.Conn) *Client {
 	p.url = "ws://127.0.0.1"
-	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	network := memnet.New(0, nil)
+	l := network.Listen()
 	s := &http.Server{Handler: p}
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); s.Serve(l) }()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		near, far := net.Pipe()
-		if dial != nil {
+	host := network.NewHost("client", 0, 0)
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		near, err := host.Dial(ctx, "tcp", address)
+		if err == nil && dial != nil {
 			near = dial(near)
 		}
-		select {
-		case l.conns <- far:
-			return near, nil
-		case <-l.done:
-			return nil, io.ErrClosedPipe
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+		return near, err
 	}}
 	p.t.Cleanup(func() {
 		p.mu.Lock()
@@ -341,23 +337,6 @@ func (p *plane) serve(dial func(net.Conn) net.Conn) *Client {
 		unsigned: &endpoint.Client{Base: base, HTTP: httpClient, Region: "home-1"},
 	}
 }
-
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (l *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l *pipes) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 
 // serveTLS puts the plane on a port of this machine, and returns its address
 // and a file with its certificate.

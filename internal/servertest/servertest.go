@@ -11,12 +11,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/memnet"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/store"
 )
@@ -41,7 +39,8 @@ type Server struct {
 	Config server.Config
 	HTTP   *http.Client // reaches it, and believes it
 
-	net  *network
+	net  *memnet.Network
+	host *memnet.Host // of all who call it
 	stop context.CancelFunc
 	done chan error
 }
@@ -50,7 +49,8 @@ type Server struct {
 // configuration before it starts; nil leaves it.
 func Start(t testing.TB, change func(*server.Config)) *Server {
 	t.Helper()
-	s := &Server{T: t, Config: server.Config{PublicURL: Endpoint, State: t.TempDir(), Idle: -1}}
+	s := &Server{T: t, Config: server.Config{PublicURL: Endpoint, State: t.TempDir(), Idle: -1}, net: memnet.New(0, nil)}
+	s.host = s.net.NewHost("caller", 0, 0)
 	if change != nil {
 		change(&s.Config)
 	}
@@ -61,8 +61,7 @@ func Start(t testing.TB, change func(*server.Config)) *Server {
 
 func (s *Server) start() {
 	s.T.Helper()
-	s.net = newNetwork()
-	s.Config.Listener, s.Config.Admin = s.net, newNetwork()
+	s.Config.Listener, s.Config.Admin = s.net.Listen(), s.net.NewLocal()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan server.Running, 1)
 	s.done = make(chan error, 1)
@@ -78,7 +77,7 @@ func (s *Server) start() {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.CA)
-	s.HTTP = &http.Client{Transport: &http.Transport{DialContext: s.net.Dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	s.HTTP = &http.Client{Transport: &http.Transport{DialContext: s.host.Dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}
 	s.stop = cancel
 }
 
@@ -158,31 +157,6 @@ func (s *Server) Client(p aws.CredentialsProvider) *endpoint.Client {
 	return c
 }
 
-// A network is a listener that pipes dial, in place of a port.
-type network struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newNetwork() *network { return &network{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-func (n *network) Accept() (net.Conn, error) {
-	select {
-	case c := <-n.conns:
-		return c, nil
-	case <-n.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (n *network) Close() error {
-	n.once.Do(func() { close(n.done) })
-	return nil
-}
-
-func (n *network) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
-
 // Eventually waits until ok, and has the test fail if that takes a minute. In a
 // bubble of synctest it waits in the bubble's time.
 func Eventually(tb testing.TB, what string, ok func() bool) {
@@ -197,18 +171,5 @@ func Eventually(tb testing.TB, what string, ok func() bool) {
 		case <-limit.C:
 			tb.Fatalf("in a minute it did not come about that %s", what)
 		}
-	}
-}
-
-// Dial opens a connection to the next caller of Accept.
-func (n *network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case n.conns <- far:
-		return near, nil
-	case <-n.done:
-		return nil, errors.New("connection refused: the server in memory has stopped")
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }

@@ -156,7 +156,7 @@ func (w *World) nodeAway(s *Session) bool {
 
 // gaveUp reports whether the client could not get in for as long as it tries.
 func (w *World) gaveUp(s *Session) bool {
-	return s.Failure != nil && w.outage(s, s.Process.Host.name, "server") >= unheard
+	return s.Failure != nil && w.outage(s, s.Process.Host.Name(), "server") >= unheard
 }
 
 // clientAway reports whether the client is no more. No run of the faults keeps one
@@ -179,7 +179,7 @@ var causes = []struct {
 	{"No client connected", (*World).clientAway},
 	{"client ended the session", func(w *World, s *Session) bool { return w.happened(left, s) }},
 	{"No answer from the client arrived", func(w *World, s *Session) bool { // the handshake
-		return w.happened(left, s) || w.happened(agentGone, s) || w.outage(s, s.Process.Host.name, "agent", "server") >= answerWithin
+		return w.happened(left, s) || w.happened(agentGone, s) || w.outage(s, s.Process.Host.Name(), "agent", "server") >= answerWithin
 	}},
 	{"was lost and did not come back", (*World).nodeAway},
 	{"did not answer", func(w *World, s *Session) bool {

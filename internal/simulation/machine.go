@@ -17,6 +17,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
+	"github.com/sallyport/sallyport/internal/memnet"
 	"github.com/sallyport/sallyport/internal/pty"
 )
 
@@ -82,18 +83,18 @@ func (p *Program) Runs() int {
 // commands that were added to it, and nothing else.
 type Machine struct {
 	log *Log
-	net *Network
+	net *memnet.Network
 
 	mu       sync.Mutex
 	programs map[string]*Program
 	shown    map[string][]byte // by session ID: what a shell showed before its program ran
-	ports    map[uint16]*Local
+	ports    map[uint16]*memnet.Local
 	running  map[*process]struct{}
 }
 
 // NewMachine returns a machine without programs.
-func NewMachine(log *Log, n *Network) *Machine {
-	return &Machine{log: log, net: n, programs: map[string]*Program{}, shown: map[string][]byte{}, ports: map[uint16]*Local{}, running: map[*process]struct{}{}}
+func NewMachine(log *Log, n *memnet.Network) *Machine {
+	return &Machine{log: log, net: n, programs: map[string]*Program{}, shown: map[string][]byte{}, ports: map[uint16]*memnet.Local{}, running: map[*process]struct{}{}}
 }
 
 // Add has a program found under /sim/ and its name.
@@ -104,7 +105,7 @@ func (m *Machine) Add(p *Program) {
 }
 
 // Listen has a port of the machine answered by serve.
-func (m *Machine) Listen(port uint16) *Local {
+func (m *Machine) Listen(port uint16) *memnet.Local {
 	l := m.net.NewLocal()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -254,7 +255,7 @@ func (b *Booted) Dial(_ context.Context, to netip.AddrPort) (net.Conn, error) {
 	l := b.machine.ports[to.Port()]
 	b.machine.mu.Unlock()
 	if l == nil || !to.Addr().Is4() {
-		return nil, dialError(syscall.ECONNREFUSED)
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
 	return l.Dial()
 }

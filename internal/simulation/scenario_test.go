@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+
+	"github.com/sallyport/sallyport/internal/memnet"
 )
 
 // ending is a program that says hello, and after a while calls atEnd, prints
@@ -417,17 +419,17 @@ func TestForward(t *testing.T) {
 // when the link is cut, when it goes on, and when the network has forgotten the
 // connections it had.
 func TestLeavesOverStalledLink(t *testing.T) {
-	for name, mend := range map[string]func(h *Host){
-		"cut after 2.5 s": func(h *Host) {
+	for name, mend := range map[string]func(h *memnet.Host){
+		"cut after 2.5 s": func(h *memnet.Host) {
 			time.Sleep(2500 * time.Millisecond)
 			h.Cut(time.Time{})
 			h.Stall(false)
 		},
-		"goes on after 4 s": func(h *Host) {
+		"goes on after 4 s": func(h *memnet.Host) {
 			time.Sleep(4 * time.Second)
 			h.Stall(false)
 		},
-		"forgotten": func(h *Host) {
+		"forgotten": func(h *memnet.Host) {
 			h.Lose(time.Time{})
 			h.Stall(false)
 		},

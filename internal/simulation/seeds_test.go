@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/memnet"
 )
 
 var (
@@ -346,7 +348,7 @@ func (p *plan) live(w *World, l *life, s *Session, bad func(Invariant, string, .
 }
 
 func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Session, server, agent turn) {
-	host := func() *Host {
+	host := func() *memnet.Host {
 		if f.who < 0 {
 			return w.AgentHost()
 		}
@@ -354,7 +356,7 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 	}
 	h := host()
 	began := time.Now()
-	unreachable := func(long time.Duration) { w.Trouble(h.name, long) }
+	unreachable := func(long time.Duration) { w.Trouble(h.Name(), long) }
 	switch f.what {
 	case "cut":
 		unreachable(0)
@@ -439,7 +441,7 @@ func (p *plan) fault(w *World, f fault, hosts []*Process, session func(int) *Ses
 
 // serveDigests answers every connection with as many bytes as it is asked for,
 // and the digest of what it was sent.
-func serveDigests(l *Local) {
+func serveDigests(l *memnet.Local) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -499,4 +501,4 @@ func (c connPlan) use(s *Session) error {
 	return fmt.Errorf("received %d of %d bytes: %w", len(got), len(want), err)
 }
 
-var _ net.Conn = (*Conn)(nil)
+var _ net.Conn = (*memnet.Conn)(nil)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/memnet"
 )
 
 // A Kind is a kind of session.
@@ -83,7 +84,7 @@ type Session struct {
 	stdin *io.PipeWriter
 	sent  Screen        // to stdin, for the program
 	asked chan struct{} // closed when a shell was told which program to run
-	local *Local        // what the client forwards from
+	local *memnet.Local // what the client forwards from
 	ended time.Time     // as the store has it, once the session is checked
 	due   time.Time     // when that happened which is to end the session; zero if a test does not say
 	stop  context.CancelFunc

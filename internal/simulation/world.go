@@ -28,6 +28,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/memnet"
 	"github.com/sallyport/sallyport/internal/record"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/store"
@@ -52,7 +53,7 @@ const policy = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":
 func NewTemplate(tb testing.TB, dir string) *Template {
 	t := &Template{dir: dir}
 	w := &World{TB: tb, Log: NewLog(), Idle: -1, dir: dir, template: t}
-	w.Net = NewNetwork(w.Log, 0)
+	w.Net = memnet.New(0, w.Log.Add)
 	w.Disk = NewDisk(w.Log, 0)
 	if err := w.startServer(filepath.Join(dir, "server")); err != nil {
 		tb.Fatal(err)
@@ -95,7 +96,7 @@ func NewTemplate(tb testing.TB, dir string) *Template {
 type World struct {
 	TB      testing.TB
 	Log     *Log
-	Net     *Network
+	Net     *memnet.Network
 	Disk    *Disk
 	Machine *Machine
 	Idle    time.Duration // of the server's sessions
@@ -122,7 +123,7 @@ type World struct {
 // connected.
 func NewWorld(tb testing.TB, t *Template, dir string, seed uint64, idle time.Duration) *World {
 	w := &World{TB: tb, Log: NewLog(), Idle: idle, template: t, dir: dir, random: rand.New(rand.NewPCG(seed, 3))}
-	w.Net = NewNetwork(w.Log, seed)
+	w.Net = memnet.New(seed, w.Log.Add)
 	w.Disk = NewDisk(w.Log, seed)
 	w.Machine = NewMachine(w.Log, w.Net)
 	time.Sleep(time.Minute) // the certificates' time has come
@@ -168,7 +169,7 @@ func (w *World) fail(what string, err error) {
 	w.TB.Errorf("%s: %v", what, err)
 }
 
-func (w *World) newHost(name string) *Host {
+func (w *World) newHost(name string) *memnet.Host {
 	return w.Net.NewHost(name, time.Duration(1+w.pick(40))*time.Millisecond, time.Duration(w.pick(20))*time.Millisecond)
 }
 
@@ -180,7 +181,7 @@ func (w *World) pick(n int) int {
 }
 
 // web is an HTTP client on a host.
-func (w *World) web(h *Host) *http.Client {
+func (w *World) web(h *memnet.Host) *http.Client {
 	pem, err := os.ReadFile(filepath.Join(w.template.dir, "ca.pem"))
 	if err != nil {
 		w.TB.Fatal(err)
@@ -196,8 +197,8 @@ func (w *World) web(h *Host) *http.Client {
 // A serverRun is one process of the server.
 type serverRun struct {
 	state    string
-	listener *Listener
-	admin    *Local
+	listener *memnet.Listener
+	admin    *memnet.Local
 	mount    *Mount
 	running  server.Running
 	stop     context.CancelFunc
@@ -364,7 +365,7 @@ func (w *World) Store() *store.DB { return w.lastServer().running.Store }
 // An agentRun is one process of the agent.
 type agentRun struct {
 	state     string // directory
-	host      *Host
+	host      *memnet.Host
 	machine   *Booted
 	connected chan struct{}
 	stop      context.CancelFunc
@@ -422,7 +423,7 @@ func (w *World) WaitConnected() {
 }
 
 // AgentHost is the link of the agent that runs.
-func (w *World) AgentHost() *Host { return w.lastAgent().host }
+func (w *World) AgentHost() *memnet.Host { return w.lastAgent().host }
 
 // StopAgent stops the agent as a signal does, and waits for it.
 func (w *World) StopAgent() {
@@ -452,7 +453,7 @@ func (w *World) KillAgent() {
 // A Process is a client's: it calls the server from a host of its own.
 type Process struct {
 	*client.Client
-	Host *Host
+	Host *memnet.Host
 	web  *http.Client
 }
 

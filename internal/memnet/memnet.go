@@ -1,4 +1,13 @@
-package simulation
+// Package memnet is a network in memory, by the rules of TCP, for tests in a
+// bubble of testing/synctest. Its links are as slow, and fail, as a test says.
+//
+//	n := memnet.New(1, nil)
+//	l := n.Listen()
+//	conn, err := n.NewHost("laptop", 20*time.Millisecond, 0).Dial(ctx, "", "")
+//
+// It has buffers, which net.Pipe has not: two ends that close at once each write
+// a last word, and with pipes each waits for the other to read it.
+package memnet
 
 import (
 	"context"
@@ -28,7 +37,7 @@ const (
 // Everything in it waits on sync.Cond, channels and timers alone, so that in a
 // testing/synctest bubble time passes when all wait.
 type Network struct {
-	log *Log
+	note func(who, format string, args ...any)
 
 	// mu guards the network, its hosts, connections and listeners.
 	mu       sync.Mutex
@@ -40,9 +49,13 @@ type Network struct {
 	next     int
 }
 
-// NewNetwork returns a network without hosts. Its delays are of seed.
-func NewNetwork(log *Log, seed uint64) *Network {
-	return &Network{log: log, random: rand.New(rand.NewPCG(seed, 1)), ends: map[*Conn]struct{}{}, conns: map[*Conn]struct{}{}}
+// New returns a network without hosts. Its delays are of seed. Note is told what
+// is done to it, and to which host; it may be nil.
+func New(seed uint64, note func(who, format string, args ...any)) *Network {
+	if note == nil {
+		note = func(string, string, ...any) {}
+	}
+	return &Network{note: note, random: rand.New(rand.NewPCG(seed, 1)), ends: map[*Conn]struct{}{}, conns: map[*Conn]struct{}{}}
 }
 
 // Open counts the ends of connections that have not been closed.
@@ -82,9 +95,12 @@ func (n *Network) NewHost(name string, latency, jitter time.Duration) *Host {
 	return h
 }
 
+// Name is the host's, as NewHost had it.
+func (h *Host) Name() string { return h.name }
+
 // Stall stops or starts everything on the host's link.
 func (h *Host) Stall(on bool) {
-	h.net.log.Add(h.name, "link stalled: %v", on)
+	h.net.note(h.name, "link stalled: %v", on)
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	h.stalled = on
@@ -94,7 +110,7 @@ func (h *Host) Stall(on bool) {
 
 // Refuse has new connections refused, or not.
 func (h *Host) Refuse(on bool) {
-	h.net.log.Add(h.name, "dials refused: %v", on)
+	h.net.note(h.name, "dials refused: %v", on)
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	h.refuses = on
@@ -103,7 +119,7 @@ func (h *Host) Refuse(on bool) {
 
 // Slow changes the link's latency.
 func (h *Host) Slow(latency time.Duration) {
-	h.net.log.Add(h.name, "latency %v", latency)
+	h.net.note(h.name, "latency %v", latency)
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	h.latency = latency
@@ -116,7 +132,7 @@ func (h *Host) Cut(before time.Time) int {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	cut := h.each(before, func(c *Conn) { c.reset(); c.peer.reset() })
-	h.net.log.Add(h.name, "%d connections cut", cut)
+	h.net.note(h.name, "%d connections cut", cut)
 	return cut
 }
 
@@ -126,7 +142,7 @@ func (h *Host) Lose(before time.Time) int {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	lost := h.each(before, func(c *Conn) { c.out.lose(); c.in.lose() })
-	h.net.log.Add(h.name, "%d connections lost silently", lost)
+	h.net.note(h.name, "%d connections lost silently", lost)
 	return lost
 }
 
@@ -138,7 +154,7 @@ func (h *Host) Die() {
 	h.gone = true
 	h.changed.Broadcast()
 	h.each(time.Time{}, func(c *Conn) { c.reset(); c.peer.reset() })
-	h.net.log.Add(h.name, "process killed")
+	h.net.note(h.name, "process killed")
 }
 
 // each calls f with the host's own end of each of its connections. The caller
@@ -227,7 +243,7 @@ func (n *Network) Listen() *Listener {
 func (n *Network) newListener() *Listener {
 	return &Listener{
 		net: n, addr: &net.TCPAddr{IP: net.IPv4(10, 255, 0, 1), Port: 443},
-		queue: make(chan *Conn, 128), done: make(chan struct{}), ends: map[*Conn]struct{}{},
+		queue: make(chan *Conn, 4096), done: make(chan struct{}), ends: map[*Conn]struct{}{},
 	}
 }
 
