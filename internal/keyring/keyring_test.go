@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -203,6 +204,33 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sealed, associated []byte) {
 		if _, err := box.Open(sealed, associated); err == nil {
 			t.Fatal("opened a forgery")
+		}
+	})
+}
+
+// A KMS key opens, of all inputs, what it has sealed, with the context that it was
+// sealed with, and nothing else. It panics on none.
+func FuzzOpenMaterial(f *testing.F) {
+	key, err := Material(NewMaterial())
+	if err != nil {
+		f.Fatal(err)
+	}
+	with := Context{"a": "b", "cd": ""}
+	sealed, err := key.Seal(f.Context(), []byte("secret"), with)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sealed, "a", "b", "cd", "")
+	f.Add(sealed, "ac", "b", "d", "")
+	f.Add(sealed[:13], "", "", "", "")
+	f.Add([]byte{format}, "", "", "", "")
+	f.Add([]byte{}, "", "", "", "")
+	f.Fuzz(func(t *testing.T, b []byte, k1, v1, k2, v2 string) {
+		given := Context{k1: v1, k2: v2}
+		text, err := key.Open(t.Context(), b, given)
+		same := bytes.Equal(b, sealed) && maps.Equal(given, with)
+		if same != (err == nil) || err != nil && !errors.Is(err, ErrWrongKey) || same && string(text) != "secret" {
+			t.Errorf("opened %q, %v; it is what was sealed: %v", text, err, same)
 		}
 	})
 }
