@@ -32,7 +32,6 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetVersionTemplate("sallyport-agent {{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(agentcmd.Commands()...)
 	err := root.ExecuteContext(ctx)

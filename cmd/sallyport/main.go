@@ -93,7 +93,6 @@ it as they are.
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.SetVersionTemplate("sallyport {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 
 	agent := &cobra.Command{Use: "agent", Short: "Run on a machine, and offer it for sessions"}
