@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -60,7 +59,7 @@ It works for the user who runs the server alone.`,
 			if err != nil {
 				return err
 			}
-			return printEnv(cmd.Context(), a, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return printEnv(a, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	stateFlag(cmd, &state)
@@ -68,11 +67,11 @@ It works for the user who runs the server alone.`,
 }
 
 // printEnv writes shell commands to out and what a person should know to notes.
-func printEnv(ctx context.Context, a server.Admission, out, notes io.Writer) error {
+func printEnv(a server.Admission, out, notes io.Writer) error {
 	export := func(name, value string) { fmt.Fprintf(out, "export %s=%s\n", name, quote(value)) }
 
 	// What would win over what follows.
-	fmt.Fprintln(out, "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_ENDPOINT_URL_SSM AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_IAM AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+	fmt.Fprintln(out, "unset AWS_PROFILE AWS_DEFAULT_PROFILE AWS_ENDPOINT_URL_SSM AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_IAM AWS_ENDPOINT_URL_KMS AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
 	export("AWS_ENDPOINT_URL", a.Endpoint)
 	export("AWS_REGION", a.Region)
 	export("AWS_DEFAULT_REGION", a.Region)
@@ -90,7 +89,7 @@ func printEnv(ctx context.Context, a server.Admission, out, notes io.Writer) err
 	if dir, ok := pluginDir(); ok {
 		fmt.Fprintf(out, "case \":$PATH:\" in *:%s:*) ;; *) export PATH=%s:\"$PATH\" ;; esac\n", quote(dir), quote(dir))
 	}
-	oldCLI(ctx, a.Endpoint, out, notes)
+	oldCLI(a.Endpoint, out, notes)
 	return nil
 }
 
@@ -168,27 +167,65 @@ func writeBundle(ca string) (string, error) {
 // quote makes s one word of a POSIX shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-var cliVersion = regexp.MustCompile(`^aws-cli/(\d+)\.(\d+)\.`)
+// cliDir is a directory of an aws that has its version in its name: of AWS's own
+// installer (…/aws-cli/v2/2.15.30/dist/aws), or Homebrew's.
+var cliDir = regexp.MustCompile(`/(?:awscli|aws-cli/v2)/(\d+)\.(\d+)\.`)
+
+// cliSource is where the Python package awscli has its version.
+var cliSource = regexp.MustCompile(`(?m)^__version__ = '(\d+)\.(\d+)\.`)
+
+// An awsVersion is a version of the aws CLI, without its last number.
+type awsVersion struct{ major, minor int }
+
+// honoursEndpoint reports whether the CLI heeds AWS_ENDPOINT_URL. (aws-cli's
+// changelog: 1.29.0 and 2.13.0.)
+func (v awsVersion) honoursEndpoint() bool {
+	return v.major > 2 || v.major == 2 && v.minor >= 13 || v.major == 1 && v.minor >= 29
+}
+
+// installedCLI returns the version of the aws at a path as its installation says
+// it. Running aws takes most of a second, and would be waited for.
+func installedCLI(path string) (v awsVersion, known bool) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return awsVersion{}, false
+	}
+	m := cliDir.FindStringSubmatch(filepath.ToSlash(path))
+	if m == nil {
+		packages, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "..", "lib", "python3*", "*-packages", "awscli", "__init__.py"))
+		for _, name := range packages {
+			if b, err := os.ReadFile(name); err == nil && m == nil {
+				m = cliSource.FindStringSubmatch(string(b))
+			}
+		}
+	}
+	if m == nil {
+		return awsVersion{}, false
+	}
+	v.major, _ = strconv.Atoi(m[1])
+	v.minor, _ = strconv.Atoi(m[2])
+	return v, true
+}
 
 // oldCLI gives an aws that is too old to honour AWS_ENDPOINT_URL a function that
-// says the same. (aws-cli's changelog: 1.29.0 and 2.13.0.)
-func oldCLI(ctx context.Context, endpoint string, out, notes io.Writer) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	b, err := exec.CommandContext(ctx, "aws", "--version").Output()
-	if err != nil {
+// says the same. Where the version is not known without running aws, the function
+// asks for it when aws is first used.
+func oldCLI(endpoint string, out, notes io.Writer) {
+	path, err := exec.LookPath("aws")
+	if errors.Is(err, exec.ErrNotFound) {
 		fmt.Fprintln(notes, "sallyport: there is no aws on PATH; sallyport connect, nodes and sessions need none")
 		return
 	}
-	m := cliVersion.FindStringSubmatch(string(b))
-	if m == nil {
-		return
+	if err != nil {
+		return // it is there and cannot be run, which the shell says better
 	}
-	major, _ := strconv.Atoi(m[1])
-	minor, _ := strconv.Atoi(m[2])
-	if major > 2 || major == 2 && minor >= 13 || major == 1 && minor >= 29 {
-		return
+	withEndpoint := fmt.Sprintf(`aws() { command aws --endpoint-url %s "$@"; }`, quote(endpoint))
+	switch v, known := installedCLI(path); {
+	case !known:
+		fmt.Fprintf(out, `aws() { unset -f aws; case "$(command aws --version 2>&1)" in `+
+			`aws-cli/1.[0-9].*|aws-cli/1.1[0-9].*|aws-cli/1.2[0-8].*|aws-cli/2.[0-9].*|aws-cli/2.1[0-2].*) %s ;; esac; aws "$@"; }`+"\n", withEndpoint)
+	case !v.honoursEndpoint():
+		fmt.Fprintf(notes, "sallyport: this aws, %d.%d, is too old to honour AWS_ENDPOINT_URL (1.29 and 2.13 do); a shell function adds --endpoint-url\n", v.major, v.minor)
+		fmt.Fprintln(out, withEndpoint)
 	}
-	fmt.Fprintf(notes, "sallyport: this aws, %s.%s, is too old to honour AWS_ENDPOINT_URL (1.29 and 2.13 do); a shell function adds --endpoint-url\n", m[1], m[2])
-	fmt.Fprintf(out, "aws() { command aws --endpoint-url %s \"$@\"; }\n", quote(endpoint))
 }
