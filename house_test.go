@@ -36,6 +36,7 @@ var mayImport = map[string]string{
 	"internal/panics":     "",
 	"internal/statedir":   "",
 	"internal/memnet":     "",
+	"internal/usage":      "",
 	"internal/route":      "",
 	"internal/rawio":      "",
 	"internal/pty":        "rawio",
@@ -74,8 +75,8 @@ var mayImport = map[string]string{
 	"internal/servertest": "agent api datachannel endpoint memnet server socket store wire",
 	"internal/bench":      "client endpoint rawio server socket wire",
 	"internal/interop":    "",
-	"cmd/sallyport":       "statedir agent agentcmd client clientcmd endpoint server",
-	"cmd/sallyport-agent": "agentcmd",
+	"cmd/sallyport":       "statedir agent agentcmd client clientcmd endpoint server usage",
+	"cmd/sallyport-agent": "agentcmd usage",
 }
 
 // The agent's half of the house and the control plane's share words and wire,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agentcmd"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func main() {
@@ -34,6 +35,7 @@ func main() {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(agentcmd.Commands()...)
+	usage.Strict(root)
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
@@ -42,6 +44,9 @@ func main() {
 			said = e.Message
 		}
 		fmt.Fprintf(os.Stderr, "sallyport-agent: %s\n", said)
+		if _, ok := errors.AsType[usage.Error](err); ok {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/server"
 	"github.com/sallyport/sallyport/internal/statedir"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func devCommand() *cobra.Command {
@@ -50,10 +51,10 @@ stays, and the next dev goes on with it.`,
 func dev(ctx context.Context, state, listen string, verbose bool, out io.Writer) error {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
-		return usageError{fmt.Errorf("listen address %q is not a host and a port", listen)}
+		return usage.Errorf("listen address %q is not a host and a port", listen)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return usageError{fmt.Errorf("dev serves this machine alone, and %s is not a loopback address; to serve others, see sallyport server", host)}
+		return usage.Errorf("dev serves this machine alone, and %s is not a loopback address; to serve others, see sallyport server", host)
 	}
 	listener, err := net.Listen("tcp", listen)
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/internal/agentcmd"
 	"github.com/sallyport/sallyport/internal/client"
 	"github.com/sallyport/sallyport/internal/clientcmd"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func main() {
@@ -42,11 +43,6 @@ func main() {
 // plugin is the program the aws CLI runs. It does not return.
 func plugin() { os.Exit(client.PluginMain(os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr)) }
 
-// A usageError is a command line that could not be read.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
 // status says why, if a command failed, and returns the exit status.
 func status(err error) int {
 	if err == nil {
@@ -62,7 +58,7 @@ func status(err error) int {
 	for line := range strings.Lines(sallyport.Printable(said)) { // a server's words, or a file's name
 		fmt.Fprintf(os.Stderr, "sallyport: %s\n", strings.TrimRight(line, "\n"))
 	}
-	if _, ok := errors.AsType[usageError](err); ok {
+	if _, ok := errors.AsType[usage.Error](err); ok {
 		fmt.Fprintln(os.Stderr, `Run "sallyport help" for the commands, or a command with --help for its flags.`)
 		return 2
 	}
@@ -84,39 +80,15 @@ it as they are.
 		Version:       sallyport.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("no command %q", args[0])}
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.HiddenDefaultCmd = true
 
 	agent := &cobra.Command{Use: "agent", Short: "Run on a machine, and offer it for sessions"}
 	agent.AddCommand(agentcmd.Commands()...)
 	root.AddCommand(devCommand(), envCommand(), serverCommand(), activationCommand(), caCommand(), agent)
 	root.AddCommand(clientcmd.Commands()...)
-	strict(root)
+	usage.Strict(root)
 	return root
-}
-
-// strict has every command say in our own words what is wrong with its
-// arguments, and exit with 2.
-func strict(c *cobra.Command) {
-	if args := c.Args; args != nil {
-		c.Args = func(c *cobra.Command, a []string) error {
-			if err := args(c, a); err != nil {
-				return usageError{err}
-			}
-			return nil
-		}
-	}
-	for _, sub := range c.Commands() {
-		strict(sub)
-	}
 }
 
 // logger writes a server's log: text for a person at a terminal, JSON for a

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func serverCommand() *cobra.Command {
@@ -36,7 +37,7 @@ the state directory, for the user who runs the server alone.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := settle(cmd.Flags(), configFile); err != nil {
-				return usageError{err}
+				return usage.Errorf("%w", err)
 			}
 			return server.Run(cmd.Context(), c, logger(verbose, asJSON), func(r server.Running) {
 				fmt.Fprintf(os.Stderr, "sallyport: serving %s, account %s, region %s, state in %s\n", r.Endpoint, r.Realm.Account, r.Realm.Region, c.State)

@@ -28,6 +28,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -40,6 +41,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"github.com/aws/smithy-go"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
@@ -92,19 +95,47 @@ func Load(ctx context.Context, s Settings) (*Client, error) {
 	if s.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(s.Profile))
 	}
+	var bundle []byte
 	if s.CABundle != "" {
-		f, err := os.Open(s.CABundle)
-		if err != nil {
+		var err error
+		if bundle, err = os.ReadFile(s.CABundle); err != nil {
 			return nil, fmt.Errorf("read CA bundle: %w", err)
 		}
-		defer f.Close()
-		options = append(options, config.WithCustomCABundle(f))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	load := func(more ...func(*config.LoadOptions) error) (aws.Config, error) {
+		if bundle != nil {
+			more = append(more, config.WithCustomCABundle(bytes.NewReader(bundle)))
+		}
+		return config.LoadDefaultConfig(ctx, append(more, options...)...)
+	}
+	cfg, err := load()
+	if err == nil && !s.isAWS(ctx, cfg) {
+		// The keys that a machine in EC2 gets from its metadata service are AWS's. On
+		// any other machine asking for them takes seconds.
+		cfg, err = load(config.WithEC2IMDSClientEnableState(imds.ClientDisabled))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read AWS settings: %w", err)
 	}
 	return s.client(ctx, cfg)
+}
+
+// isAWS reports whether the control plane that s and AWS's settings name is AWS's
+// own.
+func (s Settings) isAWS(ctx context.Context, cfg aws.Config) bool {
+	address := s.Endpoint
+	if address == "" {
+		address = configuredEndpoint(ctx, cfg)
+	}
+	if address == "" {
+		return true
+	}
+	u, err := endpoint.ParseURL(address)
+	if err != nil {
+		return false
+	}
+	_, ok := awsService(u.Hostname())
+	return ok
 }
 
 // client makes a Client of what was given and what AWS's settings add to it.
@@ -255,9 +286,12 @@ func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
 func credentials(cfg aws.Config) func(context.Context) (endpoint.Credentials, error) {
 	return func(ctx context.Context) (endpoint.Credentials, error) {
 		if cfg.Credentials == nil {
-			return endpoint.Credentials{}, &keysError{errors.New("there are none")}
+			return endpoint.Credentials{}, &keysError{errNoKeys}
 		}
 		keys, err := cfg.Credentials.Retrieve(ctx)
+		if e, ok := errors.AsType[*smithy.OperationError](err); ok && e.ServiceID == imds.ServiceID {
+			err = errNoKeys // it is asked when nothing else has any
+		}
 		if err != nil {
 			return endpoint.Credentials{}, &keysError{err}
 		}
@@ -278,7 +312,11 @@ type keysError struct{ err error }
 func (e *keysError) Error() string { return "find AWS credentials: " + e.err.Error() }
 func (e *keysError) Unwrap() error { return e.err }
 
-var errNoRegion = errors.New("no region is set; set AWS_REGION or use --region")
+var (
+	errNoKeys   = errors.New("there are none")
+	errNoRegion = errors.New("no region is set; set AWS_REGION or use --region")
+	errNoPlace  = errors.New(`it is not said where the control plane is; set AWS_ENDPOINT_URL and AWS_REGION, or use --endpoint-url and --region; with a server of "sallyport dev" type: eval "$(sallyport env)"`)
+)
 
 // keyPatience is how long a socket waits for credentials before it opens
 // without: looking for an instance's role takes seconds where there is none.

@@ -38,7 +38,7 @@ var regionPattern = regexp.MustCompile(`^[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}$`)
 // awsHost is where a service of AWS's is in a region.
 func awsHost(service, region string) (string, error) {
 	if region == "" {
-		return "", errNoRegion
+		return "", errNoPlace
 	}
 	if !regionPattern.MatchString(region) {
 		return "", fmt.Errorf("%q is no region of AWS's; set AWS_ENDPOINT_URL or use --endpoint-url to say where your control plane is", sallyport.Clip(region, 64))

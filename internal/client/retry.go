@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net"
+	"os"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -82,11 +85,36 @@ func Explain(err error) string {
 		return refused.Message
 	}
 	var keys *keysError
+	if errors.Is(err, errNoKeys) {
+		return `there are no AWS credentials here; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or with a server of "sallyport dev" type: eval "$(sallyport env)"`
+	}
 	if errors.As(err, &keys) {
 		return keys.Error() + `; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`
 	}
 	if untrusted(err) {
 		return err.Error() + "; if this is your control plane, set AWS_CA_BUNDLE to a file that holds its CA"
 	}
+	if at, why, ok := unreached(err); ok {
+		return fmt.Sprintf("%s cannot be reached: %v; is the control plane running, and its address right (AWS_ENDPOINT_URL, --endpoint-url)?", at, why)
+	}
 	return err.Error()
+}
+
+// unreached returns the address at which no connection came about, and the
+// system's words for why. It reports false for other errors.
+func unreached(err error) (at string, why error, ok bool) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns.Name, errors.New(dns.Err), true
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "dial" || op.Addr == nil {
+		return "", nil, false
+	}
+	if op.Timeout() {
+		return op.Addr.String(), errors.New("it does not answer"), true
+	}
+	if call, ok := errors.AsType[*os.SyscallError](op); ok {
+		return op.Addr.String(), call.Err, true
+	}
+	return op.Addr.String(), op.Err, true
 }
