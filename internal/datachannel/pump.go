@@ -27,7 +27,11 @@ func (s *Stream) read(l *link) error {
 // handle acts on one frame. What cannot be read is dropped, as AWS's programs
 // do: if it was of the stream it will be sent again.
 func (s *Stream) handle(b []byte) {
-	f, err := wire.Decode(b)
+	decode := wire.Decode
+	if s.receives() == wire.TypeInputStreamData {
+		decode = wire.DecodeInput
+	}
+	f, err := decode(b)
 	if err != nil {
 		return
 	}

@@ -316,7 +316,7 @@ func sizeOf(e Entry) (size wire.Size, ok bool) {
 	if e.What != PersonFrame {
 		return size, false
 	}
-	frame, err := wire.Decode(e.Body)
+	frame, err := wire.DecodeInput(e.Body)
 	if err != nil || frame.Kind != wire.KindSize || frame.Unmarshal(&size) != nil {
 		return size, false
 	}

@@ -18,8 +18,8 @@
 //
 // That is what we write. Some services of AWS's leave the payload type out: the
 // header length is then 112 and everything after it sits four bytes earlier. We
-// read both, and types padded with NULs, and empty payloads, which AWS's own
-// encoders cannot write.
+// read both, and types padded with NULs or on the left, and empty payloads, which
+// AWS's own encoders cannot write.
 //
 // The checksum instead of the digest is ours, for ends that announced
 // [CapChecksum]: a digest takes a processor without instructions for it longer
@@ -114,14 +114,25 @@ func NewFrame(t Type, payload []byte, now time.Time) Frame {
 // Decode reads the frame in b and checks its payload against its digest, or its
 // checksum. The frame's payload shares b's memory.
 func Decode(b []byte) (Frame, error) {
+	f, err := DecodeInput(b)
+	if err == nil && !f.Checksum && sha256.Sum256(f.Payload) != [32]byte(b[digestAt:digestEnd]) {
+		return Frame{}, ErrDigest
+	}
+	return f, err
+}
+
+// DecodeInput is [Decode] for what clients send, whose digest AWS's agent does not
+// check, and whose programs may write another: npm's ssm-session writes the hex
+// digits. A checksum is ours, and is checked.
+// (amazon-ssm-agent agent/session/contracts/messageparser.go.)
+func DecodeInput(b []byte) (Frame, error) {
 	h, err := Peek(b)
 	if err != nil {
 		return Frame{}, err
 	}
 	payload := b[h.Payload:]
 	checksum := HasChecksum(b)
-	if checksum && be.Uint32(b[digestAt:]) != crc32.Checksum(payload, castagnoli) ||
-		!checksum && sha256.Sum256(payload) != [32]byte(b[digestAt:digestEnd]) {
+	if checksum && be.Uint32(b[digestAt:]) != crc32.Checksum(payload, castagnoli) {
 		return Frame{}, ErrDigest
 	}
 	if h.Type == "" {
@@ -238,12 +249,15 @@ var be = binary.BigEndian
 
 const spaces = "                                " // typeLen of them
 
-// typeField returns the message type without its padding. The agent pads with
-// spaces; older peers used NULs.
+// typeField returns the message type without its padding. AWS's programs pad
+// with spaces on the right, and read NULs and the left as well.
 func typeField(b []byte) []byte {
 	name := b[4 : 4+typeLen]
 	for len(name) > 0 && (name[len(name)-1] == ' ' || name[len(name)-1] == 0) {
 		name = name[:len(name)-1]
+	}
+	for len(name) > 0 && (name[0] == ' ' || name[0] == 0) {
+		name = name[1:]
 	}
 	return name
 }

@@ -63,6 +63,48 @@ var golden = []struct {
 		Ack{Type: TypeOutputStreamData, ID: goldenID, Seq: 4}},
 }
 
+// What npm's ssm-session writes: types padded with NULs on the left, and for a
+// digest its first 32 hex digits. Both are read where AWS's agent reads them.
+func TestDecodeInput(t *testing.T) {
+	for name, want := range map[string]struct {
+		head    Head
+		payload string
+	}{
+		"size":       {Head{Type: TypeInputStreamData, Flags: SYN, Kind: KindSize, Payload: Overhead}, `{"cols":120,"rows":40}`},
+		"keystrokes": {Head{Type: TypeInputStreamData, Seq: 1, Kind: KindOutput, Payload: Overhead}, "ls -l\r"},
+	} {
+		b := readFrame(t, "testdata/npm/"+name+".hex")
+		h, err := Peek(b)
+		want.head.ID = h.ID // a random one
+		if err != nil || h != want.head {
+			t.Errorf("%s: Peek = %+v, %v, want %+v", name, h, err, want.head)
+		}
+		f, err := DecodeInput(b)
+		if err != nil || f.Type != want.head.Type || string(f.Payload) != want.payload {
+			t.Errorf("%s: DecodeInput = %+v, %v", name, f, err)
+		}
+		if _, err := Decode(b); !errors.Is(err, ErrDigest) {
+			t.Errorf("%s: Decode: %v, want %v", name, err, ErrDigest)
+		}
+		ours, err := Frame{Type: f.Type, Payload: f.Payload, Checksum: true}.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours[len(ours)-1]++
+		if _, err := DecodeInput(ours); !errors.Is(err, ErrDigest) {
+			t.Errorf("%s: a checksum that is wrong: %v, want %v", name, err, ErrDigest)
+		}
+	}
+	b := readFrame(t, "testdata/npm/acknowledge.hex")
+	h, err := Peek(b)
+	if err != nil || h.Type != TypeAcknowledge {
+		t.Fatalf("acknowledge: Peek = %+v, %v", h, err)
+	}
+	if a, err := ReadAck(b[h.Payload:]); err != nil || a.Type != TypeOutputStreamData || a.Seq != 3 {
+		t.Errorf("ReadAck = %+v, %v", a, err)
+	}
+}
+
 func TestGolden(t *testing.T) {
 	if names := goldenFiles(t); len(names) != len(golden) {
 		t.Errorf("%d files in testdata, %d tested", len(names), len(golden))
