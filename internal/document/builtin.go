@@ -94,5 +94,6 @@ var builtins = func() (all []*Builtin) {
 		parameter("portNumber", "String", "The port of the SSH server.", fmt.Sprintf(`, "allowedPattern": %q, "default": "22"`, portPattern)),
 		`"portNumber": "{{ portNumber }}"`))
 	add("Sallyport", "Sallyport-Exec", command(NonInteractive, "false", `, "separateOutputStream": true`))
+	all[len(all)-1].Doc.literal = true
 	return all
 }()

@@ -72,6 +72,8 @@ type Document struct {
 	inputs     map[string]any
 	properties any
 
+	literal bool // values refer to nothing: what is typed is what runs
+
 	tree map[string]any // all of it, for writing it in another format
 }
 

@@ -230,7 +230,8 @@ func TestParametersAreChecked(t *testing.T) {
 		{"too long", with("must", "abcde"), "5 characters"},
 		{"too many items", with("many", "a", "b", "c"), "3 values, and takes 1 to 2"},
 		{"no truth", with("flag", "yes"), "true or false"},
-		{"a reference", with("many", "{{ssm:secret}}"), "{{"},
+		{"a reference to Parameter Store", with("many", "a {{ ssm:secret }}"), "{{ ssm:secret }}"},
+		{"a reference to a secret there", with("many", "{{ssm-secure:secret}}"), "Parameter Store"},
 		{"a NUL", with("many", "a\x00"), "not text"},
 	}
 	for _, tt := range tests {
@@ -240,6 +241,19 @@ func TestParametersAreChecked(t *testing.T) {
 				t.Errorf("err = %v, want %q", err, tt.says)
 			}
 		})
+	}
+	braces := `docker ps --format '{{.Names}}' {{ one }} {{`
+	s, err = d.Fill(with("many", braces), nil)
+	if err := json.Unmarshal(s.Document.Properties, &p); err != nil || p.Linux.Commands != `abc x ["`+braces+`"]` {
+		t.Errorf("braces that are text: %s, %v", s.Document.Properties, err)
+	}
+	command := "echo '{{ssm:secret}}' " + braces
+	s, err = FindBuiltin("Sallyport-Exec").Doc.Fill(map[string][]string{"command": {command}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(s.Document.Properties, &p); err != nil || p.Linux.Commands != command {
+		t.Errorf("exec: %s, %v", s.Document.Properties, err)
 	}
 	for _, bad := range []string{"0", "65536", "22; id", "-1", ""} {
 		if _, err := FindBuiltin("AWS-StartSSHSession").Doc.Fill(map[string][]string{"portNumber": {bad}}, nil); sallyport.CodeOf(err) != sallyport.InvalidParameters {

@@ -97,7 +97,7 @@ func readParameter(name string, v any) (p Parameter, err error) {
 		return p, invalid("The parameter %s has no type. It is String, StringList or Boolean.", name)
 	}
 	if p.Default != nil {
-		if err := p.check(name, p.Default); err != nil {
+		if err := p.check(name, p.Default, false); err != nil {
 			return p, invalid("The default of %s: %s", name, sallyport.Public(err).Message)
 		}
 	}
@@ -150,8 +150,14 @@ func unfit(format string, args ...any) error {
 	return sallyport.Errorf(sallyport.InvalidParameters, format, args...)
 }
 
-// check holds values to what the parameter allows.
-func (p Parameter) check(name string, values []string) error {
+// storeReference finds what has AWS's agent ask Parameter Store, in a value too.
+// Other braces in a value are text: a filled document has no parameters any more.
+// (amazon-ssm-agent agent/framework/docparser/parameterstore.)
+var storeReference = regexp.MustCompile(`\{\{\s*ssm(-secure)?:[^{}]*\}\}`)
+
+// check holds values to what the parameter allows. A literal one may refer to
+// nothing, and have any text.
+func (p Parameter) check(name string, values []string, literal bool) error {
 	if p.Type != "StringList" && len(values) != 1 {
 		return unfit("The parameter %s takes one value, and has %d.", name, len(values))
 	}
@@ -170,8 +176,8 @@ func (p Parameter) check(name string, values []string) error {
 			return unfit("The parameter %s is %q. It may be %s.", name, sallyport.Clip(v, 100), strings.Join(p.AllowedValues, ", "))
 		case p.AllowedPattern != nil && !p.AllowedPattern.MatchString(v):
 			return unfit("The parameter %s is %q, which does not match %s.", name, sallyport.Clip(v, 100), p.AllowedPattern)
-		case strings.Contains(v, "{{"):
-			return unfit("The parameter %s has {{ in it, which refers to a parameter of a store that is not here.", name)
+		case !literal && storeReference.MatchString(v):
+			return unfit("The parameter %s refers to Parameter Store, which is not here: %s.", name, sallyport.Clip(storeReference.FindString(v), 64))
 		}
 	}
 	return nil
@@ -200,7 +206,7 @@ func (d *Document) values(given map[string][]string) (map[string][]string, error
 		v, ok := given[name]
 		switch {
 		case ok:
-			if err := p.check(name, v); err != nil {
+			if err := p.check(name, v, d.literal); err != nil {
 				return nil, err
 			}
 		case p.Default != nil:

@@ -190,14 +190,16 @@ func (db *DB) UpdateDocument(ctx context.Context, v sallyport.DocumentVersion, b
 		if base != "" && base != "$LATEST" && base != strconv.Itoa(d.Latest) {
 			return sallyport.Errorf(sallyport.InvalidDocumentVersion, "The latest version of document %s is %d, and only the latest, or $LATEST, can be updated.", v.Document, d.Latest)
 		}
-		var versions, same int
-		err = tx.row(`SELECT count(*), coalesce(sum(CASE WHEN content = $2 AND format = $3 THEN 1 ELSE 0 END), 0) FROM document_versions WHERE document = $1`,
-			v.Document, clean(v.Content), v.Format).Scan(&versions, &same)
+		var versions int
+		var same bool
+		err = tx.row(`SELECT (SELECT count(*) FROM document_versions WHERE document = $1), content = $2 AND format = $3
+			FROM document_versions WHERE document = $1 AND version = $4`,
+			v.Document, clean(v.Content), v.Format, d.Latest).Scan(&versions, &same)
 		switch {
 		case err != nil:
 			return err
-		case same > 0:
-			return sallyport.Errorf(sallyport.DuplicateDocumentContent, "Document %s has a version with the same content already.", v.Document)
+		case same:
+			return sallyport.Errorf(sallyport.DuplicateDocumentContent, "The latest version of document %s, %d, has the same content.", v.Document, d.Latest)
 		case versions >= maxDocumentVersions:
 			return sallyport.Errorf(sallyport.DocumentVersionLimitExceeded, "Document %s has %d versions, and may have no more. Delete some first.", v.Document, versions)
 		}

@@ -227,11 +227,17 @@ func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocume
 	if t.unread != nil {
 		status, why = types.DocumentStatusFailed, some(messageOf(t.unread))
 	}
-	content, format := t.Content, types.DocumentFormat(t.Format)
-	switch in.DocumentFormat {
-	case "", format:
+	content, format := t.Content, in.DocumentFormat
+	switch {
+	case format != "":
+	case t.unread != nil: // as it was stored, to be mended
+		format = types.DocumentFormat(t.Format)
+	default: // (botocore's service-2.json: "JSON is the default format.")
+		format = types.DocumentFormatJson
+	}
+	switch format {
+	case types.DocumentFormat(t.Format):
 	case types.DocumentFormatJson, types.DocumentFormatYaml:
-		format = in.DocumentFormat
 		if t.unread != nil {
 			return nil, t.unread
 		}

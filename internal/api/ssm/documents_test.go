@@ -64,6 +64,31 @@ func TestDocument(t *testing.T) {
 		_, err = c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: name, Content: preferences(`"idleSessionTimeout":"90"`), DocumentVersion: aws.String("$LATEST")})
 		wantCode(t, err, "InvalidDocumentContent", "1 to 60")
 
+		// Terraform takes a change back with the content of a version before.
+		back := aws.String("back-and-forth")
+		for n, timeout := range []string{"5", "7", "5"} {
+			content := preferences(`"idleSessionTimeout":"` + timeout + `"`)
+			if n == 0 {
+				_, err = c.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: back, DocumentType: types.DocumentTypeSession, Content: content})
+			} else {
+				_, err = c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: back, Content: content, DocumentVersion: aws.String("$LATEST")})
+			}
+			if err != nil {
+				t.Errorf("version %d: %v", n+1, err)
+			}
+		}
+
+		yaml := aws.String("written-in-yaml")
+		_, err = c.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: yaml, DocumentType: types.DocumentTypeSession, DocumentFormat: types.DocumentFormatYaml,
+			Content: aws.String("schemaVersion: '1.0'\nsessionType: Standard_Stream\ninputs:\n  idleSessionTimeout: '9'\n")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inJSON, err := c.GetDocument(ctx, &ssm.GetDocumentInput{Name: yaml})
+		if err != nil || !json.Valid([]byte(*inJSON.Content)) || inJSON.DocumentFormat != types.DocumentFormatJson {
+			t.Errorf("without a format: %+v, %v", inJSON, err)
+		}
+
 		got, err := c.GetDocument(ctx, &ssm.GetDocumentInput{Name: aws.String("arn:aws:ssm:home-1:000000000000:document/" + *name)})
 		if err != nil || *got.Content != *preferences(`"idleSessionTimeout":"5"`) || *got.DocumentVersion != "1" || *got.Name != *name {
 			t.Errorf("got %+v, %v", got, err)
