@@ -102,7 +102,7 @@ type Activation struct {
 	Code        SecretHash
 	Description string
 	Name        string // DefaultInstanceName
-	Role        string // of the nodes that register, as Node has it
+	Role        string // of the nodes that register, as it was given: "Nodes", or with its path, "service-role/Nodes"
 	RoleID      string
 	Limit       int // of registrations, 1 to 1000
 	Count       int // of registrations so far

@@ -40,7 +40,7 @@ func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.Crea
 	}
 	code := sallyport.GenerateSecret()
 	a := sallyport.Activation{
-		ID: uuid.NewString(), Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
+		ID: uuid.NewString(), Code: code.Hash(), Role: *in.IamRole, RoleID: role.ID, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
 		Limit: 1, Created: c.At, Expires: c.At.Add(activationLife), Tags: tags,
 	}
 	if in.RegistrationLimit != nil {
