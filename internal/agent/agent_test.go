@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -343,7 +342,7 @@ func TestUnknownAuthority(t *testing.T) {
 	if err := os.WriteFile(kept, bytes.Replace(b, []byte(servertest.Endpoint), []byte(s.URL), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var said syncBuffer
+	var said servertest.Buffer
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -360,10 +359,10 @@ func TestUnknownAuthority(t *testing.T) {
 // later is kept out until the first is gone.
 func TestTwoAgentsOfOneNode(t *testing.T) {
 	m := start(t)
-	logs := make([]*syncBuffer, 2)
+	logs := make([]*servertest.Buffer, 2)
 	agents := 0
 	m.agent = func(a *agent.Agent) {
-		logs[agents] = new(syncBuffer)
+		logs[agents] = new(servertest.Buffer)
 		a.Log = slog.New(slog.NewTextHandler(logs[agents], nil))
 		agents++
 	}
@@ -399,24 +398,6 @@ func TestTwoAgentsOfOneNode(t *testing.T) {
 	third.type_("echo now $((40+4)); exit\n")
 	third.expect("now 44")
 	third.closed()
-}
-
-// A syncBuffer is a buffer for many goroutines.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // lostAnswer is a transport that loses the first answer.

@@ -433,12 +433,7 @@ func TestFlowDoesNotSpill(t *testing.T) {
 		}
 		person := w.far(wire.TypeInputStreamData)
 		w.attachPerson(person, inv, "client-1")
-		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
-		if err != nil {
-			t.Fatal(err)
-		}
-		near, conn := sockets()
-		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil, this)
+		conn := w.rawNode(inv.Session)
 		person.leave()
 		for seq := range int64(64) {
 			f := wire.NewFrame(wire.TypeOutputStreamData, make([]byte, wire.MaxPayload), time.Now())
@@ -467,12 +462,7 @@ func TestHardCap(t *testing.T) {
 		inv := w.begin()
 		person := w.far(wire.TypeInputStreamData)
 		w.attachPerson(person, inv, "client-1")
-		token, err := w.NodeToken(t.Context(), w.node, inv.Session)
-		if err != nil {
-			t.Fatal(err)
-		}
-		near, conn := sockets()
-		go w.JoinNode(context.Background(), w.node, inv.Session, token, near, nil, this)
+		conn := w.rawNode(inv.Session)
 		synctest.Wait()
 		person.leave()
 		s := w.find(inv.Session)

@@ -271,6 +271,20 @@ func (w *world) attachNode(f *far, id sallyport.SessionID) {
 	f.attach(func(c Conn) error { return b.JoinNode(context.Background(), w.node, id, token, c, f.caps, this) })
 }
 
+// rawNode attaches a socket for the node on which the test itself reads and writes
+// frames.
+func (w *world) rawNode(id sallyport.SessionID) *wireEnd {
+	w.t.Helper()
+	token, err := w.NodeToken(w.t.Context(), w.node, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	near, conn := sockets()
+	b := w.Broker
+	go b.JoinNode(context.Background(), w.node, id, token, near, nil, this)
+	return conn
+}
+
 func (f *far) say(text string) {
 	f.w.t.Helper()
 	if err := f.stream.Send(f.w.t.Context(), wire.KindOutput, []byte(text)); err != nil {

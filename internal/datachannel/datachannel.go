@@ -283,6 +283,17 @@ func (s *Stream) Chunk() int {
 	return chunk
 }
 
+// takeTurn waits until no other goroutine sends. The caller gives the turn back by
+// receiving from s.turn.
+func (s *Stream) takeTurn(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // SendMessage sends one message, whole, as [Stream.Send] does. One that is
 // empty is not sent: AWS's programs cannot read it.
 func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) error {
@@ -291,10 +302,8 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 		return nil
 	}
 	p = s.seal(kind, p)
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := s.takeTurn(ctx); err != nil {
+		return err
 	}
 	defer func() { <-s.turn }()
 
@@ -312,10 +321,8 @@ func (s *Stream) SendMessage(ctx context.Context, kind wire.Kind, p []byte) erro
 func (s *Stream) SendLast(ctx context.Context, kind wire.Kind, p []byte) error {
 	s.init()
 	p = s.seal(kind, p)
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := s.takeTurn(ctx); err != nil {
+		return err
 	}
 	defer func() { <-s.turn }()
 	s.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -31,22 +30,9 @@ func TestMain(m *testing.M) {
 // stored, at once, and are read by the next server. It is a small one in memory,
 // which only a child of ours sees.
 func TestEndsOnFullFileSystem(t *testing.T) {
-	self, err := filepath.Abs(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := exec.Command("/bin/sh", "-c", `mount -t tmpfs -o size=2m tmpfs "$1" && exec "$0" fill-disk "$1"`, self, t.TempDir())
-	child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
-	}
-	out, err := child.CombinedOutput()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		need.Missing(t, fmt.Sprintf("there is no user namespace: run it where the kernel allows them: %v", err))
-	}
-	if string(out) != "ok\n" {
-		t.Errorf("child: %v: %s", err, out)
+	out := need.Namespace(t, `mount -t tmpfs -o size=2m tmpfs "$1" && exec "$0" fill-disk "$1"`, t.TempDir())
+	if out != "ok\n" {
+		t.Errorf("child: %s", out)
 	}
 }
 

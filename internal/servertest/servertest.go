@@ -8,12 +8,14 @@
 package servertest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -155,6 +157,25 @@ func (s *Server) Client(p aws.CredentialsProvider) *endpoint.Client {
 		}
 	}
 	return c
+}
+
+// A Buffer is a buffer for many goroutines: of a log, say.
+type Buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String is all that was written.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // Eventually waits until ok, and has the test fail if that takes a minute. In a

@@ -380,17 +380,25 @@ func (sc scenario) run(w *World) (problems []Problem) {
 	return problems
 }
 
+// forward starts a session to a port whose service answers with digests, and joins
+// it. done closes the service.
+func forward(w *World) (s *Session, done func()) {
+	w.TB.Helper()
+	s, err := w.Ask(context.Background(), w.NewClient(), Forward, nil, 5000)
+	if err != nil {
+		w.TB.Fatal(err)
+	}
+	service := w.Machine.Listen(5000)
+	w.all.Go(func() { serveDigests(service) })
+	s.Join()
+	return s, func() { service.Close() }
+}
+
 // Connections through a port, several at once, when nothing goes wrong.
 func TestForward(t *testing.T) {
 	problems, log := inWorld(t, 1, -1, func(w *World) (problems []Problem) {
-		s, err := w.Ask(context.Background(), w.NewClient(), Forward, nil, 5000)
-		if err != nil {
-			t.Fatal(err)
-		}
-		service := w.Machine.Listen(5000)
-		defer service.Close()
-		w.all.Go(func() { serveDigests(service) })
-		s.Join()
+		s, done := forward(w)
+		defer done()
 		var conns sync.WaitGroup
 		for i := range 4 {
 			conns.Go(func() {
@@ -436,14 +444,8 @@ func TestLeavesOverStalledLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			problems, log := inWorld(t, 1, -1, func(w *World) (problems []Problem) {
-				s, err := w.Ask(context.Background(), w.NewClient(), Forward, nil, 5000)
-				if err != nil {
-					t.Fatal(err)
-				}
-				service := w.Machine.Listen(5000)
-				defer service.Close()
-				w.all.Go(func() { serveDigests(service) })
-				s.Join()
+				s, done := forward(w)
+				defer done()
 				if err := (connPlan{up: 1000, down: 1000}).use(s); err != nil {
 					t.Error(err)
 				}
