@@ -528,7 +528,7 @@ func (a *Agent) tellSessions(ctx context.Context, conn *socket.Conn) error {
 	a.mu.Unlock()
 	b, err := has.Frame(time.Now()).AppendBinary(nil)
 	if err != nil {
-		return nil // more than a frame holds, and than is listened to: the control plane waits for those it knows of
+		return nil // the list is longer than a frame, and than the control plane reads: it waits for the sessions as for those of a lost node
 	}
 	return conn.WriteFrame(ctx, b)
 }
@@ -590,8 +590,8 @@ type backoff struct {
 	began time.Time
 }
 
-// settle begins anew after a channel that held for a while. After one that did not
-// hold, but was opened, the waits stay short: the control plane is there.
+// settle resets the backoff if a channel was held for longer than stableAfter. If it
+// was held for less, but was opened, the waits stay short: the control plane answers.
 func (b *backoff) settle(held time.Duration) {
 	switch {
 	case held > stableAfter:

@@ -232,7 +232,7 @@ func (s *session) feed(p Pipes, input bool) {
 	writing.Go(func() {
 		s.guard(func() {
 			for b := range in {
-				p.Stdin.Write(b) // one that reads no more does not mind
+				p.Stdin.Write(b) // an error means that the program reads no more, which its status shows
 			}
 			if p.Stdin != nil {
 				p.Stdin.Close()

@@ -118,13 +118,13 @@ func (a *Agent) removeEnd(id sallyport.SessionID) {
 	}
 }
 
-// A keeper has the end of one session be in the state directory while it is not
-// acknowledged.
+// A keeper keeps the end of one session in the state directory while the control
+// plane has not acknowledged it.
 type keeper struct {
 	s      *session
 	end    keptEnd // less Acknowledged
 	timer  *time.Timer
-	unhook func() bool // has the agent's stop not write it any more
+	unhook func() bool // stops the write that the agent's stop would cause
 
 	// mu guards all below, and is held while the file is written or removed.
 	mu      sync.Mutex

@@ -160,7 +160,7 @@ func (b *Broker) takeUp(ctx context.Context, rec *store.SessionRecord) {
 	state := s.rec.State()
 	switch {
 	case err != nil && state == sallyport.Terminating:
-		// Its log was sealed and removed, and only the end was not saved.
+		// Its log was sealed and removed, and only its end is missing from the store.
 		s.fate, s.endingAt, s.nodeDone, s.committed = sallyport.Terminated, now, true, true
 	case err != nil:
 		s.out.Error("session not taken up", sallyport.LogErr, err, panics.Stack(err))
@@ -380,7 +380,7 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	if err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
-	running, done, err := b.enter() // before anything is kept: what is stored is launched
+	running, done, err := b.enter() // before the session is stored, so that each that is stored is launched
 	if err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
@@ -709,8 +709,8 @@ func (s *session) admit(ctx context.Context, who *sallyport.Principal, token sal
 const maxTaskID = 128
 
 // Complete takes a node's word that a session is over there, and returns the
-// answer that keeps it from saying so again: nil if that is sent once the end is
-// on disk. A session of another node's is none of its business.
+// answer that stops the agent's repeats: nil if that is sent once the end is on disk.
+// A report about another node's session changes nothing.
 func (b *Broker) Complete(at sallyport.NodeID, frame wire.Frame) (answer []byte, err error) {
 	var msg wire.AgentTaskComplete
 	if err := frame.Unmarshal(&msg); err != nil {

@@ -314,8 +314,8 @@ type reception uint8
 
 const (
 	dealtWith reception = iota
-	unwelcome           // there is no room: it is not acknowledged, and comes again
-	tooMuch             // there will be no room
+	unwelcome           // there is no room now: it is not acknowledged, and its sender repeats it
+	tooMuch             // the lane is at its hard bound: the session ends
 	logged              // it is kept in the log alone
 	inHand              // it is kept in memory too
 )
@@ -353,7 +353,7 @@ func (s *session) greet(e *end, head wire.Head, frame []byte) reception {
 		return tooMuch
 	case len(l.held) >= maxHeld || head.Seq < 0 || head.Seq > maxSeq,
 		e.side == person && (l.bytes > typedAhead || s.fate != 0),
-		e.side == node && (s.endSeq >= 0 || s.fate != 0 && !s.byNode): // what comes after the end is neither recorded nor shown
+		e.side == node && (s.endSeq >= 0 || s.fate != 0 && !s.byNode): // after the end, output is neither recorded nor sent to the client
 		return unwelcome
 	case e.side == node && l.memory > inMemory && s.spills():
 		return logged
@@ -414,7 +414,7 @@ func (s *session) receiveStream(e *end, head wire.Head, buf *buffer) (kept bool,
 			to.stir()
 		}
 	}
-	if e.side == node && s.early != nil && head.Seq == s.missing { // what the end waited for, or some of it
+	if e.side == node && s.early != nil && head.Seq == s.missing { // one of the messages that the end waits for
 		if head, err := wire.Peek(s.early); err == nil {
 			s.receiveEnd(e, head, s.early)
 		}
@@ -650,7 +650,7 @@ func (s *session) written(e *end, batch []sending, last bool) {
 		e.closedAt = time.Now()
 	}
 	if s.fate != 0 && e.side == node {
-		s.look() // it may have been all that the session waited for
+		s.look() // run decides whether the session can be finished now
 	}
 }
 
@@ -680,7 +680,7 @@ func (s *session) writeAll(ctx context.Context, e *end, control [][]byte, batch 
 		}
 	}
 	for _, out := range batch {
-		if out.frame != nil { // it stays while we hold a reference
+		if out.frame != nil { // the buffer is not reused while users counts this writer
 			if err := s.send(ctx, e, out.frame.b); err != nil {
 				return err
 			}

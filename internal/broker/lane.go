@@ -214,7 +214,7 @@ func (l *lane) mark(seq int64) bool {
 	return true
 }
 
-// drop lets held[i] go.
+// drop removes held[i] and releases its buffer.
 func (l *lane) drop(i int) {
 	h := l.held[i]
 	if i == 0 {
@@ -233,7 +233,7 @@ func (l *lane) drop(i int) {
 	}
 }
 
-// clear lets everything go.
+// clear removes all frames and releases their buffers.
 func (l *lane) clear() {
 	for len(l.held) > 0 {
 		l.drop(0)
@@ -261,7 +261,7 @@ func (h *held) send() sending {
 	return sending{h.frame, h.at}
 }
 
-// done lets the frame go. The caller holds the session's mu.
+// done gives up the writer's use of the frame. The caller holds the session's mu.
 func (o sending) done() {
 	if o.frame != nil {
 		o.frame.release()

@@ -125,8 +125,8 @@ type session struct {
 	tellNode   bool      // channel_closed is due on the node's control channel
 	unsaved    bool      // rec is ahead of the store
 
-	ackAt time.Time // when the log is to learn how far each end has acknowledged; zero if that is no news
-	noted [2]int64  // what it has learnt, by lane
+	ackAt time.Time // when acknowledgements are to be written to the log; zero if it has them all
+	noted [2]int64  // the highest acknowledged number in the log, by lane
 }
 
 // look makes run re-evaluate the session. It never blocks.
@@ -201,7 +201,7 @@ func (s *session) abandon() {
 // step does what is due and says when to look again.
 func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) {
 	due := s.decide(time.Now())
-	// The node hears first: it is what a full disk must not keep from ending.
+	// The node is told first: on a full disk its program must end all the same.
 	switch {
 	case due.dispatch:
 		s.dispatch(ctx)
@@ -334,10 +334,10 @@ func (s *session) judge(now time.Time) (next time.Time) {
 		s.beginEnd(sallyport.Failed, "No client connected in "+s.b.clientWait().String()+".")
 	case s.rec.MaxDuration > 0 && due(s.rec.Started.Add(s.rec.MaxDuration)):
 		s.beginEnd(sallyport.Terminated, "The session reached its maximum duration of "+s.rec.MaxDuration.String()+".")
-	case !connecting && s.idle > 0 && s.ends[person] != nil && due(s.stirred.Add(s.idle)): // a person who is away has a grace of their own
+	case !connecting && s.idle > 0 && s.ends[person] != nil && due(s.stirred.Add(s.idle)): // for a client that is away personGrace counts instead
 		s.beginEnd(sallyport.Terminated, "The session was idle for "+s.idle.String()+".")
 	case s.isAway(node) && due(s.lostAt(node)):
-		s.nodeDone = true // it is not waited for again; when it comes back, it is told
+		s.nodeDone = true // the session does not wait for it again; if it comes back, it is told of the end
 		s.beginEnd(sallyport.Terminated, "The connection to "+id+" was lost and did not come back in "+s.b.nodeGrace().String()+".")
 	case s.isAway(person) && due(s.lostAt(person)):
 		s.beginEnd(sallyport.Terminated, "The client was away for "+s.b.personGrace().String()+".")
@@ -348,10 +348,9 @@ func (s *session) judge(now time.Time) (next time.Time) {
 	return next
 }
 
-// goingGrace is how long a node that said that it was about to end may take to
-// say how. Of an agent of ours, which says it on one control channel after
-// another, the status is waited for; one of AWS's may never say, and says no
-// status.
+// goingGrace is how long a node that announced its end may take to report it. An
+// agent of ours repeats the report on each control channel until it is acknowledged,
+// so its status is waited for; one of AWS's may never report, and reports no status.
 func (s *session) goingGrace() time.Duration {
 	if s.hasStatus {
 		return s.b.nodeGrace()
@@ -403,7 +402,7 @@ func (s *session) mayFinish(now time.Time) bool {
 		personGone = !now.Before(s.owedUntil())
 	}
 	if e := s.ends[node]; e != nil && (len(e.control) > 0 || e.writing) && now.Before(s.endingAt.Add(endGrace)) {
-		return false // its last acknowledgement is on its way
+		return false // the client's last acknowledgement may still arrive
 	}
 	return nodeGone && personGone
 }
@@ -421,7 +420,7 @@ func (s *session) owedUntil() time.Time {
 	case !s.attachedOnce[person]:
 		return later(s.rec.Started, s.takenUp).Add(s.b.clientWait())
 	case s.ends[person] == nil && s.endSent:
-		// It has the end, or it lost it on the way and is coming back.
+		// The end was written to its socket: it has it, or it reconnects.
 		return s.detachedSince[person].Add(min(s.b.personGrace(), returnPerson))
 	case s.ends[person] == nil:
 		return s.lostAt(person)
@@ -458,7 +457,7 @@ func (s *session) beginEnd(fate sallyport.State, cause string) {
 	now := time.Now()
 	s.rec.Cause = cause
 	if fate == sallyport.Terminated && s.rec.State() != sallyport.Terminating {
-		if err := s.rec.Advance(sallyport.Terminating, now); err != nil { // every state that is not final may
+		if err := s.rec.Advance(sallyport.Terminating, now); err != nil { // allowed from every state that is not final
 			s.out.Error("session ends out of turn", sallyport.LogErr, err)
 		}
 	}
@@ -866,7 +865,7 @@ func (s *session) detach(e *end, why error, closedByPeer bool) {
 		}
 		s.regulate(false)
 	}
-	if !errors.Is(why, errStopped) { // the next server gives it its time again
+	if !errors.Is(why, errStopped) { // the next server starts the side's grace anew
 		s.log.Append(record.Entry{At: now, What: e.side.left()})
 	}
 	if !errors.Is(why, errOver) && !errors.Is(why, errReplaced) {

@@ -48,7 +48,7 @@ func awsHost(service, region string) (string, error) {
 			return service + "." + region + "." + s.suffix, nil
 		}
 	}
-	return "", fmt.Errorf("%q is in none of AWS's partitions", region) // the last prefix is every region's
+	return "", fmt.Errorf("%q is in none of AWS's partitions", region) // the last prefix matches every region
 }
 
 // awsService says which of AWS's services host is, if it is one that this

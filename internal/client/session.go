@@ -410,7 +410,7 @@ func (r *run) terminate(ctx context.Context, complain bool) bool {
 				continue
 			}
 		case <-again.C:
-			r.Client.api.HTTP.CloseIdleConnections() // one may be dead; those in use are not taken again
+			r.Client.api.HTTP.CloseIdleConnections() // one may be dead; Close does not touch those in use
 			call()
 			again.Reset(againAfter)
 			continue
@@ -967,12 +967,12 @@ func (r *run) resumeOnce(ctx context.Context) (conn, error) {
 	return conn, derr
 }
 
-// told is what the person has been told of a connection that there is not: nothing,
-// for the first two seconds.
+// told tells the person that there is no connection, why, and when there is one
+// again. For the first tellAfter it says nothing.
 type told struct {
 	r     *run
-	away  string // what it says while there is none
-	again string // what it says when there is one
+	away  string // the notice while there is no connection
+	again string // the notice when there is one again
 	timer *time.Timer
 	mu    sync.Mutex
 	said  string // the last thing said; "" until the timer

@@ -142,7 +142,7 @@ func (s *Stream) transmit(l *link, last int64) {
 		s.writeUnlocked(l, frame)
 	}
 	if s.link != nil && s.link != l {
-		token(s.wake) // the new socket's pump found us here, and left it to us
+		token(s.wake) // the new socket's pump saw busy and did nothing: it runs again
 	}
 }
 

@@ -31,7 +31,7 @@ func (g *Gateway) openControl(w http.ResponseWriter, r *http.Request, text strin
 	if err != nil {
 		return err
 	}
-	// What policy says is asked again, and kept asked, once the socket is open.
+	// Policy is asked again once the socket is open, and at intervals while it is.
 	who, _, err := g.Admit(r, "ssmmessages:OpenControlChannel", func(*sallyport.Principal) []string { return nil })
 	if err != nil {
 		return err
@@ -146,7 +146,8 @@ func (n *channel) serve(ctx context.Context) {
 	n.log.Info("node disconnected", sallyport.LogCause, err.Error())
 }
 
-// listen reads what the node says. It always reads, so that pings are answered.
+// listen reads the channel's messages. It never waits for anything else, so that
+// pings are answered.
 func (n *channel) listen(ctx context.Context) error {
 	for {
 		b, err := n.c.ReadFrame(ctx)
@@ -226,7 +227,7 @@ func (n *channel) hold(ctx context.Context) (other *channel) {
 	}
 }
 
-// begin has the sessions end that the agent has not.
+// begin ends the node's sessions that the agent's process does not have.
 func (n *channel) begin() {
 	n.mu.Lock()
 	n.holds = true
@@ -287,7 +288,7 @@ func (n *channel) keep(ctx context.Context) error {
 			case sallyport.CodeOf(err) == sallyport.InvalidInstanceID:
 				n.c.Close("deregistered")
 				return err
-			case err != nil: // our own trouble: leave things as they are
+			case err != nil: // the store failed: the node's state stays as it is
 				n.log.ErrorContext(ctx, "node's rights not read", sallyport.LogErr, err)
 				look.Reset(lookAgain(attached))
 				continue
@@ -301,7 +302,7 @@ func (n *channel) keep(ctx context.Context) error {
 					detach()
 					attached = false
 				}
-				if rival == nil { // else the node is online, by the other
+				if rival == nil { // otherwise the node is online by the rival's channel
 					n.letGo()
 					n.g.Store.SetOnline(ctx, n.id, false, now)
 				}

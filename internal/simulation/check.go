@@ -466,8 +466,8 @@ func difference(got, want []byte) string {
 	return "the same"
 }
 
-// tidied is when the server has made good what it could not do at once: it tries
-// every hour. found is when an agent whose connections were lost silently has
+// tidied is how long the server may take to seal logs that it could not seal at
+// once: it tries every hour. found is when an agent whose connections were lost silently has
 // found out, and has heard what ended meanwhile.
 const (
 	tidied = time.Hour + 2*time.Minute
