@@ -467,8 +467,8 @@ func difference(got, want []byte) string {
 }
 
 // tidied is how long the server may take to seal logs that it could not seal at
-// once: it tries every hour. found is when an agent whose connections were lost silently has
-// found out, and has heard what ended meanwhile.
+// once: it tries every hour. found is how long an agent may take to notice that its
+// connections were lost silently, and to be told what has ended.
 const (
 	tidied = time.Hour + 2*time.Minute
 	found  = 3 * time.Minute
