@@ -122,7 +122,11 @@ func (s *session) serveCommand() (*int, error) {
 	return &status, nil
 }
 
+// exitCode sends a command's status as a message, which is not missed where the
+// end of the session is told otherwise.
 func (s *session) exitCode(status int) {
+	_, said := s.stream.Progress()
+	s.said = &said
 	s.stream.SendMessage(s.ctx, wire.KindExitCode, fmt.Appendf(nil, "EXIT_CODE: %d", status))
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,6 +89,7 @@ type session struct {
 	size     wire.Size               // the last that was asked for
 	untyped  []byte                  // received, and not typed
 	unsent   []byte                  // read from the terminal, and not sent
+	said     *int64                  // how many messages the stream had when its output was over, if more came
 	complete *wire.AgentTaskComplete // how it ended, once it has
 	ended    bool                    // that is in the stream
 	restored bool                    // the stream is another program's
@@ -178,7 +180,7 @@ func (s *session) run() {
 	}
 	if s.complete.Messages == nil {
 		_, sent := s.stream.Progress()
-		s.complete.Messages = &sent
+		s.complete.Messages = cmp.Or(s.said, &sent)
 	}
 	kept := s.keepEnd(takenUp)
 	how := undelivered

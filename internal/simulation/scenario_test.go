@@ -167,9 +167,10 @@ var scenarios = []scenario{
 		time.Sleep(20 * time.Second)
 		w.StartAgent()
 	}),
-	endsWhileServerIsDown("the agent is stopped after its command ended while the server was down", "", func(w *World) { w.StopAgent() }),
-	endsWhileServerIsDown("the agent is killed after its command ended while the server was down", "", func(w *World) { w.KillAgent() }),
-	endsWhileServerIsDown("the agent is stopped with output that could not be sent while the server was down", "before the last of its output was sent", func(w *World) { w.StopAgent() }),
+	endsWhileServerIsDown("the agent is stopped after its command ended while the server was down", Command, "", func(w *World) { w.StopAgent() }),
+	endsWhileServerIsDown("the agent is killed after its command ended while the server was down", Command, "", func(w *World) { w.KillAgent() }),
+	endsWhileServerIsDown("the agent is stopped after its command on pipes ended while the server was down", Exec, "", func(w *World) { w.StopAgent() }),
+	endsWhileServerIsDown("the agent is stopped with output that could not be sent while the server was down", Exec, "before the last of its output was sent", func(w *World) { w.StopAgent() }),
 	{
 		name: "a command is terminated while the client uploads", kind: Exec, cause: "Terminated by", within: 15 * time.Second,
 		play: func(w *World, kind Kind) *Session {
@@ -302,8 +303,8 @@ func fullAndKilled(name, cause, prints string) scenario {
 // endsWhileServerIsDown has a command end while the server is stopped, the agent
 // ended by endAgent, then both started. With a cause, the command prints something
 // while the server is stopped, which is lost with the agent.
-func endsWhileServerIsDown(name, cause string, endAgent func(*World)) scenario {
-	return scenario{name: name, kind: Command, cause: cause, play: func(w *World, kind Kind) *Session {
+func endsWhileServerIsDown(name string, kind Kind, cause string, endAgent func(*World)) scenario {
+	return scenario{name: name, kind: kind, cause: cause, play: func(w *World, kind Kind) *Session {
 		last := Step{Do: w.StopServer}
 		if cause != "" {
 			last.Print = "nothing hears this\n"

@@ -469,8 +469,8 @@ type AgentTaskComplete struct {
 
 	ExitStatus *int `json:",omitempty"` // ours: the program's
 
-	// Ours: how many messages the node's stream has, less its [End], and how many
-	// of the first of them were acknowledged. Messages is nil if an agent does not
+	// Ours: how many messages the node's stream has, less its [End] and the status
+	// before that, and how many of the first of them were acknowledged. Messages is nil if an agent does not
 	// say.
 	Messages     *int64 `json:",omitempty"`
 	Acknowledged int64  `json:",omitempty"`
