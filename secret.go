@@ -26,6 +26,12 @@ func GenerateSecret() Secret {
 	return NewSecret(base64.RawURLEncoding.EncodeToString(randomBytes(32)))
 }
 
+// GenerateSecretKey returns 240 random bits as 40 characters of base64, which is
+// how programs know an AWS secret access key.
+func GenerateSecretKey() Secret {
+	return NewSecret(base64.StdEncoding.EncodeToString(randomBytes(30)))
+}
+
 // Reveal returns the text. Call it where the secret is sent, and only there.
 func (s Secret) Reveal() string {
 	if s.reveal == nil {

@@ -195,7 +195,7 @@ type Temporary struct {
 
 // Issue makes short-lived credentials.
 func (s *Server) Issue(g Grant, now time.Time) (Temporary, error) {
-	t := Temporary{AccessKeyID: sallyport.EntityID("ASIA"), Secret: sallyport.GenerateSecret(), Expires: now.Add(g.For).Truncate(time.Second)}
+	t := Temporary{AccessKeyID: sallyport.EntityID("ASIA"), Secret: sallyport.GenerateSecretKey(), Expires: now.Add(g.For).Truncate(time.Second)}
 	b := bearer{
 		Key: t.AccessKeyID, Secret: t.Secret.Reveal(), Issued: now.Unix(), Expires: t.Expires.Unix(),
 		Root: g.Who.Root, Basis: g.Who.Basis, Got: g.SessionToken, Tags: g.Tags, Policy: g.Policies,

@@ -36,7 +36,7 @@ func createAccessKey(ctx context.Context, c *api.Call, in *iam.CreateAccessKeyIn
 	// AWS's keys are one character shorter than its other IDs, and programs that
 	// look for leaked keys know them by that.
 	k := sallyport.AccessKey{ID: sallyport.EntityID("AKIA")[:20], User: user, Active: true, Created: c.At}
-	secret := sallyport.GenerateSecret()
+	secret := sallyport.GenerateSecretKey()
 	if err := c.Server.Store.CreateAccessKey(ctx, k, secret); err != nil {
 		return nil, err
 	}

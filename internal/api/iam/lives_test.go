@@ -539,7 +539,7 @@ func TestAtMostTwoKeysAndTheirRotation(t *testing.T) {
 	made, err := root.CreateAccessKey(ctx, &awsiam.CreateAccessKeyInput{UserName: aws.String("ann")})
 	d.must(err)
 	fresh := aws.Credentials{AccessKeyID: *made.AccessKey.AccessKeyId, SecretAccessKey: *made.AccessKey.SecretAccessKey}
-	if len(fresh.AccessKeyID) != 20 || !strings.HasPrefix(fresh.AccessKeyID, "AKIA") || made.AccessKey.Status != types.StatusTypeActive {
+	if len(fresh.AccessKeyID) != 20 || len(fresh.SecretAccessKey) != 40 || !strings.HasPrefix(fresh.AccessKeyID, "AKIA") || made.AccessKey.Status != types.StatusTypeActive {
 		t.Errorf("made %+v", made.AccessKey)
 	}
 	_, err = root.CreateAccessKey(ctx, &awsiam.CreateAccessKeyInput{UserName: aws.String("ann")})

@@ -45,6 +45,9 @@ func (s *Server) createAlias(ctx context.Context, c *api.Call, in *kms.CreateAli
 	if err != nil {
 		return nil, err
 	}
+	if strings.Contains(*in.AliasName, ":") { // which the model's pattern has, and AWS refuses
+		return nil, sallyport.Errorf(sallyport.InvalidAliasNameException, "%q is not an alias's name. They have letters, digits, and / _ -.", sallyport.Clip(*in.AliasName, 128))
+	}
 	return &kms.CreateAliasOutput{}, s.db().CreateKMSAlias(ctx, sallyport.KMSAlias{Name: *in.AliasName, Key: ref.Key.ID, Created: c.At})
 }
 

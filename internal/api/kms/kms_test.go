@@ -342,7 +342,7 @@ func TestAliases(t *testing.T) {
 	ctx := t.Context()
 	one, two := h.key(""), h.key("")
 	name := aws.String("alias/sessions")
-	for bad, code := range map[string]string{"sessions": "InvalidAliasNameException", "alias/": "InvalidAliasNameException", "alias/aws/ssm": "InvalidAliasNameException"} {
+	for bad, code := range map[string]string{"sessions": "InvalidAliasNameException", "alias/": "InvalidAliasNameException", "alias/aws/ssm": "InvalidAliasNameException", "alias/a:b": "InvalidAliasNameException"} {
 		_, err := h.root.CreateAlias(ctx, &awskms.CreateAliasInput{AliasName: &bad, TargetKeyId: one.KeyId})
 		h.refused(err, code, "")
 	}

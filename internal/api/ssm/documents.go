@@ -476,6 +476,11 @@ func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *
 	if err := ours(name); err != nil {
 		return nil, err
 	}
+	for _, accounts := range [][]string{in.AccountIdsToAdd, in.AccountIdsToRemove} {
+		if len(accounts) > 1 && slices.ContainsFunc(accounts, func(a string) bool { return strings.EqualFold(a, "all") }) {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "A document is shared with all accounts, or with those that are listed by ID: all cannot be among others.")
+		}
+	}
 	return &ssm.ModifyDocumentPermissionOutput{}, s.db().ShareDocument(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
 }
 

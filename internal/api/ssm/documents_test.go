@@ -126,6 +126,8 @@ func TestDocument(t *testing.T) {
 		_, err = c.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{ResourceType: types.ResourceTypeForTaggingDocument, ResourceId: aws.String("other")})
 		wantCode(t, err, "InvalidResourceId")
 
+		_, err = c.ModifyDocumentPermission(ctx, &ssm.ModifyDocumentPermissionInput{Name: name, PermissionType: types.DocumentPermissionTypeShare, AccountIdsToAdd: []string{"all", "222222222222"}})
+		wantCode(t, err, "ValidationException", "all cannot be among others")
 		if _, err := c.ModifyDocumentPermission(ctx, &ssm.ModifyDocumentPermissionInput{Name: name, PermissionType: types.DocumentPermissionTypeShare, AccountIdsToAdd: []string{"222222222222"}}); err != nil {
 			t.Error(err)
 		}
