@@ -243,7 +243,9 @@ func TestParametersAreChecked(t *testing.T) {
 		})
 	}
 	braces := `docker ps --format '{{.Names}}' {{ one }} {{`
-	s, err = d.Fill(with("many", braces), nil)
+	if s, err = d.Fill(with("many", braces), nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := json.Unmarshal(s.Document.Properties, &p); err != nil || p.Linux.Commands != `abc x ["`+braces+`"]` {
 		t.Errorf("braces that are text: %s, %v", s.Document.Properties, err)
 	}
