@@ -34,7 +34,7 @@ bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
 
 interop: build  ## every kind of session, with AWS's own programs: see CONTRIBUTING.md
-	$(GO) test -tags interop -count=1 -timeout 25m -v -run 'TestInterop' ./internal/interop
+	$(GO) test -tags interop -count=1 -timeout 35m -v -run 'TestInterop' ./internal/interop
 
 fuzz:    ## each fuzz test, FUZZTIME at a time
 	@$(GO) list ./... | while read p; do \

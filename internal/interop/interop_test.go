@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ import (
 
 // within is how long all of it may take. It is kept here, outside: what hangs
 // inside may be the test itself.
-const within = 20 * time.Minute
+const within = 30 * time.Minute
 
 // TestMain goes where there is no network but this machine's own: AWS's programs
 // are told of no other endpoint than ours, and could reach none. What is started
@@ -60,45 +61,9 @@ func TestMain(m *testing.M) {
 }
 
 // TestInterop runs every kind of session with {our agent, amazon-ssm-agent} and
-// {our client, our drop-in, session-manager-plugin}. It is built by make interop
-// alone, and what is missing then is a failure.
+// {our client, our drop-in, session-manager-plugin}.
 func TestInterop(t *testing.T) {
-	plugin, agentDir := os.Getenv("SALLYPORT_STOCK_PLUGIN"), os.Getenv("SALLYPORT_STOCK_AGENT_DIR")
-	if plugin == "" || agentDir == "" {
-		t.Fatal("SALLYPORT_STOCK_PLUGIN and SALLYPORT_STOCK_AGENT_DIR say where AWS's programs are; set both")
-	}
-	w := newWorld(t)
-	version, err := exec.Command(plugin, "--version").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("session-manager-plugin %s", bytes.TrimSpace(version))
-
-	if os.Geteuid() != 0 {
-		t.Fatal("agents need root, and a mount namespace of their own")
-	}
-	if out, err := exec.Command("ip", "-brief", "link").Output(); err != nil || strings.Count(string(out), "\n") != 1 {
-		t.Fatalf("there is more network here than loopback: %s%v", out, err)
-	}
-	w.sshd()
-	agents := map[string]string{
-		"our agent":        w.agent("ours", ourAgent, "BIN="+w.bin, "STATE="+filepath.Join(w.dir, "a")),
-		"amazon-ssm-agent": w.agent("stock", stockAgent, "DIR="+agentDir),
-	}
-	stock := filepath.Join(t.TempDir(), "stock")
-	if err := os.Mkdir(stock, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(plugin, filepath.Join(stock, "session-manager-plugin")); err != nil {
-		t.Fatal(err)
-	}
-	clients := map[string]client{
-		"our client":             ours{w},
-		"our drop-in":            cli{w, w.bin},
-		"session-manager-plugin": cli{w, stock},
-	}
-	w.versions()
-	w.documents()
+	w, agents, clients := everything(t)
 	each := func(t *testing.T, kinds []kind, before func(*testing.T)) {
 		for agent, node := range agents {
 			for name, c := range clients {
@@ -112,14 +77,64 @@ func TestInterop(t *testing.T) {
 		}
 	}
 	online := func(*testing.T) { // a network that was cut takes agents a while
-		w.online("ours")
-		w.online("stock")
+		w.online(ourAgent)
+		w.online(stockAgent)
 	}
 	each(t, kinds, online)
 	t.Run("in a minute", func(t *testing.T) {
 		online(t)
 		each(t, lateKinds, (*testing.T).Parallel)
 	})
+}
+
+// Names of agents, and of their nodes.
+const (
+	ourAgent   = "our-agent"
+	stockAgent = "amazon-ssm-agent"
+)
+
+// everything returns a server, the agents' nodes by the agents' names, and the
+// clients. The package is built by make interop alone, and what is missing then is
+// a failure.
+func everything(t *testing.T) (w *world, agents map[string]string, clients map[string]client) {
+	t.Helper()
+	plugin, agentDir := os.Getenv("SALLYPORT_STOCK_PLUGIN"), os.Getenv("SALLYPORT_STOCK_AGENT_DIR")
+	if plugin == "" || agentDir == "" {
+		t.Fatal("SALLYPORT_STOCK_PLUGIN and SALLYPORT_STOCK_AGENT_DIR say where AWS's programs are; set both")
+	}
+	w = newWorld(t)
+	version, err := exec.Command(plugin, "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("session-manager-plugin %s", bytes.TrimSpace(version))
+
+	if os.Geteuid() != 0 {
+		t.Fatal("agents need root, and a mount namespace of their own")
+	}
+	if out, err := exec.Command("ip", "-brief", "link").Output(); err != nil || strings.Count(string(out), "\n") != 1 {
+		t.Fatalf("there is more network here than loopback: %s%v", out, err)
+	}
+	w.sshd()
+	agents = map[string]string{
+		ourAgent:   w.agent(ourAgent, runOurAgent, "BIN="+w.bin, "STATE="+filepath.Join(w.dir, "a")),
+		stockAgent: w.agent(stockAgent, runStockAgent, "DIR="+agentDir),
+	}
+	stock := filepath.Join(t.TempDir(), "stock")
+	if err := os.Mkdir(stock, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(plugin, filepath.Join(stock, "session-manager-plugin")); err != nil {
+		t.Fatal(err)
+	}
+	clients = map[string]client{
+		"our client":             ours{w},
+		"our drop-in":            cli{w, w.bin},
+		"session-manager-plugin": cli{w, stock},
+	}
+	w.versions()
+	w.documents()
+	return w, agents, clients
 }
 
 // A client is a person's program.
@@ -569,7 +584,9 @@ type world struct {
 	bin, dir, endpoint, ca, state string
 	env                           []string
 	cable                         *servertest.Cable
-	ssh                           string // the file of ssh's settings
+	ssh                           string         // the file of ssh's settings
+	agents                        map[string]int // processes of unshare
+	server                        *exec.Cmd
 }
 
 func newWorld(t *testing.T) *world {
@@ -582,21 +599,12 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s")}
+	w := &world{t: t, bin: bin, dir: dir, state: filepath.Join(dir, "s"), agents: map[string]int{}}
 	if w.cable, err = servertest.NewCable(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.cable.Close)
-	log := w.start("server", exec.Command(filepath.Join(bin, "sallyport"), "server", "--state", w.state,
-		"--listen", "127.0.0.1:0", "--public-url", "https://"+w.cable.Addr()))
-	w.eventually("the server listens", func() bool {
-		b, err := os.ReadFile(log)
-		m := regexp.MustCompile(`msg="server started" addr=(\S+)`).FindSubmatch(b)
-		if err == nil && m != nil {
-			w.cable.Lead(string(m[1]))
-		}
-		return m != nil
-	})
+	w.serve()
 	var out []byte
 	w.eventually("the server answers", func() bool {
 		c := exec.Command(filepath.Join(bin, "sallyport"), "env", "--state", w.state)
@@ -617,10 +625,35 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// serve runs the server, on a port of its own, to which the cable leads.
+func (w *world) serve() {
+	w.t.Helper()
+	w.server = exec.Command(filepath.Join(w.bin, "sallyport"), "server", "--state", w.state,
+		"--listen", "127.0.0.1:0", "--public-url", "https://"+w.cable.Addr())
+	log := w.start("server", w.server)
+	w.eventually("the server listens", func() bool {
+		b, err := os.ReadFile(log)
+		m := regexp.MustCompile(`msg="server started" addr=(\S+)`).FindSubmatch(b)
+		if err == nil && m != nil {
+			w.cable.Lead(string(m[1]))
+		}
+		return m != nil
+	})
+}
+
+// restart stops the server by a signal, and after a while starts another.
+func (w *world) restart(by syscall.Signal, after time.Duration) {
+	w.t.Helper()
+	w.server.Process.Signal(by)
+	w.server.Wait()
+	time.Sleep(after)
+	w.serve()
+}
+
 // start runs a program until the test is over, and returns the file of its log.
 func (w *world) start(name string, c *exec.Cmd) string {
 	w.t.Helper()
-	log, err := os.Create(filepath.Join(w.dir, name+".log"))
+	log, err := os.CreateTemp(w.dir, name+".*.log")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -680,17 +713,26 @@ mount -t tmpfs tmpfs /home
 useradd --create-home --groups users --shell /bin/bash guest
 `
 
-const ourAgent = inNamespace + `
-"$BIN"/sallyport-agent register --state "$STATE" --endpoint "$URL" --region "$REGION" --id "$ID" --code "$CODE" --ca-pin "$PIN"
-exec "$BIN"/sallyport-agent run --state "$STATE"`
+// again runs an agent, and runs it again when it has ended. SIGUSR1 has it sent
+// SIGTERM, as by a service manager.
+const again = `
+trap 'kill -TERM $agent' USR1
+while :; do
+	run & agent=$!
+	while kill -0 $agent 2>/dev/null; do wait $agent || :; done
+done`
 
-const stockAgent = inNamespace + `
+const runOurAgent = inNamespace + `
+"$BIN"/sallyport-agent register --state "$STATE" --endpoint "$URL" --region "$REGION" --id "$ID" --code "$CODE" --ca-pin "$PIN"
+run() { exec "$BIN"/sallyport-agent run --state "$STATE"; }` + again
+
+const runStockAgent = inNamespace + `
 mkdir -p /etc/amazon/ssm
 install -m 755 "$DIR"/amazon-ssm-agent "$DIR"/ssm-*-worker /usr/bin/
 printf '{"Ssm":{"Endpoint":"%s"},"Mds":{"Endpoint":"%s"},"Mgs":{"Endpoint":"%s","Region":"%s"},"Kms":{"Endpoint":"%s"},"Agent":{"Region":"%s"}}' \
 	"$URL" "$URL" "$URL" "$REGION" "$URL" "$REGION" >/etc/amazon/ssm/amazon-ssm-agent.json
 amazon-ssm-agent -register -code "$CODE" -id "$ID" -region "$REGION" -y
-exec amazon-ssm-agent`
+run() { exec amazon-ssm-agent; }` + again
 
 // agent runs an agent where a script has made a place for it.
 func (w *world) agent(name, script string, env ...string) (node string) {
@@ -700,7 +742,25 @@ func (w *world) agent(name, script string, env ...string) (node string) {
 	c.Env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SSL_CERT_FILE="+w.ca,
 		"URL="+w.endpoint, "REGION="+a["--region"], "CODE="+a["--code"], "ID="+a["--id"], "PIN="+a["--ca-pin"])
 	w.start(name, c)
+	w.agents[name] = c.Process.Pid
 	return w.online(name)
+}
+
+// stopAgent has an agent stop, as by its service manager, and be started again.
+func (w *world) stopAgent(name string) {
+	w.t.Helper()
+	unshare := strconv.Itoa(w.agents[name])
+	b, err := os.ReadFile("/proc/" + unshare + "/task/" + unshare + "/children")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	shell, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := syscall.Kill(shell, syscall.SIGUSR1); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // versions logs which agents there are.
