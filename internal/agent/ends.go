@@ -133,8 +133,9 @@ type keeper struct {
 	done    bool
 }
 
-// keepEnd keeps the end of s if it is not acknowledged within keepAfter, or when
-// the agent stops. takenUp says that an earlier program may have kept it.
+// keepEnd keeps the end of s if it is not acknowledged within keepAfter, and at
+// once when no data channel is open, the one that is open is lost, or the agent
+// stops or is upgraded. takenUp says that an earlier program may have kept it.
 func (s *session) keepEnd(takenUp bool) *keeper {
 	c := s.complete
 	k := &keeper{s: s, there: takenUp, end: keptEnd{
@@ -142,11 +143,11 @@ func (s *session) keepEnd(takenUp bool) *keeper {
 		Output: c.Output, ExitStatus: c.ExitStatus, Messages: c.Messages, Acknowledged: c.Acknowledged,
 	}}
 	k.timer = time.AfterFunc(keepAfter, func() { s.guard(k.write) })
-	k.unhook = context.AfterFunc(s.era, func() {
-		if !held(s.era) {
-			s.guard(k.write)
-		}
-	})
+	k.unhook = context.AfterFunc(s.era, func() { s.guard(k.write) })
+	s.keeping.Store(k)
+	if !s.riding.Load() {
+		k.write()
+	}
 	return k
 }
 
@@ -176,8 +177,10 @@ const (
 // finish ends the keeping: it removes the file of an end that was acknowledged,
 // and has one that was not delivered reported until it is.
 func (k *keeper) finish(how delivery) {
-	if how == undelivered {
+	if how != acknowledged {
 		k.write()
+	}
+	if how == undelivered {
 		k.s.agent.announceLater(k.end)
 	}
 	k.timer.Stop()

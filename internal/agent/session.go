@@ -78,6 +78,9 @@ type session struct {
 
 	connections atomic.Int64 // of a port session
 
+	riding  atomic.Bool            // a data channel is open
+	keeping atomic.Pointer[keeper] // of the end, once there is one
+
 	term   atomic.Pointer[Terminal] // once there is one that takes what is typed
 	behind atomic.Int64             // how many pieces of what was typed are on their way to it
 
@@ -477,7 +480,12 @@ func (s *session) ride(conn *socket.Conn) error {
 			}
 		})
 	}()
+	s.riding.Store(true)
 	err := s.stream.Run(ctx, conn)
+	s.riding.Store(false)
+	if k := s.keeping.Load(); k != nil && err != nil {
+		k.write()
+	}
 	if err != nil {
 		if c := context.Cause(ctx); c != nil {
 			err = c

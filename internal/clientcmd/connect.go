@@ -189,10 +189,10 @@ func overBefore(id string, end client.Ending) string {
 func conclude(c *cobra.Command, id string, end client.Ending) error {
 	w := c.ErrOrStderr()
 	switch {
-	case end.How == client.Killed:
-		return Exit(end.Status())
 	case end.MayBeOn: // which it has said
 		return Exit(exitLost)
+	case end.How == client.Killed:
+		return Exit(end.Status())
 	case end.How == client.Left:
 		note(w, "left session %s", id)
 		return Exit(exitLost)

@@ -109,17 +109,19 @@ about, or it could not be ended.`,
 		if err == nil && !mayBeOn {
 			err = cerr
 		}
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return fmt.Errorf("copy: %w", err)
-		case err != nil:
-			return fmt.Errorf("copy: %s", client.Explain(far.Explain(err)))
+		if err != nil && ctx.Err() == nil {
+			err = errors.New(client.Explain(far.Explain(err)))
 		}
 		switch {
-		case cp.failed.Load():
-			return Exit(1) // each was named
+		case err != nil && mayBeOn:
+			note(c.ErrOrStderr(), "copy: %v", err)
+			return Exit(exitLost)
+		case err != nil:
+			return fmt.Errorf("copy: %w", err)
 		case mayBeOn: // which the session has said
 			return Exit(exitLost)
+		case cp.failed.Load():
+			return Exit(1) // each was named
 		}
 		return nil
 	}

@@ -169,6 +169,7 @@ var scenarios = []scenario{
 	}),
 	endsWhileServerIsDown("the agent is stopped after its command ended while the server was down", Command, "", func(w *World) { w.StopAgent() }),
 	endsWhileServerIsDown("the agent is killed after its command ended while the server was down", Command, "", func(w *World) { w.KillAgent() }),
+	endsWhileServerIsDown("the agent is killed as soon as its command has ended while the server was down", Exec, "", func(w *World) { w.KillAgent() }),
 	endsWhileServerIsDown("the agent is stopped after its command on pipes ended while the server was down", Exec, "", func(w *World) { w.StopAgent() }),
 	endsWhileServerIsDown("the agent is stopped with output that could not be sent while the server was down", Exec, "before the last of its output was sent", func(w *World) { w.StopAgent() }),
 	{
@@ -313,9 +314,13 @@ func endsWhileServerIsDown(name string, kind Kind, cause string, endAgent func(*
 		steps[2].Do = nil
 		s := start(w, kind, &Program{Name: "p", Status: 58, Steps: append(steps, Step{Pause: time.Second}, last)})
 		for s.Program.Truth().Ended.IsZero() {
-			time.Sleep(time.Second)
+			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(3 * time.Second)
+		if strings.Contains(name, "as soon as") {
+			time.Sleep(100 * time.Millisecond)
+		} else {
+			time.Sleep(3 * time.Second)
+		}
 		endAgent(w)
 		w.supervise(w.lastServer().state)
 		w.StartAgent()
