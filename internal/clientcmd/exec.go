@@ -3,6 +3,7 @@ package clientcmd
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -29,7 +30,14 @@ session came about or it was lost; and 128 and the signal's number if a signal
 ended this program, which ends the command too.
 
 Agents of AWS's give a command no standard input.`,
-		Args: cobra.MinimumNArgs(2),
+	}
+	c.Flags().SetInterspersed(false) // the command's flags are its own, -- or not
+	c.Args = func(c *cobra.Command, args []string) error {
+		args, err := execArguments(c, args)
+		if err != nil {
+			return err
+		}
+		return cobra.MinimumNArgs(2)(c, args)
 	}
 	settings := settingsFlags(c.Flags())
 	streamHostFlag(c, settings)
@@ -37,6 +45,10 @@ Agents of AWS's give a command no standard input.`,
 	document := c.Flags().String("document", client.DocumentExec, "the session document's `name`; it runs its parameter command")
 	noInput := c.Flags().BoolP("no-stdin", "n", false, "leave standard input alone, as in a loop that reads it")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		args, err := execArguments(c, args)
+		if err != nil {
+			return err
+		}
 		command, err := quote(args[1:])
 		if err != nil {
 			return lost(c, err)
@@ -66,6 +78,25 @@ Agents of AWS's give a command no standard input.`,
 		return join(c, s)
 	}
 	return c
+}
+
+// execArguments returns the node and the command of exec's arguments, which may
+// have -- between them, and before that flags of exec's.
+func execArguments(c *cobra.Command, args []string) ([]string, error) {
+	if len(args) < 2 || !strings.HasPrefix(args[1], "-") {
+		return args, nil
+	}
+	end := slices.Index(args, "--")
+	if end < 0 {
+		return nil, fmt.Errorf("%s after the node is no flag of the command's; what exec runs goes after --: sallyport exec NODE -- COMMAND …", args[1])
+	}
+	if err := c.ParseFlags(args[1:end]); err != nil {
+		return nil, err
+	}
+	if extra := c.Flags().Args(); len(extra) > 0 {
+		return nil, fmt.Errorf("%q stands before --; what exec runs goes after it: sallyport exec NODE -- COMMAND …", extra[0])
+	}
+	return append([]string{args[0]}, args[end+1:]...), nil
 }
 
 // quote writes a command line that is split into args again: by a shell, and by
