@@ -269,6 +269,19 @@ func TestParametersAreChecked(t *testing.T) {
 	}
 }
 
+// What a document comes to is bounded before it is filled in.
+func TestFilledDocumentIsBounded(t *testing.T) {
+	d := parse(t, `{"schemaVersion":"1.0","sessionType":"InteractiveCommands","parameters":{"a":{"type":"String"}},
+		"properties":{"linux":{"commands":"`+strings.Repeat("{{a}}", 10_000)+`"}}}`)
+	_, err := d.Fill(map[string][]string{"a": {strings.Repeat("x", 50_000)}}, nil)
+	if sallyport.CodeOf(err) != sallyport.InvalidParameters || !strings.Contains(err.Error(), "500050000 bytes with its parameters filled in") {
+		t.Errorf("err = %v", err)
+	}
+	if _, err := d.Fill(map[string][]string{"a": {"x"}}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // What a document does not say, the account's preferences do.
 func TestPreferencesFillWhatADocumentLacks(t *testing.T) {
 	d := parse(t, `{"schemaVersion":"1.0","sessionType":"InteractiveCommands","inputs":{"idleSessionTimeout":"5","runAsDefaultUser":""},

@@ -229,6 +229,34 @@ func (d *Document) names() string {
 // reference finds {{ name }}.
 var reference = regexp.MustCompile(`\{\{\s*([^{}]*?)\s*\}\}`)
 
+// maxFilled bounds the text of a document with its parameters filled in: twice
+// what fits into a message to a node. It is looked at before anything is filled
+// in, because a document may name one long value ten thousand times.
+const maxFilled = 512 << 10
+
+// filledSize is how many bytes the texts of v have at least once values are filled
+// in.
+func filledSize(v any, values map[string][]string) (n int) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, e := range v {
+			n += filledSize(e, values)
+		}
+	case []any:
+		for _, e := range v {
+			n += filledSize(e, values)
+		}
+	case string:
+		n = len(v)
+		for _, m := range reference.FindAllStringSubmatch(v, -1) {
+			for _, value := range values[m[1]] {
+				n += len(value)
+			}
+		}
+	}
+	return n
+}
+
 // fill puts values where v refers to them. A text that is nothing but a
 // reference becomes the value, with its type; within text it is text.
 func (d *Document) fill(v any, values map[string][]string) (any, error) {

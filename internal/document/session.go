@@ -95,6 +95,9 @@ func (d *Document) make(values map[string][]string, preferences *Document) (*Ses
 		}
 		maps.Copy(inputs, filled.(map[string]any))
 	}
+	if n := filledSize(d.inputs, values) + filledSize(d.properties, values); n > maxFilled {
+		return nil, unfit("The document has %d bytes with its parameters filled in, and may have %d. Shorten the parameters.", n, maxFilled)
+	}
 	filled, err := d.fill(d.inputs, values)
 	if err != nil {
 		return nil, err
