@@ -263,6 +263,10 @@ func (a *Agent) readEnds(now time.Time) (ends []keptEnd) {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
+		if !entry.Type().IsRegular() { // opening a pipe would wait for its other end
+			a.Log.Error("end of session not read: it is no regular file", sallyport.LogPath, path)
+			continue
+		}
 		if strings.HasPrefix(entry.Name(), ".tmp-") { // a process was killed as it wrote it
 			os.Remove(path)
 			continue
