@@ -150,8 +150,9 @@ func (d *Document) member(key string, v any) error {
 		if !ok && v != nil {
 			return invalid("parameters is %s, and has to be an object.", quote(v))
 		}
+		spent := 0
 		for _, name := range slices.Sorted(maps.Keys(all)) {
-			p, err := readParameter(name, all[name])
+			p, err := readParameter(name, all[name], &spent)
 			if err != nil {
 				return err
 			}
@@ -176,7 +177,15 @@ func decode(text string, f Format) (tree map[string]any, err error) {
 		}
 	case YAML:
 		d := yaml.NewDecoder(strings.NewReader(text))
-		if err := d.Decode(&tree); err != nil {
+		var node yaml.Node
+		if err := d.Decode(&node); err != nil {
+			return nil, err
+		}
+		size := 0
+		if err := expand(&node, 0, &size); err != nil {
+			return nil, err
+		}
+		if err := node.Decode(&tree); err != nil {
 			return nil, err
 		}
 		var more any
@@ -193,6 +202,31 @@ func decode(text string, f Format) (tree map[string]any, err error) {
 		return nil, errors.New("it is empty")
 	}
 	return tree, nil
+}
+
+// maxExpanded bounds a YAML document with its aliases written out: in bytes of
+// text, and one for each node.
+const maxExpanded = 2 * MaxSize
+
+// expand adds to size what a YAML node comes to with its aliases written out, and
+// stops where that or the depth, 1 for the document's own object, is more than may be: an alias of a
+// few bytes may stand for a text of 64 KiB, or for more aliases.
+func expand(n *yaml.Node, depth int, size *int) error {
+	if depth > strictjson.MaxDepth && n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("it is nested more than %d deep", strictjson.MaxDepth)
+	}
+	if n.Kind == yaml.AliasNode {
+		return expand(n.Alias, depth, size)
+	}
+	if *size += len(n.Value) + 1; *size > maxExpanded {
+		return fmt.Errorf("it has more than %d bytes with its aliases written out", maxExpanded)
+	}
+	for _, inner := range n.Content {
+		if err := expand(inner, depth+1, size); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // plain reports whether v is something that JSON can say.
@@ -216,7 +250,7 @@ func plain(v any) error {
 		}
 	case nil, string, bool, int, int64, uint64:
 	default:
-		return fmt.Errorf("%v is neither text, a number, true, false, a list nor an object with names", v)
+		return fmt.Errorf("%s is neither text, a number, true, false, a list nor an object with names", sallyport.Clip(fmt.Sprint(v), 100))
 	}
 	return nil
 }

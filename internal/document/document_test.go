@@ -282,6 +282,68 @@ func TestFilledDocumentIsBounded(t *testing.T) {
 	}
 }
 
+// What YAML comes to is bounded before it is read: aliases stand for any amount of
+// text.
+func TestYAMLIsBounded(t *testing.T) {
+	doc := "schemaVersion: '1.0'\nsessionType: Standard_Stream\n"
+	long, plain := strings.Repeat("x", 30_000), strings.Repeat("1,", 8000)
+	for name, tt := range map[string]struct{ text, says string }{
+		"aliases of one text":    {doc + "description: [[" + plain + "], &a " + long + ", &b [" + strings.Repeat("*a,", 1000) + "], [" + strings.Repeat("*b,", 60) + "]]", "131072 bytes with its aliases written out"},
+		"an alias of itself":     {doc + "description: &a [*a]", "more than 64 deep"},
+		"65 deep":                {doc + "description: " + strings.Repeat("[", 64) + strings.Repeat("]", 64), "more than 64 deep"},
+		"9,900 deep":             {doc + "description: " + strings.Repeat("[", 9900) + strings.Repeat("]", 9900), "more than 64 deep"},
+		"a name that is no text": {doc + "description: {1: [" + plain + "]}", "..."},
+	} {
+		_, err := Parse(tt.text, YAML)
+		if sallyport.CodeOf(err) != sallyport.InvalidDocumentContent || len(err.Error()) > 500 || tt.says != "..." && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Parse(doc+"description: &a text\ninputs: {s3KeyPrefix: *a}", YAML); err != nil {
+		t.Errorf("an alias: %v", err)
+	}
+	if _, err := Parse(`{"schemaVersion":"1.0","sessionType":"InteractiveCommands","parameters":{"a":{"type":"String","displayType":[[1]]}},"properties":{"linux":{"commands":"x"}}}`, JSON); err == nil {
+		t.Error("a displayType that is no text is taken")
+	}
+}
+
+// Holding values to patterns takes no longer than a moment.
+func TestMatchingIsBounded(t *testing.T) {
+	pattern := strings.Repeat("(a?){900}", 4) + "z"
+	with := func(def string) string {
+		return `{"schemaVersion":"1.0","sessionType":"InteractiveCommands","parameters":{"a":{"type":"StringList","allowedPattern":"` + pattern + `"` + def + `}},
+			"properties":{"linux":{"commands":"{{a}}"}}}`
+	}
+	long := strings.Repeat("a", 60_000)
+	_, err := parse(t, with("")).Fill(map[string][]string{"a": {long, long, long}}, nil)
+	if sallyport.CodeOf(err) != sallyport.InvalidParameters || !strings.Contains(err.Error(), "takes too long") {
+		t.Errorf("values: %v", err)
+	}
+	if _, err := parse(t, with("")).Fill(map[string][]string{"a": {"aaaz"}}, nil); err != nil {
+		t.Errorf("a short value: %v", err)
+	}
+	if _, err := Parse(with(`,"default":["`+long+`"]`), JSON); sallyport.CodeOf(err) != sallyport.InvalidDocumentContent || !strings.Contains(err.Error(), "takes too long") {
+		t.Errorf("a default: %v", err)
+	}
+}
+
+// Parameters do not make up a reference between them.
+func TestReferencesAreNotMadeUp(t *testing.T) {
+	for _, text := range []string{"echo {{a}}{{b}}", "{{{{a}}ssm:secret}}", "{{ {{a}}:{{b}} }}"} {
+		d := parse(t, `{"schemaVersion":"1.0","sessionType":"InteractiveCommands","parameters":{"a":{"type":"String","default":"x"},"b":{"type":"String","default":"y"}},
+			"properties":{"linux":{"commands":"`+text+`"}}}`)
+		for _, values := range []map[string][]string{{"a": {"{{ssm:"}, "b": {"secret}}"}}, {"a": {"ssm"}, "b": {"secret"}}, {"a": {""}}} {
+			s, err := d.Fill(values, nil)
+			if err == nil && storeReference.Match(s.Document.Properties) {
+				t.Errorf("%s with %v is filled in to %s", text, values, s.Document.Properties)
+			}
+			if err != nil && sallyport.CodeOf(err) != sallyport.InvalidParameters {
+				t.Errorf("%s with %v: %v", text, values, err)
+			}
+		}
+	}
+}
+
 // What a document does not say, the account's preferences do.
 func TestPreferencesFillWhatADocumentLacks(t *testing.T) {
 	d := parse(t, `{"schemaVersion":"1.0","sessionType":"InteractiveCommands","inputs":{"idleSessionTimeout":"5","runAsDefaultUser":""},

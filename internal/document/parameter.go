@@ -17,8 +17,8 @@ import (
 var parameterName = regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
 
 // readParameter reads one declaration. (User guide, "Session document schema";
-// the API's own limits.)
-func readParameter(name string, v any) (p Parameter, err error) {
+// the API's own limits.) spent is that of [Parameter.check].
+func readParameter(name string, v any, spent *int) (p Parameter, err error) {
 	if !parameterName.MatchString(name) {
 		return p, invalid("%q is no name for a parameter: letters and digits only.", sallyport.Clip(name, 64))
 	}
@@ -68,7 +68,7 @@ func readParameter(name string, v any) (p Parameter, err error) {
 				continue
 			}
 			if !affordable(text) {
-				return p, invalid("allowedPattern of the parameter %s is too large: it may have %d characters, and stand for an expression of %d, with what is repeated written out.", name, maxPattern, maxExpanded)
+				return p, invalid("allowedPattern of the parameter %s is too large: it may have %d characters, and stand for an expression of %d, with what is repeated written out.", name, maxPattern, maxParts)
 			}
 			if p.AllowedPattern, err = regexp.Compile(text); err != nil {
 				return p, invalid("allowedPattern of the parameter %s cannot be used: %v. Look-around and back-references are not to be had.", name, err)
@@ -89,6 +89,9 @@ func readParameter(name string, v any) (p Parameter, err error) {
 				p.MaxItems = n
 			}
 		case "displayType":
+			if _, ok := v.(string); !ok && v != nil {
+				return p, wrong(member, "text")
+			}
 		default:
 			return p, invalid("The parameter %s has a member %q. It may have type, description, default, allowedPattern, allowedValues, minChars, maxChars, minItems and maxItems.", name, sallyport.Clip(member, 64))
 		}
@@ -97,7 +100,7 @@ func readParameter(name string, v any) (p Parameter, err error) {
 		return p, invalid("The parameter %s has no type. It is String, StringList or Boolean.", name)
 	}
 	if p.Default != nil {
-		if err := p.check(name, p.Default, false); err != nil {
+		if err := p.check(name, p.Default, spent); err != nil {
 			return p, invalid("The default of %s: %s", name, sallyport.Public(err).Message)
 		}
 	}
@@ -150,21 +153,27 @@ func unfit(format string, args ...any) error {
 	return sallyport.Errorf(sallyport.InvalidParameters, format, args...)
 }
 
-// storeReference finds what has AWS's agent ask Parameter Store, in a value too.
-// Other braces in a value are text: a filled document has no parameters any more.
+// storeReference finds what has AWS's agent ask Parameter Store.
 // (amazon-ssm-agent agent/framework/docparser/parameterstore.)
 var storeReference = regexp.MustCompile(`\{\{\s*ssm(-secure)?:[^{}]*\}\}`)
 
-// check holds values to what the parameter allows. A literal one may refer to
-// nothing, and have any text.
-func (p Parameter) check(name string, values []string, literal bool) error {
+// check holds values to what the parameter allows. spent is how much matching the
+// document's values have taken so far: see maxMatching.
+func (p Parameter) check(name string, values []string, spent *int) error {
 	if p.Type != "StringList" && len(values) != 1 {
 		return unfit("The parameter %s takes one value, and has %d.", name, len(values))
 	}
 	if p.MinItems > 0 && len(values) < p.MinItems || p.MaxItems > 0 && len(values) > p.MaxItems {
 		return unfit("The parameter %s has %d values, and takes %s.", name, len(values), between(p.MinItems, p.MaxItems))
 	}
+	parts := 0
+	if p.AllowedPattern != nil {
+		parts = partsOf(p.AllowedPattern.String())
+	}
 	for _, v := range values {
+		if *spent += parts * len(v); *spent > maxMatching {
+			return unfit("The parameter %s has %d characters, and its allowedPattern takes too long to hold them to. Shorten the value, or the pattern.", name, utf8.RuneCountInString(v))
+		}
 		switch n := utf8.RuneCountInString(v); {
 		case strings.ContainsRune(v, 0) || !utf8.ValidString(v):
 			return unfit("The parameter %s is not text.", name)
@@ -176,8 +185,6 @@ func (p Parameter) check(name string, values []string, literal bool) error {
 			return unfit("The parameter %s is %q. It may be %s.", name, sallyport.Clip(v, 100), strings.Join(p.AllowedValues, ", "))
 		case p.AllowedPattern != nil && !p.AllowedPattern.MatchString(v):
 			return unfit("The parameter %s is %q, which does not match %s.", name, sallyport.Clip(v, 100), p.AllowedPattern)
-		case !literal && storeReference.MatchString(v):
-			return unfit("The parameter %s refers to Parameter Store, which is not here: %s.", name, sallyport.Clip(storeReference.FindString(v), 64))
 		}
 	}
 	return nil
@@ -195,7 +202,7 @@ func between(least, most int) string {
 
 // values are the parameters' for one session, those given and defaults.
 func (d *Document) values(given map[string][]string) (map[string][]string, error) {
-	all := map[string][]string{}
+	all, spent := map[string][]string{}, 0
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if _, ok := d.Parameters[name]; !ok {
 			return nil, unfit("The document has no parameter %q. %s", sallyport.Clip(name, 64), d.names())
@@ -206,7 +213,7 @@ func (d *Document) values(given map[string][]string) (map[string][]string, error
 		v, ok := given[name]
 		switch {
 		case ok:
-			if err := p.check(name, v, d.literal); err != nil {
+			if err := p.check(name, v, &spent); err != nil {
 				return nil, err
 			}
 		case p.Default != nil:
@@ -297,30 +304,46 @@ func (d *Document) fillText(s string, values map[string][]string) (any, error) {
 		}
 	}
 	if m := reference.FindStringSubmatch(s); m != nil && m[0] == strings.TrimSpace(s) {
-		if d.Parameters[m[1]].Type == "StringList" {
-			list := []any{}
-			for _, v := range values[m[1]] {
-				list = append(list, v)
+		list := []any{}
+		for _, v := range values[m[1]] {
+			if err := d.refersToNothing(v); err != nil {
+				return nil, err
 			}
+			list = append(list, v)
+		}
+		if d.Parameters[m[1]].Type == "StringList" {
 			return list, nil
 		}
-		return values[m[1]][0], nil
+		return list[0], nil
 	}
-	return reference.ReplaceAllStringFunc(s, func(ref string) string {
+	filled := reference.ReplaceAllStringFunc(s, func(ref string) string {
 		name := reference.FindStringSubmatch(ref)[1]
 		if d.Parameters[name].Type == "StringList" {
 			b, _ := json.Marshal(values[name]) // as agents do (agent/framework/docparser/parameters)
 			return string(b)
 		}
 		return values[name][0]
-	}), nil
+	})
+	return filled, d.refersToNothing(filled)
+}
+
+// refersToNothing refuses a filled text that refers to Parameter Store, which values
+// can make up together, each being innocent. Other braces are text: a filled
+// document has no parameters any more. What a literal document runs is not looked
+// at.
+func (d *Document) refersToNothing(filled string) error {
+	if ref := storeReference.FindString(filled); ref != "" && !d.literal {
+		return unfit("With its parameters filled in the document refers to Parameter Store, which is not here: %s.", sallyport.Clip(ref, 64))
+	}
+	return nil
 }
 
 // What a pattern may cost. A pattern of a few kilobytes could otherwise take half
 // a minute and hundreds of megabytes to compile, at every StartSession.
 const (
-	maxPattern  = 1024   // characters
-	maxExpanded = 20_000 // parts, once repetitions are written out
+	maxPattern  = 1024       // characters
+	maxParts    = 20_000     // parts, once repetitions are written out
+	maxMatching = 20_000_000 // parts times bytes of text, of all of a document's values: a tenth of a second
 )
 
 // affordable reports whether a pattern is small enough to be compiled. One that
@@ -329,8 +352,17 @@ func affordable(pattern string) bool {
 	if len(pattern) > maxPattern {
 		return false
 	}
+	return partsOf(pattern) <= maxParts
+}
+
+// partsOf is how many parts a pattern has, once repetitions are written out; 0 of
+// one that cannot be read.
+func partsOf(pattern string) int {
 	re, err := syntax.Parse(pattern, syntax.Perl)
-	return err != nil || expanded(re) <= maxExpanded
+	if err != nil {
+		return 0
+	}
+	return expanded(re)
 }
 
 // expanded is how many parts an expression has, once repetitions are written out.
