@@ -202,6 +202,9 @@ func (c *copying) copyTo(ctx context.Context, j job) error {
 	} else if far, ok := dst.file.(io.ReaderFrom); ok {
 		_, err = far.ReadFrom(&reading{c, ctx, src, j.info.Size()})
 	}
+	if err == nil && dst.regular && !dst.beside() {
+		err = dst.file.Chmod(j.info.Mode().Perm())
+	}
 	if cerr := dst.file.Close(); err == nil {
 		err = cerr
 	}
@@ -218,7 +221,7 @@ func (c *copying) copyTo(ctx context.Context, j job) error {
 	return nil
 }
 
-// finish gives a copy what is left: its mode, and its times.
+// finish gives a directory what is left: its mode, and its times.
 func (c *copying) finish(j job) error {
 	if err := c.dst.chmod(j.to, j.info.Mode().Perm()); err != nil {
 		return fmt.Errorf("to %s: %w", j.to, err)

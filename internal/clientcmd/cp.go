@@ -200,10 +200,10 @@ type side interface {
 	stat(path string) (fs.FileInfo, error)   // through symbolic links
 	list(path string) ([]fs.FileInfo, error) // not through them
 	open(path string) (io.ReadCloser, error)
-	create(path string) (io.WriteCloser, error) // or empty what is there
+	create(path string) (target, error) // or empty what is there
 
-	// createNew makes a file that is not there, for its owner alone until chmod.
-	createNew(path string) (io.WriteCloser, error)
+	// createNew makes a file that is not there, for its owner alone until Chmod.
+	createNew(path string) (target, error)
 
 	// writable is nil if the file that is there may be written, which it is not.
 	writable(path string) error
@@ -212,10 +212,27 @@ type side interface {
 	follow(link string) (path string, err error) // where a symbolic link leads: one step
 	rename(from, to string) error                // in the place of what is there
 	remove(path string) error
-	chown(path string, uid, gid int) error
 	mkdir(path string, mode fs.FileMode) (made bool, err error) // unless it is there
 	chmod(path string, mode fs.FileMode) error
 	chtimes(path string, modified time.Time) error
+}
+
+// A target is a file that is written: an *os.File or an *sftp.File. Its mode and
+// owner are set by way of the open file, and never by its path, which another user
+// may have made a link to a file of their choice by then.
+type target interface {
+	io.WriteCloser
+	Stat() (fs.FileInfo, error)
+	Chmod(mode fs.FileMode) error
+	Chown(uid, gid int) error
+}
+
+// opened is a file, or no file and not one that holds nil.
+func opened[T target](file T, err error) (target, error) {
+	if err != nil {
+		return nil, err
+	}
+	return file, nil
 }
 
 // here is this machine.
@@ -228,8 +245,8 @@ func (here) open(p string) (io.ReadCloser, error)       { return os.Open(p) }
 func (here) chmod(p string, mode fs.FileMode) error     { return os.Chmod(p, mode) }
 func (here) chtimes(p string, modified time.Time) error { return os.Chtimes(p, modified, modified) }
 
-func (here) create(p string) (io.WriteCloser, error) {
-	return os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func (here) create(p string) (target, error) {
+	return opened(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600))
 }
 
 func (here) list(p string) (infos []fs.FileInfo, err error) {
@@ -252,8 +269,8 @@ func (here) mkdir(p string, mode fs.FileMode) (made bool, err error) {
 	return err == nil, err
 }
 
-func (here) createNew(p string) (io.WriteCloser, error) {
-	return os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (here) createNew(p string) (target, error) {
+	return opened(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600))
 }
 
 func (here) writable(p string) error {
@@ -267,7 +284,6 @@ func (here) writable(p string) error {
 func (here) lstat(p string) (fs.FileInfo, error) { return os.Lstat(p) }
 func (here) rename(from, to string) error        { return os.Rename(from, to) }
 func (here) remove(p string) error               { return os.Remove(p) }
-func (here) chown(p string, uid, gid int) error  { return os.Chown(p, uid, gid) }
 func (here) follow(link string) (string, error) {
 	to, err := os.Readlink(link)
 	if err == nil && !filepath.IsAbs(to) {
@@ -285,7 +301,7 @@ func (t there) base(p string) string                       { return path.Base(st
 func (t there) stat(p string) (fs.FileInfo, error)         { return t.Stat(p) }
 func (t there) list(p string) ([]fs.FileInfo, error)       { return t.ReadDir(p) }
 func (t there) open(p string) (io.ReadCloser, error)       { return t.Open(p) }
-func (t there) create(p string) (io.WriteCloser, error)    { return t.Create(p) }
+func (t there) create(p string) (target, error)            { return opened(t.Create(p)) }
 func (t there) chmod(p string, mode fs.FileMode) error     { return t.Chmod(p, mode) }
 func (t there) chtimes(p string, modified time.Time) error { return t.Chtimes(p, modified, modified) }
 
@@ -297,8 +313,8 @@ func (t there) mkdir(p string, mode fs.FileMode) (made bool, err error) {
 	return err == nil, err
 }
 
-func (t there) createNew(p string) (io.WriteCloser, error) {
-	return t.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+func (t there) createNew(p string) (target, error) {
+	return opened(t.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL))
 }
 
 func (t there) writable(p string) error {
@@ -311,7 +327,6 @@ func (t there) writable(p string) error {
 
 func (t there) lstat(p string) (fs.FileInfo, error) { return t.Lstat(p) }
 func (t there) remove(p string) error               { return t.Remove(p) }
-func (t there) chown(p string, uid, gid int) error  { return t.Chown(p, uid, gid) }
 func (t there) rename(from, to string) error        { return t.PosixRename(from, to) }
 
 func (t there) follow(link string) (string, error) {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strings"
 )
@@ -20,9 +19,11 @@ import (
 // device, a pipe, what a process has open (/dev/stdout), a file in a directory in
 // which the user may make none, and one whose owner would be another.
 type landing struct {
-	file  io.WriteCloser
+	file  target
 	at    string // what file is: the place itself, or beside it
 	place string // what a symbolic link leads to, and not the link
+
+	regular bool // it has a mode and times of its own, which a device keeps
 }
 
 // beside reports whether the copy is not in its place yet.
@@ -55,7 +56,12 @@ func (c *copying) landStraight(at string) (*landing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &landing{file, at, at}, nil
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &landing{file: file, at: at, place: at, regular: info.Mode().IsRegular()}, nil
 }
 
 // maxLinks is how many symbolic links are followed to a file, as on Linux.
@@ -80,6 +86,13 @@ func (c *copying) destination(j job) (place string, there fs.FileInfo, err error
 			return "", nil, err
 		case err != nil || links == maxLinks:
 			return "", nil, errTry // which says what is wrong
+		}
+		if others, err := c.isOthers(place, there); broken(err) {
+			return "", nil, err
+		} else if err != nil || others {
+			return "", nil, errTry
+		}
+		switch {
 		case there.Mode().IsRegular():
 			return place, there, c.dst.writable(place)
 		case there.Mode()&fs.ModeSymlink == 0:
@@ -103,12 +116,12 @@ func (c *copying) landBeside(place string, there fs.FileInfo, mode fs.FileMode) 
 	default:
 		return nil, err
 	}
-	l := &landing{file, at, place}
+	l := &landing{file: file, at: at, place: place, regular: true}
 	if there != nil {
-		err = c.keepOwner(at, there)
+		err = keepOwner(file, there)
 	}
 	if err == nil {
-		err = c.dst.chmod(at, mode)
+		err = file.Chmod(mode)
 	}
 	if err != nil {
 		c.discard(l)
@@ -117,9 +130,9 @@ func (c *copying) landBeside(place string, there fs.FileInfo, mode fs.FileMode) 
 	return l, nil
 }
 
-// keepOwner gives the file at the owner and group of what it is to replace.
-func (c *copying) keepOwner(at string, of fs.FileInfo) error {
-	info, err := c.dst.lstat(at)
+// keepOwner gives a file the owner and group of what it is to replace.
+func keepOwner(file target, of fs.FileInfo) error {
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
@@ -127,12 +140,33 @@ func (c *copying) keepOwner(at string, of fs.FileInfo) error {
 	if u, g := owner(info); u == uid && g == gid {
 		return nil
 	}
-	if err := c.dst.chown(at, uid, gid); broken(err) {
+	if err := file.Chown(uid, gid); broken(err) {
 		return err
 	} else if err != nil {
 		return errTry
 	}
 	return nil
+}
+
+// isOthers reports whether what is at a path belongs to another user than its
+// directory does, in a directory where every user may make files, such as /tmp.
+// Whether a link or a file there is to be followed or written the system decides,
+// which knows who asks (Linux: fs.protected_symlinks, fs.protected_regular).
+func (c *copying) isOthers(place string, info fs.FileInfo) (bool, error) {
+	dir := place[:strings.LastIndexAny(place, `/\`)+1]
+	if dir == "" {
+		dir = "."
+	}
+	of, err := c.dst.stat(dir)
+	if err != nil {
+		return false, err
+	}
+	if of.Mode()&fs.ModeSticky == 0 || of.Mode().Perm()&0o002 == 0 {
+		return false, nil
+	}
+	mine, _ := owner(of)
+	uid, _ := owner(info)
+	return uid != mine, nil
 }
 
 // discard removes a copy that is not whole, and notes one that it cannot remove.
@@ -157,18 +191,13 @@ func (c *copying) leave(at string) {
 // settle puts a whole copy, whose file is closed, into its place. errTry is that it
 // cannot be put there.
 func (c *copying) settle(j job, l *landing) error {
-	if !l.beside() {
-		if info, err := c.dst.stat(j.to); broken(err) {
-			return err
-		} else if err == nil && !info.Mode().IsRegular() {
-			return nil // the mode of a device is not the file's
-		}
-		return c.finish(j)
-	}
-	if c.times {
+	if c.times && l.regular {
 		if err := c.dst.chtimes(l.at, j.info.ModTime()); err != nil {
 			return err
 		}
+	}
+	if !l.beside() {
+		return nil
 	}
 	if err := c.dst.rename(l.at, l.place); broken(err) {
 		return err
