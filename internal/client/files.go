@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -18,6 +20,8 @@ type Files struct {
 	*sftp.Client
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the session is over
+
+	listing atomic.Pointer[listing] // while a directory is listed
 
 	// Once done is closed.
 	err     error // why it ended, if not because we closed it
@@ -50,7 +54,7 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 		out.CloseWithError(io.EOF)
 	}()
 	var err error
-	f.Client, err = sftp.NewClientPipe(down, up, sftp.UseConcurrentWrites(true))
+	f.Client, err = sftp.NewClientPipe(&received{down, f}, up, sftp.UseConcurrentWrites(true))
 	if err != nil {
 		up.Close()
 		down.Close()
@@ -59,6 +63,50 @@ func (c *Client) Files(ctx context.Context, inv Invitation, stderr io.Writer, no
 		return nil, f.Explain(err)
 	}
 	return f, nil
+}
+
+// maxListing is how many bytes a node may send to list a directory: 300,000 names
+// and more.
+const maxListing = 64 << 20
+
+// ReadDir lists a directory. A list of more than 64 MiB is an error: the node chooses
+// when it ends. It is called by one goroutine at a time.
+func (f *Files) ReadDir(p string) ([]fs.FileInfo, error) { return f.readDir(p, maxListing) }
+
+func (f *Files) readDir(p string, most int) ([]fs.FileInfo, error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	f.listing.Store(&listing{most: most, left: most, stop: cancel})
+	defer f.listing.Store(nil)
+	infos, err := f.Client.ReadDirContext(ctx, p)
+	if cause := context.Cause(ctx); cause != nil {
+		return nil, cause
+	}
+	return infos, err
+}
+
+// A listing is how much of a directory's list may still come. The one goroutine
+// that reads what the node sends owns left.
+type listing struct {
+	most int // bytes
+	left int
+	stop context.CancelCauseFunc
+}
+
+// received is what the node sends, counted while it lists a directory.
+type received struct {
+	io.Reader
+	f *Files
+}
+
+func (r *received) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if l := r.f.listing.Load(); l != nil {
+		if l.left -= n; l.left < 0 {
+			l.stop(fmt.Errorf("the node's list of it has more than %d MiB", l.most>>20))
+		}
+	}
+	return n, err
 }
 
 // filesEnded is why a session with a file server ended, or nil if it only came

@@ -32,6 +32,7 @@ type copying struct {
 
 	failed atomic.Bool // something was not copied, and was named
 
+	found       int   // files and directories
 	files       []job // in the order they were found
 	directories []job // likewise: the files of a directory come after it
 
@@ -91,11 +92,18 @@ func (c *copying) run(ctx context.Context, from []place, to place) error {
 	return err
 }
 
+// maxFound is how many files and directories are copied at once. All are listed
+// before the first is copied.
+const maxFound = 500_000
+
 // find lists what there is to copy, from j down, and makes its directories.
 func (c *copying) find(ctx context.Context, j job) error {
+	c.found++
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case c.found > maxFound:
+		return fmt.Errorf("there are more than %d files and directories; copy fewer at a time", maxFound)
 	case j.info.Mode().IsRegular():
 		c.files = append(c.files, j)
 		c.total.Add(j.info.Size())
@@ -198,7 +206,9 @@ func (c *copying) copyTo(ctx context.Context, j job) error {
 	}
 	// The node's end, whichever that is, has many requests on their way at once.
 	if far, ok := src.(io.WriterTo); ok && c.dst == (here{}) {
-		_, err = far.WriteTo(&writing{c, ctx, dst.file})
+		if _, err = far.WriteTo(newWriting(ctx, c, dst.file, j.info.Size())); errors.Is(err, errWhole) {
+			err = nil
+		}
 	} else if far, ok := dst.file.(io.ReaderFrom); ok {
 		_, err = far.ReadFrom(&reading{c, ctx, src, j.info.Size()})
 	}
@@ -259,20 +269,49 @@ func (r *reading) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// A writing is a file that is written, and counted.
+// A writing is a file that is written, and counted. Of a file that has a size no more
+// than that is written, as scp does: what is longer by now has grown, or is a node's
+// that does not come to an end.
 type writing struct {
-	c   *copying
-	ctx context.Context
-	dst io.Writer
+	c    *copying
+	ctx  context.Context
+	dst  io.Writer
+	left int64
+	size int64 // as it was listed; 0 is of what is made as it is read, as in /proc
+}
+
+// maxUnsized is how much is copied of a file without a size.
+const maxUnsized = 64 << 20
+
+// errWhole is that a file has been written in its whole size.
+var errWhole = errors.New("all of it has been copied")
+
+func newWriting(ctx context.Context, c *copying, dst io.Writer, size int64) *writing {
+	w := &writing{c: c, ctx: ctx, dst: dst, left: size, size: size}
+	if size <= 0 {
+		w.left = maxUnsized
+	}
+	return w
 }
 
 func (w *writing) Write(b []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
+	more := int64(len(b)) > w.left
+	if more {
+		b = b[:w.left]
+	}
 	n, err := w.dst.Write(b)
+	w.left -= int64(n)
 	w.c.done.Add(int64(n))
-	return n, err
+	switch {
+	case err != nil || !more:
+		return n, err
+	case w.size > 0:
+		return n, errWhole
+	}
+	return n, fmt.Errorf("it was listed as empty, and has more than %d MiB", maxUnsized>>20)
 }
 
 // fail says that something is not copied.

@@ -398,3 +398,32 @@ func TestCpWithoutGoodbye(t *testing.T) {
 		t.Errorf("copied %q, %v", got, err)
 	}
 }
+
+// A file has the size that it was listed with, and a node's list and files an end.
+func TestCopiesAreBounded(t *testing.T) {
+	c, piece := &copying{}, make([]byte, 1<<20)
+	var b bytes.Buffer
+	w := newWriting(t.Context(), c, &b, 10)
+	if n, err := w.Write(piece[:6]); n != 6 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := w.Write(piece[:4]); n != 4 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := w.Write(piece); n != 0 || err != errWhole || b.Len() != 10 {
+		t.Errorf("%d, %v, %d bytes in all", n, err, b.Len())
+	}
+	w = newWriting(t.Context(), c, io.Discard, 0)
+	for range maxUnsized / len(piece) {
+		if _, err := w.Write(piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Write(piece); err == nil || !strings.Contains(err.Error(), "listed as empty") {
+		t.Errorf("a file without a size does not end: %v", err)
+	}
+	c.found = maxFound
+	if err := c.find(t.Context(), job{}); err == nil || !strings.Contains(err.Error(), "copy fewer at a time") {
+		t.Errorf("more than %d files: %v", maxFound, err)
+	}
+}
