@@ -391,8 +391,6 @@ var maySleep = map[string]string{
 	"internal/datachannel/network_test.go: join":      "a network lives in a bubble",
 	"internal/datachannel/stock_test.go: run":         "its network lives in a bubble",
 	"internal/datachannel/stock_test.go: send":        "likewise",
-	"internal/interop/interop_test.go: restart":       "how long the server is away is what is asked for",
-	"internal/servertest/cable.go: Cut":               "how long the network is down is what is asked for",
 	"internal/simulation/":                            "a World lives in a bubble",
 }
 

@@ -381,9 +381,9 @@ var kinds = []kind{
 		shown.expect(prompt)
 		shown.types("stty -echo; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line-$i-; [ $((i % 100)) = 0 ] && sleep 0.2; done; echo do$((1-1))ne\r")
 		shown.expect(`line-500-`)
-		w.cable.Cut(3 * time.Second)
+		w.cable.Cut(w.t.Context(), 3*time.Second)
 		shown.expect(`line-2000-`)
-		w.cable.Cut(3 * time.Second)
+		w.cable.Cut(w.t.Context(), 3*time.Second)
 		shown.expect(`do0ne`)
 		next := 1
 		for _, m := range regexp.MustCompile(`line-(\d+)-`).FindAllSubmatch(shown.all, -1) {
@@ -646,8 +646,13 @@ func (w *world) restart(by syscall.Signal, after time.Duration) {
 	w.t.Helper()
 	w.server.Process.Signal(by)
 	w.server.Wait()
-	time.Sleep(after)
-	w.serve()
+	away := time.NewTimer(after)
+	defer away.Stop()
+	select {
+	case <-away.C:
+		w.serve()
+	case <-w.t.Context().Done():
+	}
 }
 
 // start runs a program until the test is over, and returns the file of its log.

@@ -1,6 +1,7 @@
 package servertest
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -79,8 +80,8 @@ func (c *Cable) carry(near *net.TCPConn) {
 }
 
 // Cut takes every connection down, also in the middle of a message, and lets none up
-// until a while has passed, which is when it returns.
-func (c *Cable) Cut(while time.Duration) {
+// until a while has passed or ctx is done, which is when it returns.
+func (c *Cable) Cut(ctx context.Context, while time.Duration) {
 	c.mu.Lock()
 	c.down = true
 	for conn := range c.conns {
@@ -88,7 +89,12 @@ func (c *Cable) Cut(while time.Duration) {
 		conn.Close()
 	}
 	c.mu.Unlock()
-	time.Sleep(while)
+	up := time.NewTimer(while)
+	defer up.Stop()
+	select {
+	case <-up.C:
+	case <-ctx.Done():
+	}
 	c.mu.Lock()
 	c.down = false
 	c.mu.Unlock()
