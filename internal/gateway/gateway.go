@@ -252,7 +252,11 @@ func (g *Gateway) data(ctx context.Context, c *socket.Conn, who *sallyport.Princ
 	case err == nil:
 		c.Close("the session is over")
 	case sallyport.CodeOf(err) != "" && cause == nil:
-		log.Warn("data channel refused", sallyport.LogErr, err)
+		level := slog.LevelWarn
+		if who == nil {
+			level = slog.LevelDebug // a stranger causes it as often as it likes
+		}
+		log.Log(ctx, level, "data channel refused", sallyport.LogErr, err)
 		// A close alone would be taken for a lost network, and tried again.
 		e := sallyport.Public(err)
 		closed := wire.ChannelClosed{SessionId: id.String(), Output: e.Message}
