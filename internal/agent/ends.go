@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -105,6 +106,7 @@ func (a *Agent) writeEnd(e keptEnd) error {
 	if err != nil {
 		return err
 	}
+	there = slices.DeleteFunc(there, func(e fs.DirEntry) bool { return !e.Type().IsRegular() })
 	if len(there) >= maxEnds {
 		return fmt.Errorf("%s has %d of them, which is all it may have", dir, len(there))
 	}
@@ -261,6 +263,7 @@ func (a *Agent) readEnds(now time.Time) (ends []keptEnd) {
 		}
 		return nil
 	}
+	dropped := 0
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
 		if !entry.Type().IsRegular() { // opening a pipe would wait for its other end
@@ -271,9 +274,10 @@ func (a *Agent) readEnds(now time.Time) (ends []keptEnd) {
 			os.Remove(path)
 			continue
 		}
-		if len(ends) == maxEnds {
-			a.Log.Error("ends of sessions left for the next start: there are too many", "read", len(ends), "there", len(entries))
-			break
+		if len(ends) == maxEnds { // this agent writes no more: they would keep it from writing any
+			os.Remove(path)
+			dropped++
+			continue
 		}
 		e, err := readEndFile(path, a.reg.Node)
 		if age := now.Sub(e.At); err == nil && age.Abs() > endsFor {
@@ -285,6 +289,9 @@ func (a *Agent) readEnds(now time.Time) (ends []keptEnd) {
 			continue
 		}
 		ends = append(ends, e)
+	}
+	if dropped > 0 {
+		a.Log.Error("ends of sessions dropped: there are too many", "read", len(ends), "dropped", dropped)
 	}
 	return ends
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -99,6 +100,24 @@ func TestKeptEndsAreBounded(t *testing.T) {
 	err := a.writeEnd(keptEnd{Version: endVersion, Node: a.reg.Node, Session: sallyport.NewSessionID("ann")})
 	if err == nil || !strings.Contains(err.Error(), "all it may have") {
 		t.Errorf("%v", err)
+	}
+
+	// More than that were put there by another program, and would keep new ends out.
+	for range 2 * maxEnds {
+		e := keptEnd{Version: endVersion, Node: a.reg.Node, Session: sallyport.NewSessionID("ann"), At: time.Now()}
+		b, err := strictjson.Marshal(e)
+		if err == nil {
+			err = os.WriteFile(a.endPath(e.Session), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if read := a.readEnds(time.Now()); len(read) != maxEnds {
+		t.Errorf("read %d ends, want %d", len(read), maxEnds)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != maxEnds {
+		t.Errorf("%d files are left, %v, want %d", len(left), err, maxEnds)
 	}
 }
 
