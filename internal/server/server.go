@@ -202,7 +202,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	db.OnGone = sessions.EndBasis
 	doors := &api.Server{Realm: c.realm, Store: db, Keys: keys, Log: logger}
 	doors.Services = []*api.Service{
-		(&ssm.Server{API: doors, Broker: sessions, Bus: bus, StreamHost: c.public.Host}).Service(),
+		(&ssm.Server{API: doors, Broker: sessions, Bus: bus, StreamHost: c.public.Host, Started: time.Now()}).Service(),
 		(&ssmmessages.Server{API: doors, Broker: sessions}).Service(),
 		(&ec2messages.Server{API: doors, Stopping: ctx.Done()}).Service(),
 		iam.Service(),

@@ -432,6 +432,7 @@ func (s *Server) connected(ctx context.Context, c *api.Call, id sallyport.NodeID
 	if err != nil {
 		return err
 	}
+	s.awaitReturn(ctx, n, id)
 	why := s.whyNot(ctx, n, id)
 	if why == "" {
 		return nil
@@ -444,6 +445,34 @@ func (s *Server) connected(ctx context.Context, c *api.Call, id sallyport.NodeID
 		return sallyport.Errorf(sallyport.TargetNotConnected, "%s is not connected.", id)
 	}
 	return sallyport.Errorf(sallyport.TargetNotConnected, "%s is not connected. %s", id, why)
+}
+
+// How a session waits for a node that comes back to a server that was restarted.
+const (
+	returning  = 10 * time.Second // from the start on, in which agents of ours try again within 1.5 s
+	wasOn      = time.Minute      // before the start the node was heard of, if it is to be waited for
+	returnWait = 3 * time.Second
+	returnLook = 50 * time.Millisecond
+)
+
+// awaitReturn waits, for returnWait at most, until a node is online that was so
+// when the server before this one stopped.
+func (s *Server) awaitReturn(ctx context.Context, n *sallyport.Node, id sallyport.NodeID) {
+	if n == nil || s.Started.IsZero() || time.Since(s.Started) > returning || n.LastPing.Before(s.Started.Add(-wasOn)) || s.Bus.Online(id) {
+		return
+	}
+	limit, look := time.NewTimer(returnWait), time.NewTicker(returnLook)
+	defer limit.Stop()
+	defer look.Stop()
+	for !s.Bus.Online(id) {
+		select {
+		case <-look.C:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // minAgent is the first agent that knows sessions. (User guide, "Session

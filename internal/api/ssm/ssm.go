@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/schemas"
@@ -33,6 +34,10 @@ type Server struct {
 	// StreamHost is the host, and the port if it is not 443, that clients are
 	// told to open their sockets to.
 	StreamHost string
+
+	// Started is when the server began to answer. Nodes that were connected to the
+	// one before it are on their way back then. The zero time waits for none.
+	Started time.Time
 }
 
 // Service lists the operations.
