@@ -193,7 +193,7 @@ func (s *session) goOn(was replayed, now time.Time) {
 	}
 	if was.ended != nil {
 		s.rec.Cause, s.rec.ExitStatus, s.byNode = was.ended.Cause, was.ended.ExitStatus, was.ended.ByNode
-		s.endSeq = was.ended.EndSeq
+		s.endSeq, s.told = was.ended.EndSeq, was.ended.Told
 		s.nodeDone = s.byNode
 	}
 	switch {

@@ -110,6 +110,33 @@ func TestEndThatCannotBeStored(t *testing.T) {
 	})
 }
 
+// A client that was told of the end on a full disk is not waited for by a server that
+// follows: history has the end at once.
+func TestToldOnFullDisk(t *testing.T) {
+	caps := append(datachannel.Capabilities(), wire.CapExitStatus, wire.CapEnd)
+	inBubble(t, func(t *testing.T, w *world) {
+		disk, lock := w.onSickDisk()
+		inv, person, node := w.together(caps...)
+		node.say("bye")
+		person.hear("bye")
+		unlock := lock()
+		disk.full.Store(true)
+		status := 7
+		node.end(wire.End{ExitStatus: &status})
+		person.hearEnd(7)
+		time.Sleep(time.Second)
+		w.halt()
+		unlock()
+		disk.full.Store(false)
+		w.start()
+		time.Sleep(time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+		if got := w.stored(inv.Session).ExitStatus; got == nil || *got != 7 {
+			t.Errorf("history has status %v", got)
+		}
+	})
+}
+
 // A file copy whose last bytes are with neither its client nor the log of a full
 // disk does not end well: what was told is what a server that follows says.
 func TestCopyEndsOnFullDisk(t *testing.T) {

@@ -122,6 +122,7 @@ type session struct {
 	takenAt    time.Time // when the person last acknowledged something for the first time
 	repeatedAt time.Time // when the oldest frame was last sent again
 	told       bool      // the person has been told of the end, and of all before it
+	toldKept   bool      // a log that has failed says so too
 	tellNode   bool      // channel_closed is due on the node's control channel
 	unsaved    bool      // rec is ahead of the store
 
@@ -214,6 +215,7 @@ func (s *session) step(ctx context.Context) (wait time.Duration, finished bool) 
 		}
 		s.answerReport(ctx)
 	}
+	s.keepTold()
 	switch finish, save := s.mayEnd(time.Now()); {
 	case finish && s.finish(ctx):
 		return 0, true
@@ -570,6 +572,7 @@ type fate struct {
 	ExitStatus *int   `json:",omitempty"`
 	ByNode     bool   `json:",omitempty"`
 	EndSeq     int64  // -1 if the node's stream has no last message
+	Told       bool   `json:",omitempty"` // in a log that took no acknowledgements any more: the client was told
 }
 
 // commit writes to disk how the session ends, and what of the node's stream is
@@ -682,9 +685,29 @@ func (s *session) logLast(why error) error {
 	return nil
 }
 
+// keepTold has a log that takes no acknowledgements any more, as on a full disk,
+// know that the client was told of the end: a server that follows, if this one is
+// killed before the end is saved, would wait for the client to come back.
+func (s *session) keepTold() {
+	if s.log == nil {
+		return
+	}
+	why := s.log.Failed()
+	s.mu.Lock()
+	due := why != nil && s.committed && s.told && !s.toldKept
+	s.toldKept = s.toldKept || due
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := s.logLast(why); err != nil {
+		s.out.Error("session log failed", sallyport.LogErr, err)
+	}
+}
+
 // asFate is how the session ends. The caller holds mu.
 func (s *session) asFate() fate {
-	return fate{s.fate.String(), s.rec.Cause, s.rec.ExitStatus, s.byNode, s.endSeq}
+	return fate{State: s.fate.String(), Cause: s.rec.Cause, ExitStatus: s.rec.ExitStatus, ByNode: s.byNode, EndSeq: s.endSeq, Told: s.toldKept}
 }
 
 // unwritten lists the frames of a node's stream that is whole that are in memory

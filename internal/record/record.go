@@ -527,6 +527,13 @@ func (l *Log) SyncFailed() bool {
 	return l.torn
 }
 
+// Failed returns why the log takes nothing more but its last entry; nil if it does.
+func (l *Log) Failed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
 // ReadBody returns the body of the entry at an offset that Append or Open's
 // replay named, appended to b.
 func (l *Log) ReadBody(b []byte, at int64) ([]byte, error) {
