@@ -450,6 +450,23 @@ func (b *Broker) Resume(ctx context.Context, id sallyport.SessionID) (Invitation
 	return Invitation{id, token}, nil
 }
 
+// Latest returns a session as it is, where the store, which takes nothing on a full
+// disk, has it as it was before its end. An end that is not on disk yet is not told
+// here either.
+func (b *Broker) Latest(rec *sallyport.Session) *sallyport.Session {
+	s := b.find(rec.ID)
+	if s == nil {
+		return rec
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.committed {
+		return rec
+	}
+	latest := *s.rec
+	return &latest
+}
+
 // changeAccess has change say, while it holds mu, who may attach from now on,
 // and stores that. Nothing is changed by an error, which may be change's.
 func (s *session) changeAccess(ctx context.Context, change func(*store.Access) error) error {

@@ -124,7 +124,13 @@ func TestToldOnFullDisk(t *testing.T) {
 		status := 7
 		node.end(wire.End{ExitStatus: &status})
 		person.hearEnd(7)
-		time.Sleep(time.Second)
+		time.Sleep(15 * time.Second) // the locked database is waited for, and tried again
+		if stored := w.stored(inv.Session); stored.State() != sallyport.Connected {
+			t.Errorf("the store has %v", stored.State())
+		}
+		if latest := w.Latest(w.stored(inv.Session)); latest.State() != sallyport.Terminated || latest.ExitStatus == nil || *latest.ExitStatus != 7 {
+			t.Errorf("the session is listed as %v", latest.State())
+		}
 		w.halt()
 		unlock()
 		disk.full.Store(false)

@@ -372,7 +372,7 @@ func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *ssm.Desc
 		return nil, err
 	}
 	for _, rec := range sessions {
-		out.Sessions = append(out.Sessions, describe(rec))
+		out.Sessions = append(out.Sessions, describe(s.Broker.Latest(rec)))
 	}
 	out.NextToken = next(cursor)
 	return out, nil
