@@ -806,6 +806,9 @@ func (l *listening) watch(ctx context.Context) error {
 	}
 }
 
+// errNoAnswer is why a session cannot be reached before an attempt has failed.
+var errNoAnswer = errors.New("no answer has come")
+
 // connect opens the first socket. For as long as [unheard] it tries again what may
 // be a passing fault, with the same token, which is good for as often as it takes:
 // the session was started by a call that the server answered just before.
@@ -817,13 +820,12 @@ func (r *run) connect(ctx context.Context) (conn, error) {
 	r.Invitation.StreamURL = address
 	began := time.Now()
 	var wait backoff
-	var told *told // nil until an attempt has failed
+	told := newTold(r, "the session cannot be reached yet, trying again…", "connected", errNoAnswer)
+	defer told.stop()
 	for {
 		conn, err := r.dial(ctx)
 		if err == nil {
-			if told != nil {
-				told.back()
-			}
+			told.back()
 			return conn, nil
 		}
 		if ctx.Err() != nil {
@@ -831,10 +833,6 @@ func (r *run) connect(ctx context.Context) (conn, error) {
 		}
 		if time.Since(began) > unheard || lasting(err) {
 			return nil, fmt.Errorf("connect to the session: %w", err)
-		}
-		if told == nil {
-			told = newTold(r, "the session cannot be reached yet, trying again…", "connected", err)
-			defer told.stop()
 		}
 		told.why(err)
 		if err := wait.pause(ctx); err != nil {

@@ -529,6 +529,22 @@ func TestFirstConnection(t *testing.T) {
 			j.want(Closed)
 		})
 	})
+	t.Run("a server that takes its time is waited for, and that is said", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			p := newPlane(t)
+			p.refuse = func(int, http.ResponseWriter) bool {
+				time.Sleep(5 * time.Second)
+				return false
+			}
+			j := join(p, p.serve(nil), nil)
+			p.show("a")
+			p.end("", nil)
+			j.want(Closed)
+			if said := j.errOut.String(); !strings.Contains(said, "cannot be reached yet, trying again…: no answer has come") || !strings.Contains(said, "connected") {
+				t.Errorf("it said %q", said)
+			}
+		})
+	})
 	t.Run("a session that never says a word is not resumed for ever", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			p := newPlane(t)
