@@ -378,7 +378,7 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 	if !ok {
 		ts.Fatalf("there is no cable at %s", args[0])
 	}
-	c.(*servertest.Cable).Cut(context.Background(), 2 * time.Second)
+	c.(*servertest.Cable).Cut(context.Background(), 2*time.Second)
 }
 
 // copies has a port of a node say numbers for a few seconds, does harm twice
