@@ -98,7 +98,7 @@ func dev(ctx context.Context, state, listen string, verbose bool, out io.Writer)
 func devAgent(ctx context.Context, r server.Running, state string, log *slog.Logger, ready func(sallyport.NodeID)) error {
 	reg, err := agent.Load(state)
 	if err == nil {
-		if _, known := r.Store.Node(ctx, reg.Node); known != nil || reg.Endpoint != r.Endpoint {
+		if _, known := r.Store.Nodes().Get(ctx, reg.Node); known != nil || reg.Endpoint != r.Endpoint {
 			err = errors.New("of another server")
 		}
 	}
@@ -137,7 +137,7 @@ func devRegister(ctx context.Context, r server.Running, state string) (*agent.Re
 		ID: uuid.NewString(), Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Name: name, Description: "sallyport dev",
 		Limit: 1, Created: now, Expires: now.Add(time.Hour),
 	}
-	if err := r.Store.CreateActivation(ctx, activation); err != nil {
+	if err := r.Store.Activations().Create(ctx, activation); err != nil {
 		return nil, err
 	}
 	return agent.Register(ctx, agent.Registering{

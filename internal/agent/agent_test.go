@@ -190,7 +190,7 @@ func TestShell(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec, err := m.Store.Session(t.Context(), id)
+		rec, err := m.Store.Sessions().Get(t.Context(), id)
 		return err == nil && rec.State() == sallyport.Terminated && rec.ExitStatus != nil && *rec.ExitStatus == 3
 	})
 }

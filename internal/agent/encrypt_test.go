@@ -34,7 +34,7 @@ func (m *machine) encrypts() (key string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	err = m.Store.PutInlinePolicy(ctx, store.Role(server.NodeRole), "decrypt", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}`)
+	err = m.Store.IAM().PutInlinePolicy(ctx, store.Role(server.NodeRole), "decrypt", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}`)
 	if err != nil {
 		m.t.Fatal(err)
 	}

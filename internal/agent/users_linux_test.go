@@ -163,7 +163,7 @@ func testUsers(t *testing.T) {
 	refused(`"runAsDefaultUser":"toor"`, "Unable to start command: invalid uid and gid: sessions do not run as root, and toor is 0:0")
 
 	bob := m.User("bob", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"ssm:*","Resource":"*"}}`)
-	if err := m.Store.Tag(t.Context(), store.User("bob"), map[string]string{"SSMSessionRunAs": "ann"}); err != nil {
+	if err := m.Store.IAM().Tag(t.Context(), store.User("bob"), map[string]string{"SSMSessionRunAs": "ann"}); err != nil {
 		t.Fatal(err)
 	}
 	m.client, m.creds = m.SSM(bob), bob

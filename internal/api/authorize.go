@@ -287,7 +287,7 @@ func (s *Server) gone(ctx context.Context, basis []string) (string, error) {
 		return "", nil
 	}
 	key := strings.Join(basis, " ")
-	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
+	revision := s.Store.IAM().Revision() // before reading, so that a change while we read is seen next time
 	s.grants.mu.Lock()
 	s.grants.fresh(revision)
 	id, known := s.grants.gone[key]
@@ -295,7 +295,7 @@ func (s *Server) gone(ctx context.Context, basis []string) (string, error) {
 	if known {
 		return id, nil
 	}
-	id, err := s.Store.Gone(ctx, basis)
+	id, err := s.Store.IAM().Gone(ctx, basis)
 	if err != nil {
 		return "", err
 	}
@@ -310,7 +310,7 @@ func (s *Server) gone(ctx context.Context, basis []string) (string, error) {
 // policies returns what binds who.
 func (s *Server) policies(ctx context.Context, who *sallyport.Principal) (*policy.Policies, error) {
 	id := who.EntityID()
-	revision := s.Store.Revision() // before reading, so that a change while we read is seen next time
+	revision := s.Store.IAM().Revision() // before reading, so that a change while we read is seen next time
 	s.grants.mu.Lock()
 	s.grants.fresh(revision)
 	p := s.grants.parsed[id]
@@ -358,7 +358,7 @@ func (s *Server) sessionPolicy(ctx context.Context, n int, text string) (policy.
 		named.Name = arn
 		p, ok := Builtin(arn)
 		if !ok {
-			own, err := s.Store.Policy(ctx, arn)
+			own, err := s.Store.IAM().Policy(ctx, arn)
 			if sallyport.CodeOf(err) == sallyport.NoSuchEntity || err == nil && own.ID != id {
 				return named, nil
 			}
@@ -380,7 +380,7 @@ func (s *Server) sessionPolicy(ctx context.Context, n int, text string) (policy.
 // parsePolicies reads what binds the user or role with an ID. One that was
 // deleted may do nothing.
 func (s *Server) parsePolicies(ctx context.Context, id string) (*policy.Policies, error) {
-	g, err := s.Store.GrantsOf(ctx, id)
+	g, err := s.Store.IAM().GrantsOf(ctx, id)
 	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
 		return &policy.Policies{}, nil
 	}
@@ -489,7 +489,7 @@ var NodeNeeds = []string{
 // FindRole returns the role for nodes that is named by its name, or by its path
 // and name; nil if there is none.
 func (s *Server) FindRole(ctx context.Context, name string) (*sallyport.Role, error) {
-	r, err := s.Store.Role(ctx, RoleName(name))
+	r, err := s.Store.IAM().Role(ctx, RoleName(name))
 	switch {
 	case sallyport.CodeOf(err) == sallyport.NoSuchEntity:
 		return nil, nil

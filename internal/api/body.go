@@ -123,7 +123,7 @@ func (s *Server) mayRead(c *Call) (known string, err error) {
 		return "", nil // which is said once the service is known
 	}
 	if node, err := sallyport.ParseNodeID(claim.AccessKeyID); err == nil {
-		if _, err := s.Store.Node(r.Context(), node); err != nil {
+		if _, err := s.Store.Nodes().Get(r.Context(), node); err != nil {
 			return "", nil
 		}
 		return node.String(), nil

@@ -22,7 +22,7 @@ func TestWhatIsKeptOfCallers(t *testing.T) {
 	if err := db.Unlock(ctx, keyring.Generate()); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", Active: true, Created: time.Now()}, sallyport.GenerateSecret()); err != nil {
+	if err := db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", Active: true, Created: time.Now()}, sallyport.GenerateSecret()); err != nil {
 		t.Fatal(err)
 	}
 	s := &Server{Store: db}
@@ -50,7 +50,7 @@ func TestWhatIsKeptOfCallers(t *testing.T) {
 	if id, err := s.gone(ctx, []string{"AKIA1"}); id != "" || err != nil {
 		t.Errorf("of an active key %q is gone, %v", id, err)
 	}
-	if err := db.SetAccessKeyActive(ctx, "", "AKIA1", false); err != nil {
+	if err := db.IAM().SetAccessKeyActive(ctx, "", "AKIA1", false); err != nil {
 		t.Fatal(err)
 	}
 	if id, err := s.gone(ctx, []string{"AKIA1"}); id != "AKIA1" || err != nil {

@@ -106,7 +106,7 @@ func (s *Server) credentials(ctx context.Context, claim *sigv4.Claim, now time.T
 	if !claim.Token.Empty() {
 		return s.temporary(ctx, claim, now)
 	}
-	c, err := s.Store.Credential(ctx, claim.AccessKeyID)
+	c, err := s.Store.IAM().Credential(ctx, claim.AccessKeyID)
 	switch {
 	case sallyport.CodeOf(err) == sallyport.NoSuchEntity:
 		return found{}, unknownKey()
@@ -287,19 +287,19 @@ func (s *Server) bearerOwner(ctx context.Context, b *bearer) (*sallyport.Princip
 		if err != nil {
 			return nil, badToken()
 		}
-		node, err := s.Store.Node(ctx, id)
+		node, err := s.Store.Nodes().Get(ctx, id)
 		if err != nil {
 			return nil, gone(err)
 		}
 		return s.nodePrincipal(ctx, node)
 	case b.User != "":
-		u, err := s.Store.UserByID(ctx, b.ID, b.User)
+		u, err := s.Store.IAM().UserByID(ctx, b.ID, b.User)
 		if err != nil {
 			return nil, gone(err)
 		}
 		return s.userPrincipal(u), nil
 	case b.Role != "":
-		r, err := s.Store.RoleByID(ctx, b.ID, b.Role)
+		r, err := s.Store.IAM().RoleByID(ctx, b.ID, b.Role)
 		if err != nil {
 			return nil, gone(err)
 		}
@@ -338,7 +338,7 @@ func RoleName(role string) string { return role[strings.LastIndexByte(role, '/')
 func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallyport.Principal, error) {
 	name := RoleName(n.Role)
 	powerless := ""
-	r, err := s.Store.RoleByID(ctx, n.RoleID, name)
+	r, err := s.Store.IAM().RoleByID(ctx, n.RoleID, name)
 	if err == nil {
 		err = s.TrustsNodes(r, n.ID)
 		if sallyport.CodeOf(err) != "" {
@@ -359,7 +359,7 @@ func (s *Server) nodePrincipal(ctx context.Context, n *sallyport.Node) (*sallypo
 
 // NodePrincipal is the node with an ID, acting in the role it has today.
 func (s *Server) NodePrincipal(ctx context.Context, id sallyport.NodeID) (*sallyport.Principal, error) {
-	n, err := s.Store.Node(ctx, id)
+	n, err := s.Store.Nodes().Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -383,7 +383,7 @@ func (s *Server) nodeByKey(c *Call) (*sallyport.Node, error) {
 		return nil, unknownKey()
 	}
 	ctx := c.Request.Context()
-	n, err := s.Store.Node(ctx, id)
+	n, err := s.Store.Nodes().Get(ctx, id)
 	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
 		return nil, sallyport.Errorf(sallyport.UnrecognizedClientException, "%s is not registered here, or no longer. Register the machine again.", id)
 	}

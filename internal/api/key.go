@@ -39,7 +39,7 @@ func (s *Server) FindKey(ctx context.Context, name string) (KeyRef, error) {
 	}
 	if strings.HasPrefix(id, "alias/") {
 		ref.Alias, ref.Name = id, s.Realm.Alias(id)
-		a, err := s.Store.KMSAlias(ctx, id)
+		a, err := s.Store.Keys().Alias(ctx, id)
 		if sallyport.CodeOf(err) == sallyport.NotFoundException {
 			return ref, nil
 		}
@@ -48,7 +48,7 @@ func (s *Server) FindKey(ctx context.Context, name string) (KeyRef, error) {
 		}
 		id = a.Key
 	}
-	key, err := s.Store.KMSKey(ctx, id)
+	key, err := s.Store.Keys().Get(ctx, id)
 	switch {
 	case err == nil:
 		ref.Key, ref.Name = key, s.Realm.Key(key.ID)

@@ -71,7 +71,7 @@ func (s *Server) principalID(ctx context.Context, name string) (string, error) {
 	short := rest[strings.LastIndexByte(rest, '/')+1:]
 	switch {
 	case arn[2] == "iam" && kind == "user":
-		u, err := s.Store.User(ctx, short)
+		u, err := s.Store.IAM().User(ctx, short)
 		if err != nil {
 			return "", err
 		}
@@ -80,7 +80,7 @@ func (s *Server) principalID(ctx context.Context, name string) (string, error) {
 		}
 		return u.ID, nil
 	case arn[2] == "iam" && kind == "role":
-		r, err := s.Store.Role(ctx, short)
+		r, err := s.Store.IAM().Role(ctx, short)
 		if err != nil {
 			return "", err
 		}
@@ -90,7 +90,7 @@ func (s *Server) principalID(ctx context.Context, name string) (string, error) {
 		return r.ID, nil
 	case arn[2] == "sts" && kind == "assumed-role" && short != "":
 		role, _, _ := strings.Cut(rest, "/")
-		r, err := s.Store.Role(ctx, role)
+		r, err := s.Store.IAM().Role(ctx, role)
 		if err != nil {
 			return "", err
 		}
@@ -116,13 +116,13 @@ func (s *Server) principalARN(ctx context.Context, name string) (string, error) 
 	}
 	id, session, isSession := strings.Cut(name, ":")
 	if strings.HasPrefix(id, "AIDA") && !isSession {
-		u, err := s.Store.UserByID(ctx, id, id)
+		u, err := s.Store.IAM().UserByID(ctx, id, id)
 		if err != nil {
 			return "", err
 		}
 		return s.Realm.User(u.Path, u.Name), nil
 	}
-	r, err := s.Store.RoleByID(ctx, id, id)
+	r, err := s.Store.IAM().RoleByID(ctx, id, id)
 	switch {
 	case err != nil:
 		return "", err
@@ -132,14 +132,14 @@ func (s *Server) principalARN(ctx context.Context, name string) (string, error) 
 	return s.Realm.Role(r.Path, r.Name), nil
 }
 
-// boundPrincipals is the step of [store.DB.Done] that BindStored is.
+// boundPrincipals is the step of [store.Meta.Done] that BindStored is.
 const boundPrincipals = "policies name principals by ID"
 
 // BindStored binds the policies that a database has from before they were kept
 // bound, once. What such a policy names by an ARN that is no user's or role's now
 // stays as it is, and is trusted no more.
 func (s *Server) BindStored(ctx context.Context) error {
-	if done, err := s.Store.Done(ctx, boundPrincipals); done || err != nil {
+	if done, err := s.Store.Meta().Done(ctx, boundPrincipals); done || err != nil {
 		return err
 	}
 	bind := func(doc string) (string, error) {
@@ -152,14 +152,14 @@ func (s *Server) BindStored(ctx context.Context) error {
 		})
 	}
 	for page := (store.Page{}); ; {
-		roles, next, err := s.Store.Roles(ctx, "", page)
+		roles, next, err := s.Store.IAM().Roles(ctx, "", page)
 		if err != nil {
 			return err
 		}
 		for _, r := range roles {
 			bound, err := bind(r.Trust)
 			if err == nil && bound != r.Trust {
-				err = s.Store.UpdateTrust(ctx, r.Name, bound)
+				err = s.Store.IAM().UpdateTrust(ctx, r.Name, bound)
 			}
 			if err != nil {
 				return fmt.Errorf("bind trust policy of role %s: %w", r.Name, err)
@@ -170,14 +170,14 @@ func (s *Server) BindStored(ctx context.Context) error {
 		}
 	}
 	for page := (store.Page{}); ; {
-		keys, next, err := s.Store.KMSKeys(ctx, page)
+		keys, next, err := s.Store.Keys().List(ctx, page)
 		if err != nil {
 			return err
 		}
 		for _, k := range keys {
 			bound, err := bind(k.Policy)
 			if err == nil && bound != k.Policy {
-				err = s.Store.ChangeKMSKey(ctx, k.ID, func(k *sallyport.KMSKey) error { k.Policy = bound; return nil })
+				err = s.Store.Keys().Change(ctx, k.ID, func(k *sallyport.KMSKey) error { k.Policy = bound; return nil })
 			}
 			if err != nil {
 				return fmt.Errorf("bind policy of key %s: %w", k.ID, err)
@@ -187,5 +187,5 @@ func (s *Server) BindStored(ctx context.Context) error {
 			break
 		}
 	}
-	return s.Store.SetDone(ctx, boundPrincipals)
+	return s.Store.Meta().SetDone(ctx, boundPrincipals)
 }

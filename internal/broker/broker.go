@@ -107,7 +107,7 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent)) // so that the cause is ours
 	defer cancel(nil)
-	left, err := b.Store.Unfinished(parent)
+	left, err := b.Store.Sessions().Unfinished(parent)
 	if err != nil {
 		return fmt.Errorf("take up sessions: %w", err)
 	}
@@ -400,7 +400,7 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	if s.log, err = b.Shelf.Create(id); err != nil {
 		return Invitation{}, fmt.Errorf("start session: %w", err)
 	}
-	if err := b.Store.InsertSession(ctx, &store.SessionRecord{Session: rec, Parameters: r.Parameters, Access: s.access, Resume: resume}); err != nil {
+	if err := b.Store.Sessions().Insert(ctx, &store.SessionRecord{Session: rec, Parameters: r.Parameters, Access: s.access, Resume: resume}); err != nil {
 		s.log.Close()
 		b.Shelf.Remove(id)
 		return Invitation{}, fmt.Errorf("start session: %w", err)
@@ -484,7 +484,7 @@ func (s *session) changeAccess(ctx context.Context, change func(*store.Access) e
 	if err != nil || same {
 		return err
 	}
-	if err := s.b.Store.SetSessionAccess(ctx, s.id, access); err != nil {
+	if err := s.b.Store.Sessions().SetAccess(ctx, s.id, access); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -590,7 +590,7 @@ func (b *Broker) on(node sallyport.NodeID) (all []*session) {
 // a session that is not stored is removed as it is: its StartSession was never
 // answered, or it has been forgotten.
 func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
-	if _, err := b.Store.Session(ctx, id); sallyport.CodeOf(err) == sallyport.DoesNotExistException {
+	if _, err := b.Store.Sessions().Get(ctx, id); sallyport.CodeOf(err) == sallyport.DoesNotExistException {
 		return b.Shelf.Remove(id)
 	} else if err != nil {
 		return err
@@ -599,7 +599,7 @@ func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
 	if err != nil {
 		return err
 	}
-	err = b.Store.SetSessionLog(ctx, id, store.Log{Size: log.Size, Hash: log.SHA256})
+	err = b.Store.Sessions().SetLog(ctx, id, store.Log{Size: log.Size, Hash: log.SHA256})
 	if err != nil && sallyport.CodeOf(err) != sallyport.DoesNotExistException {
 		return err
 	}
@@ -685,7 +685,7 @@ func (e *Ended) Unwrap() error { return e.error }
 // late answers a client that comes when the session is over. Its owner, who has
 // signed for the socket, needs no token: the last may have been lost on its way.
 func (b *Broker) late(ctx context.Context, who *sallyport.Principal, id sallyport.SessionID, token sallyport.Secret, client string) error {
-	rec, err := b.Store.Session(ctx, id)
+	rec, err := b.Store.Sessions().Get(ctx, id)
 	switch {
 	case sallyport.CodeOf(err) != "":
 		return refused()

@@ -37,7 +37,7 @@ func (b *Broker) endIfGone(ctx context.Context, s *session) error {
 	if s == nil {
 		return nil
 	}
-	id, err := b.Store.Gone(ctx, s.rec.Basis)
+	id, err := b.Store.IAM().Gone(ctx, s.rec.Basis)
 	if err != nil || id == "" {
 		return err
 	}

@@ -35,7 +35,7 @@ func TestTaskThatIsTooLong(t *testing.T) {
 		if sallyport.CodeOf(err) != sallyport.InvalidParameters || !strings.Contains(err.Error(), "may take 262144") {
 			t.Errorf("Start: %v", err)
 		}
-		if left, err := w.db.Unfinished(t.Context()); len(left) != 0 || err != nil {
+		if left, err := w.db.Sessions().Unfinished(t.Context()); len(left) != 0 || err != nil {
 			t.Errorf("%d sessions are stored, %v", len(left), err)
 		}
 	})
@@ -56,7 +56,7 @@ func TestStoredTaskThatIsTooLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		log.Close()
-		if err := w.db.InsertSession(t.Context(), &store.SessionRecord{Session: rec, Resume: resume}); err != nil {
+		if err := w.db.Sessions().Insert(t.Context(), &store.SessionRecord{Session: rec, Resume: resume}); err != nil {
 			t.Fatal(err)
 		}
 		w.halt()

@@ -103,7 +103,7 @@ func TestKilledBetweenSealAndSave(t *testing.T) {
 		if left, err := w.Shelf.Unsealed(); err != nil || len(left) != 0 {
 			t.Errorf("logs are left: %v, %v", left, err)
 		}
-		rec, err := w.db.Session(t.Context(), inv.Session)
+		rec, err := w.db.Sessions().Get(t.Context(), inv.Session)
 		if err != nil || rec.Log.Size != sealed.Size || !bytes.Equal(rec.Log.Hash, sealed.SHA256) {
 			t.Errorf("stored %+v, %v; sealed %+v", rec.Log, err, sealed)
 		}
@@ -157,13 +157,13 @@ func TestTidyStoresHashes(t *testing.T) {
 		}
 		again.Append(record.Entry{At: time.Now(), What: record.Event, Body: []byte("kept")})
 		again.Close()
-		if err := w.db.SetSessionLog(t.Context(), inv.Session, store.Log{}); err != nil {
+		if err := w.db.Sessions().SetLog(t.Context(), inv.Session, store.Log{}); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := w.Tidy(t.Context()); err != nil || n != 1 {
 			t.Fatalf("tidied %d, %v", n, err)
 		}
-		rec, err := w.db.Session(t.Context(), inv.Session)
+		rec, err := w.db.Sessions().Get(t.Context(), inv.Session)
 		if err != nil || rec.Log.Size == 0 || len(rec.Log.Hash) == 0 {
 			t.Errorf("stored %+v, %v", rec.Log, err)
 		}

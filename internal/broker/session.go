@@ -1041,7 +1041,7 @@ func (s *session) save(ctx context.Context) bool {
 	if rec.State().Final() {
 		return true // finish saves it, with what is known of the log
 	}
-	if err := s.b.Store.UpdateSession(ctx, &rec); err != nil && !errors.Is(err, store.ErrOutOfTurn) {
+	if err := s.b.Store.Sessions().Advance(ctx, &rec); err != nil && !errors.Is(err, store.ErrOutOfTurn) {
 		s.mu.Lock()
 		s.unsaved = true
 		s.mu.Unlock()
@@ -1077,7 +1077,7 @@ func (s *session) finish(ctx context.Context) bool {
 	// A server that is stopping saves this much: the log is sealed already.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := s.b.Store.SealSession(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256})
+	err := s.b.Store.Sessions().Seal(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256})
 	if err != nil && !errors.Is(err, store.ErrOutOfTurn) { // out of turn, an earlier try was carried out after all
 		s.out.Error("end of session not saved", sallyport.LogErr, err)
 		return false

@@ -122,7 +122,7 @@ func (w *world) begin() Invitation {
 func (w *world) stored(id sallyport.SessionID) *sallyport.Session {
 	w.t.Helper()
 	synctest.Wait()
-	rec, err := w.db.Session(w.t.Context(), id)
+	rec, err := w.db.Sessions().Get(w.t.Context(), id)
 	if err != nil {
 		w.t.Fatal(err)
 	}

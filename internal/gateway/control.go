@@ -272,7 +272,7 @@ func (n *channel) keep(ctx context.Context) error {
 			n.g.Store.Ping(ctx, n.id, time.Now())
 		case <-look.C:
 			now := time.Now()
-			newest := n.g.Store.Revision()
+			newest := n.g.Store.IAM().Revision()
 			if newest == revision && now.Sub(judged) < judgeAgain && (attached || said != "" && !n.isRival(said)) {
 				look.Reset(lookAgain(attached))
 				continue

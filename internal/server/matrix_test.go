@@ -168,13 +168,13 @@ func (m *matrix) user(name, policy string) aws.Credentials {
 
 func (m *matrix) allow(user, policy string) {
 	m.Helper()
-	m.must(m.Store.PutInlinePolicy(m.Context(), store.User(user), "test", policy))
+	m.must(m.Store.IAM().PutInlinePolicy(m.Context(), store.User(user), "test", policy))
 }
 
 func (m *matrix) role(name, trust, policy string) {
 	m.Helper()
-	m.must(m.Store.CreateRole(m.Context(), sallyport.Role{Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: 12 * time.Hour, Trust: trust}))
-	m.must(m.Store.PutInlinePolicy(m.Context(), store.Role(name), "test", policy))
+	m.must(m.Store.IAM().CreateRole(m.Context(), sallyport.Role{Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: 12 * time.Hour, Trust: trust}))
+	m.must(m.Store.IAM().PutInlinePolicy(m.Context(), store.Role(name), "test", policy))
 }
 
 func (m *matrix) temporary(c aws.Credentials, role, policy string) aws.Credentials {
@@ -198,7 +198,7 @@ func (m *matrix) temporary(c aws.Credentials, role, policy string) aws.Credentia
 func (m *matrix) rootKey() aws.Credentials {
 	m.Helper()
 	id, secret := sallyport.EntityID("AKIA"), sallyport.GenerateSecret()
-	m.must(m.Store.CreateAccessKey(m.Context(), sallyport.AccessKey{ID: id, Active: true, Created: time.Now()}, secret))
+	m.must(m.Store.IAM().CreateAccessKey(m.Context(), sallyport.AccessKey{ID: id, Active: true, Created: time.Now()}, secret))
 	return aws.Credentials{AccessKeyID: id, SecretAccessKey: secret.Reveal()}
 }
 
@@ -387,7 +387,7 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 		m.self, m.other = m.Register("nodes-everything"), m.Register("nodes-everything")
 		m.weak, m.stray = m.Register("nodes-nothing"), m.Register("nodes-stray")
 		m.named = m.self
-		m.must(m.Store.UpdateTrust(t.Context(), "nodes-stray", accountTrust))
+		m.must(m.Store.IAM().UpdateTrust(t.Context(), "nodes-stray", accountTrust))
 
 		assumer := m.user("assumer", everything)
 		none, exact, all := m.user("none", ""), m.user("exact", nothing), m.user("all", everything)
@@ -401,13 +401,13 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 			"a deleted role":                        m.temporary(assumer, "deleted", ""),
 			"a key that is not there":               {AccessKeyID: "AKIAAAAAAAAAAAAAAAAA", SecretAccessKey: "x"},
 		}
-		m.must(m.Store.SetAccessKeyActive(t.Context(), "inactive", inactive.AccessKeyID, false))
-		m.must(m.Store.SetAccessKeyActive(t.Context(), "keyless", keyless.AccessKeyID, false))
-		m.must(m.Store.DeleteAccessKey(t.Context(), "deleted", deleted.AccessKeyID))
-		m.must(m.Store.DeleteInlinePolicy(t.Context(), store.User("deleted"), "test"))
-		m.must(m.Store.Delete(t.Context(), store.User("deleted")))
-		m.must(m.Store.DeleteInlinePolicy(t.Context(), store.Role("deleted"), "test"))
-		m.must(m.Store.Delete(t.Context(), store.Role("deleted")))
+		m.must(m.Store.IAM().SetAccessKeyActive(t.Context(), "inactive", inactive.AccessKeyID, false))
+		m.must(m.Store.IAM().SetAccessKeyActive(t.Context(), "keyless", keyless.AccessKeyID, false))
+		m.must(m.Store.IAM().DeleteAccessKey(t.Context(), "deleted", deleted.AccessKeyID))
+		m.must(m.Store.IAM().DeleteInlinePolicy(t.Context(), store.User("deleted"), "test"))
+		m.must(m.Store.IAM().Delete(t.Context(), store.User("deleted")))
+		m.must(m.Store.IAM().DeleteInlinePolicy(t.Context(), store.Role("deleted"), "test"))
+		m.must(m.Store.IAM().Delete(t.Context(), store.Role("deleted")))
 		m.User("deleted", everything) // namesakes
 		m.role("deleted", accountTrust, everything)
 
@@ -531,7 +531,7 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 					want(caller, signed(c), denied, first)
 				}
 				m.allow("exact", statements(append([]string{"Allow"}, e.asks...)))
-				m.must(m.Store.PutInlinePolicy(t.Context(), store.Role("exact"), "test", statements(append([]string{"Allow"}, e.asks...))))
+				m.must(m.Store.IAM().PutInlinePolicy(t.Context(), store.Role("exact"), "test", statements(append([]string{"Allow"}, e.asks...))))
 				want("a user who is allowed what is asked", signed(exact), in, "")
 				want("a role that allows what is asked", signed(roleExact), in, "")
 				for i, action := range e.asks {

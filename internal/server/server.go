@@ -172,7 +172,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	if err := db.Claim(ctx); err != nil {
 		return err
 	}
-	_, inUse, err := db.Realm(ctx)
+	_, inUse, err := db.Meta().Realm(ctx)
 	if err != nil {
 		return err
 	}
@@ -181,14 +181,14 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 			return err
 		}
 	}
-	if err := db.SetRealm(ctx, c.realm); err != nil {
+	if err := db.Meta().SetRealm(ctx, c.realm); err != nil {
 		return err
 	}
 	keys, err := c.openKeys(ctx, db)
 	if err != nil {
 		return err
 	}
-	if err := db.MarkAllOffline(ctx); err != nil { // until they dial again
+	if err := db.Nodes().MarkAllOffline(ctx); err != nil { // until they dial again
 		return err
 	}
 	shelf, err := record.OpenShelfOn(c.Disk, filepath.Join(c.State, "sessions"))
@@ -363,7 +363,7 @@ const NodeRole = "SallyportManagedNode"
 
 // furnish puts into a new database what everybody needs.
 func furnish(ctx context.Context, db *store.DB) error {
-	err := db.CreateRole(ctx, sallyport.Role{
+	err := db.IAM().CreateRole(ctx, sallyport.Role{
 		Name: NodeRole, Path: "/service-role/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: time.Hour,
 		Description: "What managed nodes act in, unless their activation names another role.",
 		Trust:       `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole"}]}`,
@@ -371,7 +371,7 @@ func furnish(ctx context.Context, db *store.DB) error {
 	if err != nil && sallyport.CodeOf(err) != sallyport.EntityAlreadyExists { // it may have got as far as this before
 		return err
 	}
-	return db.Attach(ctx, store.Role(NodeRole), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")
+	return db.IAM().Attach(ctx, store.Role(NodeRole), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")
 }
 
 // openKeys reads the root key, or makes one for a database that never had one.
@@ -426,7 +426,7 @@ func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *reco
 	if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
 		logger.Error("recordings not sealed", sallyport.LogErr, err)
 	}
-	if gone, err := db.DeleteKMSKeys(ctx, time.Now()); err != nil && ctx.Err() == nil {
+	if gone, err := db.Keys().DeleteDue(ctx, time.Now()); err != nil && ctx.Err() == nil {
 		logger.Error("KMS keys not deleted", sallyport.LogErr, err)
 	} else if len(gone) > 0 {
 		logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
@@ -435,7 +435,7 @@ func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *reco
 		return
 	}
 	then := time.Now().Add(-keep)
-	n, err := db.ForgetHistory(ctx, then)
+	n, err := db.Sessions().Forget(ctx, then)
 	if err == nil {
 		err = shelf.Expire(then)
 	}

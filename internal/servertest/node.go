@@ -83,7 +83,7 @@ func (s *Server) activation(role string) (sallyport.Activation, sallyport.Secret
 		s.T.Fatal(err)
 	}
 	a := sallyport.Activation{ID: uuid.NewString(), Code: code.Hash(), Role: r.PathAndName(), RoleID: r.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
-	if err := s.Store.CreateActivation(s.T.Context(), a); err != nil {
+	if err := s.Store.Activations().Create(s.T.Context(), a); err != nil {
 		s.T.Fatal(err)
 	}
 	return a, code
@@ -175,7 +175,7 @@ func (n *Node) Online() (offline func()) {
 }
 
 func (n *Node) isOnline() bool {
-	got, err := n.Server.Store.Node(n.Server.T.Context(), n.ID)
+	got, err := n.Server.Store.Nodes().Get(n.Server.T.Context(), n.ID)
 	return err == nil && got.Online
 }
 

@@ -119,17 +119,17 @@ func (s *Server) User(name, policy string) aws.CredentialsProvider {
 	s.T.Helper()
 	ctx := s.T.Context()
 	now := time.Now()
-	if err := s.Store.CreateUser(ctx, sallyport.User{Name: name, Path: "/", ID: sallyport.EntityID("AIDA"), Created: now}); err != nil {
+	if err := s.Store.IAM().CreateUser(ctx, sallyport.User{Name: name, Path: "/", ID: sallyport.EntityID("AIDA"), Created: now}); err != nil {
 		s.T.Fatal(err)
 	}
 	if policy != "" {
-		if err := s.Store.PutInlinePolicy(ctx, store.User(name), "test", policy); err != nil {
+		if err := s.Store.IAM().PutInlinePolicy(ctx, store.User(name), "test", policy); err != nil {
 			s.T.Fatal(err)
 		}
 	}
 	key := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: name, Active: true, Created: now}
 	secret := sallyport.GenerateSecret()
-	if err := s.Store.CreateAccessKey(ctx, key, secret); err != nil {
+	if err := s.Store.IAM().CreateAccessKey(ctx, key, secret); err != nil {
 		s.T.Fatal(err)
 	}
 	return credentials.NewStaticCredentialsProvider(key.ID, secret.Reveal(), "")

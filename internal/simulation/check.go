@@ -191,7 +191,7 @@ var causes = []struct {
 // Settle waits until the store has no session that is on, no longer than a time.
 func (w *World) Settle(limit time.Duration) {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Second) {
-		on, err := w.Store().Unfinished(context.Background())
+		on, err := w.Store().Sessions().Unfinished(context.Background())
 		if err == nil && len(on) == 0 {
 			return
 		}
@@ -204,7 +204,7 @@ func (w *World) Check(s *Session) (all []Problem) {
 	bad := func(i Invariant, format string, args ...any) {
 		all = append(all, Problem{i, s.name() + ": " + fmt.Sprintf(format, args...)})
 	}
-	rec, err := w.Store().Session(context.Background(), s.ID)
+	rec, err := w.Store().Sessions().Get(context.Background(), s.ID)
 	if err != nil {
 		bad(Finished, "not in the store: %v", err)
 		return all
@@ -504,7 +504,7 @@ func (w *World) checkAll() (all []Problem) {
 	for _, s := range sessions {
 		all = append(all, w.Check(s)...)
 	}
-	on, err := w.Store().Unfinished(context.Background())
+	on, err := w.Store().Sessions().Unfinished(context.Background())
 	if err != nil {
 		all = append(all, Problem{Finished, err.Error()})
 	}

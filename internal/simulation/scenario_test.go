@@ -464,7 +464,7 @@ func TestLeavesOverStalledLink(t *testing.T) {
 				if s.Ending.MayBeOn || s.Said("could not be ended") {
 					t.Error("the client could not end its session")
 				}
-				on, err := w.Store().Unfinished(context.Background())
+				on, err := w.Store().Sessions().Unfinished(context.Background())
 				for _, rec := range on {
 					if rec.State() != sallyport.Terminating {
 						t.Errorf("%s is %v, %v", rec.ID, rec.State(), err)

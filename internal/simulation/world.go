@@ -70,10 +70,10 @@ func NewTemplate(tb testing.TB, dir string) *Template {
 	}
 	a := sallyport.Activation{ID: "12345678-1234-1234-1234-123456789012", Code: code.Hash(), Role: role.PathAndName(), RoleID: role.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}
 	if err := errors.Join(
-		db.CreateUser(ctx, user),
-		db.PutInlinePolicy(ctx, store.User(user.Name), "all", policy),
-		db.CreateAccessKey(ctx, key, secret),
-		db.CreateActivation(ctx, a),
+		db.IAM().CreateUser(ctx, user),
+		db.IAM().PutInlinePolicy(ctx, store.User(user.Name), "all", policy),
+		db.IAM().CreateAccessKey(ctx, key, secret),
+		db.Activations().Create(ctx, a),
 	); err != nil {
 		tb.Fatal(err)
 	}

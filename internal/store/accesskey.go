@@ -39,12 +39,12 @@ func noAccessKey(id string) error {
 
 // CreateAccessKey adds a key and its secret, which is sealed. An empty k.User
 // is the account itself. LimitExceeded if there are two already.
-func (db *DB) CreateAccessKey(ctx context.Context, k sallyport.AccessKey, secret sallyport.Secret) error {
-	box, err := db.box()
+func (iam IAM) CreateAccessKey(ctx context.Context, k sallyport.AccessKey, secret sallyport.Secret) error {
+	box, err := iam.db.box()
 	if err != nil {
 		return err
 	}
-	err = db.transactIAM(ctx, func(tx *tx) error {
+	err = iam.change(ctx, iamRevision, func(tx *tx) error {
 		userID, err := userID(tx.ctx, tx, k.User)
 		if err != nil {
 			return err
@@ -75,12 +75,12 @@ func userID(ctx context.Context, q querier, user string) (sql.NullString, error)
 
 // AccessKeys lists the keys of a user, oldest first; of the account itself if
 // user is empty. There are too few to page.
-func (db *DB) AccessKeys(ctx context.Context, user string) ([]sallyport.AccessKey, error) {
-	id, err := userID(ctx, db.read, user)
+func (iam IAM) AccessKeys(ctx context.Context, user string) ([]sallyport.AccessKey, error) {
+	id, err := userID(ctx, iam.q(), user)
 	if err != nil {
 		return nil, err
 	}
-	list, err := collect(ctx, db.read, func(s scanner) (k sallyport.AccessKey, err error) {
+	list, err := collect(ctx, iam.q(), func(s scanner) (k sallyport.AccessKey, err error) {
 		var created, used int64
 		err = s.Scan(&k.ID, &k.Active, &created, &used, &k.LastService)
 		k.User, k.Created, k.LastUsed = user, fromMillis(created), fromMillis(used)
@@ -91,7 +91,7 @@ func (db *DB) AccessKeys(ctx context.Context, user string) ([]sallyport.AccessKe
 		return nil, fmt.Errorf("list access keys of user %s: %w", user, translate(err))
 	}
 	for i := range list {
-		db.pending.overlayKey(&list[i])
+		iam.db.pending.overlayKey(&list[i])
 	}
 	return list, nil
 }
@@ -105,8 +105,8 @@ type Credential struct {
 
 // Credential returns an access key, active or not, and its secret.
 // NoSuchEntity if there is no such key.
-func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error) {
-	box, err := db.box()
+func (iam IAM) Credential(ctx context.Context, keyID string) (*Credential, error) {
+	box, err := iam.db.box()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error)
 	var created, used int64
 	var id, name, path, tags sql.NullString
 	var userCreated sql.NullInt64
-	err = db.read.QueryRowContext(ctx, `SELECT k.id, k.secret, k.active, k.created, k.last_used, k.last_service,
+	err = iam.q().QueryRowContext(ctx, `SELECT k.id, k.secret, k.active, k.created, k.last_used, k.last_service,
 			e.id, e.name, e.path, e.tags, e.created
 		FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, clean(keyID)).
 		Scan(&c.Key.ID, &sealed, &c.Key.Active, &created, &used, &c.Key.LastService, &id, &name, &path, &tags, &userCreated)
@@ -139,15 +139,15 @@ func (db *DB) Credential(ctx context.Context, keyID string) (*Credential, error)
 		return nil, fmt.Errorf("open access key %s: %w", keyID, err)
 	}
 	c.Secret = sallyport.NewSecret(string(secret))
-	db.pending.overlayKey(&c.Key)
+	iam.db.pending.overlayKey(&c.Key)
 	return &c, nil
 }
 
 // AccessKeyOwner returns the user a key belongs to, "" for the account itself,
 // or NoSuchEntity.
-func (db *DB) AccessKeyOwner(ctx context.Context, keyID string) (string, error) {
+func (iam IAM) AccessKeyOwner(ctx context.Context, keyID string) (string, error) {
 	var user sql.NullString
-	err := db.read.QueryRowContext(ctx, `SELECT e.name FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, clean(keyID)).Scan(&user)
+	err := iam.q().QueryRowContext(ctx, `SELECT e.name FROM access_keys k LEFT JOIN entities e ON e.id = k.user_id WHERE k.id = $1`, clean(keyID)).Scan(&user)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", noAccessKey(keyID)
 	}
@@ -155,23 +155,27 @@ func (db *DB) AccessKeyOwner(ctx context.Context, keyID string) (string, error) 
 }
 
 // SetAccessKeyActive turns a key of a user's on or off.
-func (db *DB) SetAccessKeyActive(ctx context.Context, user, keyID string, active bool) error {
-	err := db.onAccessKey(ctx, "update", user, keyID, `UPDATE access_keys SET active = $2 WHERE id = $1`, active)
-	if !active {
-		db.gone(ctx, keyID, err)
-	}
-	return err
+func (iam IAM) SetAccessKeyActive(ctx context.Context, user, keyID string, active bool) error {
+	return iam.onAccessKey(ctx, "update", user, keyID, func(tx *tx) error {
+		if !active {
+			tx.goes(keyID)
+		}
+		_, err := tx.exec(`UPDATE access_keys SET active = $2 WHERE id = $1`, keyID, active)
+		return err
+	})
 }
 
 // DeleteAccessKey removes a key of a user's.
-func (db *DB) DeleteAccessKey(ctx context.Context, user, keyID string) error {
-	err := db.onAccessKey(ctx, "delete", user, keyID, `DELETE FROM access_keys WHERE id = $1`)
-	db.gone(ctx, keyID, err)
-	return err
+func (iam IAM) DeleteAccessKey(ctx context.Context, user, keyID string) error {
+	return iam.onAccessKey(ctx, "delete", user, keyID, func(tx *tx) error {
+		tx.goes(keyID)
+		_, err := tx.exec(`DELETE FROM access_keys WHERE id = $1`, keyID)
+		return err
+	})
 }
 
-func (db *DB) onAccessKey(ctx context.Context, verb, user, keyID, statement string, args ...any) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (iam IAM) onAccessKey(ctx context.Context, verb, user, keyID string, do func(*tx) error) error {
+	err := iam.change(ctx, iamRevision, func(tx *tx) error {
 		id, err := userID(tx.ctx, tx, user)
 		if err != nil {
 			return err
@@ -184,8 +188,7 @@ func (db *DB) onAccessKey(ctx context.Context, verb, user, keyID, statement stri
 		if err != nil {
 			return err
 		}
-		_, err = tx.exec(statement, append([]any{keyID}, args...)...)
-		return err
+		return do(tx)
 	})
 	return wrap(err, "%s access key %s", verb, keyID)
 }
@@ -204,7 +207,7 @@ func (db *DB) Reseal(ctx context.Context) (n int, err error) {
 		user   sql.NullString
 		sealed []byte
 	}
-	err = db.transactIAM(ctx, func(tx *tx) error {
+	err = db.IAM().change(ctx, iamRevision, func(tx *tx) error {
 		n = 0
 		rows, err := collect(tx.ctx, tx, func(s scanner) (r row, err error) {
 			return r, s.Scan(&r.id, &r.user, &r.sealed)

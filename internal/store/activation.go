@@ -34,11 +34,11 @@ func noActivation(id string) error {
 }
 
 // CreateActivation adds an activation. Its Count is 0; a.Count is not read.
-func (db *DB) CreateActivation(ctx context.Context, a sallyport.Activation) error {
+func (as Activations) Create(ctx context.Context, a sallyport.Activation) error {
 	if err := sallyport.CheckTags(nil, a.Tags); err != nil {
 		return wrap(err, "create activation %s", a.ID)
 	}
-	err := db.transact(ctx, func(tx *tx) error {
+	err := as.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO activations (id, code, description, name, role, role_id, most, created, expires, tags)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 			a.ID, a.Code[:], clean(a.Description), clean(a.Name), a.Role, a.RoleID, a.Limit, millis(a.Created), millis(a.Expires), tagsJSON(a.Tags))
@@ -48,8 +48,8 @@ func (db *DB) CreateActivation(ctx context.Context, a sallyport.Activation) erro
 }
 
 // Activation returns an activation, or InvalidActivationId.
-func (db *DB) Activation(ctx context.Context, id string) (*sallyport.Activation, error) {
-	return findActivation(ctx, db.read, id)
+func (as Activations) Get(ctx context.Context, id string) (*sallyport.Activation, error) {
+	return findActivation(ctx, as.q(), id)
 }
 
 func findActivation(ctx context.Context, q querier, id string) (*sallyport.Activation, error) {
@@ -70,7 +70,7 @@ type ActivationFilter struct {
 }
 
 // Activations lists activations, oldest first.
-func (db *DB) Activations(ctx context.Context, f ActivationFilter, page Page) ([]*sallyport.Activation, Cursor, error) {
+func (as Activations) List(ctx context.Context, f ActivationFilter, page Page) ([]*sallyport.Activation, Cursor, error) {
 	at, id, more, err := page.placeTime("activations")
 	if err != nil {
 		return nil, "", err
@@ -82,7 +82,7 @@ func (db *DB) Activations(ctx context.Context, f ActivationFilter, page Page) ([
 	if more {
 		w.add("(created, id) > (?, ?)", at, id)
 	}
-	list, err := collect(ctx, db.read, scanActivation, `SELECT `+activationColumns+` FROM activations
+	list, err := collect(ctx, as.q(), scanActivation, `SELECT `+activationColumns+` FROM activations
 		WHERE `+w.String()+` ORDER BY created, id LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list activations: %w", translate(err))
@@ -94,8 +94,8 @@ func (db *DB) Activations(ctx context.Context, f ActivationFilter, page Page) ([
 }
 
 // DeleteActivation removes an activation. The nodes that came by it stay.
-func (db *DB) DeleteActivation(ctx context.Context, id string) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (as Activations) Delete(ctx context.Context, id string) error {
+	err := as.write(ctx, func(tx *tx) error {
 		n, err := tx.exec(`DELETE FROM activations WHERE id = $1`, clean(id))
 		if err == nil && n == 0 {
 			return noActivation(id)
@@ -113,11 +113,11 @@ func (db *DB) DeleteActivation(ctx context.Context, id string) error {
 // A machine that registers again becomes another node, unless it does so with the
 // same key and fingerprint: then its first registration may not have been
 // answered, and it is the node that it became by that, as stored.
-func (db *DB) Register(ctx context.Context, activation string, code sallyport.Secret, n sallyport.Node, at time.Time) (*sallyport.Node, error) {
+func (ns Nodes) Register(ctx context.Context, activation string, code sallyport.Secret, n sallyport.Node, at time.Time) (*sallyport.Node, error) {
 	hash := code.Hash()
 	n = sallyport.Node{ID: n.ID, PublicKey: n.PublicKey, Fingerprint: clean(n.Fingerprint), Agent: cleanAgent(n.Agent), Registered: fromMillis(millis(at))}
 	var before sallyport.NodeID
-	err := db.transact(ctx, func(tx *tx) error {
+	err := ns.write(ctx, func(tx *tx) error {
 		a, err := findActivation(tx.ctx, tx, activation)
 		if err != nil {
 			return err
@@ -147,7 +147,7 @@ func (db *DB) Register(ctx context.Context, activation string, code sallyport.Se
 		return nil, fmt.Errorf("register by activation %s: %w", sallyport.Clip(clean(activation), 64), err)
 	}
 	if !before.IsZero() {
-		return db.Node(ctx, before)
+		return ns.Get(ctx, before)
 	}
 	return &n, nil
 }

@@ -29,7 +29,7 @@ func BenchmarkHistoryOfAMillion(b *testing.B) {
 
 func benchHistory(b *testing.B, db *DB, f SessionFilter, p Page) {
 	for b.Loop() {
-		if _, _, err := db.History(b.Context(), f, p); err != nil {
+		if _, _, err := db.Sessions().History(b.Context(), f, p); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -40,7 +40,7 @@ func benchHistory(b *testing.B, db *DB, f SessionFilter, p Page) {
 func BenchmarkInsertSession(b *testing.B) {
 	insert := func(ctx context.Context, b *testing.B, db *DB) {
 		s := testSession(0, "ann", sallyport.NewNodeID())
-		if err := db.InsertSession(ctx, &SessionRecord{Session: s}); err != nil {
+		if err := db.Sessions().Insert(ctx, &SessionRecord{Session: s}); err != nil {
 			b.Error(err)
 		}
 	}
@@ -67,15 +67,15 @@ func BenchmarkInsertSession(b *testing.B) {
 func BenchmarkGrants(b *testing.B) {
 	onEachB(b, func(b *testing.B, db *DB) {
 		ctx := b.Context()
-		must(b, db.CreateUser(ctx, sallyport.User{Name: "ann", Path: "/", ID: "AIDA1", Created: at(0)}))
-		must(b, db.CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/", ID: "AGPA1", Created: at(0)}))
-		must(b, db.AddUserToGroup(ctx, "ops", "ann"))
+		must(b, db.IAM().CreateUser(ctx, sallyport.User{Name: "ann", Path: "/", ID: "AIDA1", Created: at(0)}))
+		must(b, db.IAM().CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/", ID: "AGPA1", Created: at(0)}))
+		must(b, db.IAM().AddUserToGroup(ctx, "ops", "ann"))
 		for _, name := range []string{"a", "b", "c", "d", "e"} {
-			must(b, db.PutInlinePolicy(ctx, User("ann"), name, "{}"))
-			must(b, db.PutInlinePolicy(ctx, Group("ops"), name, "{}"))
+			must(b, db.IAM().PutInlinePolicy(ctx, User("ann"), name, "{}"))
+			must(b, db.IAM().PutInlinePolicy(ctx, Group("ops"), name, "{}"))
 		}
 		for b.Loop() {
-			if g, err := db.Grants(ctx, User("ann")); err != nil || len(g.Policies) != 10 {
+			if g, err := db.IAM().Grants(ctx, User("ann")); err != nil || len(g.Policies) != 10 {
 				b.Fatal(g, err)
 			}
 		}
@@ -86,9 +86,9 @@ func BenchmarkGrants(b *testing.B) {
 func BenchmarkCredential(b *testing.B) {
 	onEachB(b, func(b *testing.B, db *DB) {
 		ctx := b.Context()
-		must(b, db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", Active: true, Created: at(0)}, sallyport.GenerateSecret()))
+		must(b, db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", Active: true, Created: at(0)}, sallyport.GenerateSecret()))
 		for b.Loop() {
-			if _, err := db.Credential(ctx, "AKIA1"); err != nil {
+			if _, err := db.IAM().Credential(ctx, "AKIA1"); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -11,14 +11,14 @@ func TestMadeWithinABoundary(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		ann := sallyport.User{Name: "ann", Path: "/", ID: sallyport.EntityID("AIDA"), Created: at(1), Boundary: ourPolicy}
-		wantCode(t, db.CreateUser(ctx, ann), sallyport.NoSuchEntity, "not attachable")
-		_, err := db.User(ctx, "ann")
+		wantCode(t, db.IAM().CreateUser(ctx, ann), sallyport.NoSuchEntity, "not attachable")
+		_, err := db.IAM().User(ctx, "ann")
 		wantCode(t, err, sallyport.NoSuchEntity, "")
 		createPolicy(t, db, ourPolicy, "{}")
-		must(t, db.CreateUser(ctx, ann))
-		u, err := db.User(ctx, "ann")
+		must(t, db.IAM().CreateUser(ctx, ann))
+		u, err := db.IAM().User(ctx, "ann")
 		must(t, err)
-		g, err := db.Grants(ctx, User("ann"))
+		g, err := db.IAM().Grants(ctx, User("ann"))
 		must(t, err)
 		if u.Boundary != ourPolicy || g.Boundary == nil || g.Boundary.Name != ourPolicy {
 			t.Errorf("her boundary is %q, and %+v", u.Boundary, g.Boundary)

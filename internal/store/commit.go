@@ -13,26 +13,6 @@ import (
 	"github.com/sallyport/sallyport/internal/panics"
 )
 
-// A tx is a transaction under way, and the context its statements run in. That
-// context is never cancelled: SQLite undoes a whole transaction when one of its
-// statements is interrupted, and the transaction may be several callers'.
-type tx struct {
-	*sql.Tx
-	ctx context.Context
-}
-
-func (t *tx) exec(query string, args ...any) (int64, error) {
-	res, err := t.ExecContext(t.ctx, query, args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-func (t *tx) row(query string, args ...any) *sql.Row {
-	return t.QueryRowContext(t.ctx, query, args...)
-}
-
 // transact runs do in a transaction and commits what it did, unless it returns
 // an error. do may be run more than once, so what it hands out it must assign,
 // not append; and it must use nothing but its tx, or it would wait for itself. A
@@ -40,41 +20,52 @@ func (t *tx) row(query string, args ...any) *sql.Row {
 //
 // Where there is one writer, callers that arrive while it is busy are committed
 // together: one wait for the disk for all of them.
+//
+// What has to follow a commit is done before transact returns: this process's
+// caches learn that a revision has moved on, and OnGone is told which identities
+// are not in force any more.
 func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	var after *run             // the last time that do came to its end
+	var moved [revisions]int64 // by any of the times
+	whole := func(t *tx) error {
+		after = nil
+		t = &tx{t.sql, t.ctx, &run{}}
+		defer t.run.over.Store(true)
+		if err := do(t); err != nil {
+			return err
+		}
+		if t.run.broken != nil {
+			return t.run.broken
+		}
+		after = t.run
+		for part, number := range t.run.moved {
+			moved[part] = max(moved[part], number)
+		}
+		return nil
+	}
 	var err error
 	if db.dialect.oneWriter {
-		err = db.commits.join(ctx, db.write, do)
+		err = db.commits.join(ctx, db.write, whole)
 	} else {
-		err = alone(ctx, db.write, do)
+		err = alone(ctx, db.write, whole)
 	}
-	return translate(err)
-}
-
-// transactIAM is transact for what decides who may do what: one at a time, and
-// the revision moves on once it is done.
-func (db *DB) transactIAM(ctx context.Context, do func(*tx) error) error {
-	defer db.revision.Add(1) // even if it failed: a commit may fail after the fact
-	return db.transact(ctx, func(tx *tx) error {
-		if db.dialect.lockIAM != "" {
-			if _, err := tx.ExecContext(tx.ctx, db.dialect.lockIAM); err != nil {
-				return err
-			}
+	err = translate(err)
+	// Also after an error: a commit may fail after the fact.
+	for part, number := range moved {
+		if number != 0 {
+			db.revisions.wrote(revision(part), number)
 		}
-		return do(tx)
-	})
+	}
+	if after != nil {
+		for _, id := range after.gone {
+			db.tellGone(ctx, id, err)
+		}
+	}
+	return err
 }
-
-// Revision changes whenever anything in IAM may have changed: users, groups,
-// roles, their policies, tags and keys, and the roles and tags of nodes. A cache of
-// answers keeps the revision from before it asked, and asks again when the revision
-// is another.
-//
-// It counts this process's writes, so it serves one server node. Several will
-// need the bus to pass it on.
-func (db *DB) Revision() uint64 { return db.revision.Load() }
 
 // alone runs do in a transaction of its own. PostgreSQL may ask for it to be
 // run again.
@@ -95,7 +86,7 @@ func once(ctx context.Context, pool *sql.DB, do func(*tx) error) error {
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	defer t.Rollback() // does nothing once committed
-	if err := panics.Run(func() error { return do(&tx{t, ctx}) }); err != nil {
+	if err := panics.Run(func() error { return do(&tx{sql: t, ctx: ctx}) }); err != nil {
 		return err
 	}
 	if err := t.Commit(); err != nil {
@@ -209,7 +200,7 @@ func together(pool *sql.DB, batch []*job) error {
 		if _, err := t.ExecContext(ctx, `SAVEPOINT job`); err != nil {
 			return err
 		}
-		verdicts[i] = panics.Run(func() error { return j.do(&tx{t, j.ctx}) })
+		verdicts[i] = panics.Run(func() error { return j.do(&tx{sql: t, ctx: j.ctx}) })
 		if verdicts[i] != nil {
 			if _, err := t.ExecContext(ctx, `ROLLBACK TO job`); err != nil {
 				return err

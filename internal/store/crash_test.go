@@ -47,25 +47,25 @@ func writeUntilKilled(dsn string) {
 	}
 	code := sallyport.GenerateSecret()
 	activation := sallyport.Activation{ID: sallyport.EntityID("activation-"), Code: code.Hash(), Limit: 1_000_000, Expires: time.Unix(1<<40, 0)}
-	answered(db.CreateActivation(ctx, activation), "activation", activation.ID)
+	answered(db.Activations().Create(ctx, activation), "activation", activation.ID)
 
 	var writers sync.WaitGroup
 	for range 4 {
 		writers.Go(func() {
 			for {
 				s := testSession(0, "ann", sallyport.NewNodeID())
-				answered(db.InsertSession(ctx, &SessionRecord{Session: s}), "session", s.ID, s.State())
+				answered(db.Sessions().Insert(ctx, &SessionRecord{Session: s}), "session", s.ID, s.State())
 				for _, to := range []sallyport.State{sallyport.Connected, sallyport.Terminating, sallyport.Terminated} {
 					if err := s.Advance(to, at(1)); err != nil {
 						panic(err)
 					}
-					answered(db.UpdateSession(ctx, s), "session", s.ID, s.State())
+					answered(db.Sessions().Advance(ctx, s), "session", s.ID, s.State())
 				}
 				u := sallyport.User{Name: sallyport.EntityID("u"), Path: "/", ID: sallyport.EntityID("AIDA"), Created: at(0)}
-				answered(db.CreateUser(ctx, u), "user", u.Name)
+				answered(db.IAM().CreateUser(ctx, u), "user", u.Name)
 				id := sallyport.NewNodeID()
 				key := []byte(id.String()) // its own: one key is one registration
-				n, err := db.Register(ctx, activation.ID, code, sallyport.Node{ID: id, PublicKey: key}, at(0))
+				n, err := db.Nodes().Register(ctx, activation.ID, code, sallyport.Node{ID: id, PublicKey: key}, at(0))
 				if err != nil {
 					answered(err)
 				}
@@ -119,11 +119,11 @@ func TestNothingAnsweredIsLostToAKill(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					if r, err := db.Session(ctx, id); err != nil || r.State() < want {
+					if r, err := db.Sessions().Get(ctx, id); err != nil || r.State() < want {
 						t.Errorf("round %d: %s was answered, and the store has %v, %v", round, line, r, err)
 					}
 				case "user":
-					if _, err := db.User(ctx, rest); err != nil && len(rest) == len(sallyport.EntityID("u")) {
+					if _, err := db.IAM().User(ctx, rest); err != nil && len(rest) == len(sallyport.EntityID("u")) {
 						t.Errorf("round %d: %s was answered: %v", round, line, err)
 					}
 				case "node":
@@ -132,7 +132,7 @@ func TestNothingAnsweredIsLostToAKill(t *testing.T) {
 						continue
 					}
 					registered++
-					if _, err := db.Node(ctx, id); err != nil {
+					if _, err := db.Nodes().Get(ctx, id); err != nil {
 						t.Errorf("round %d: %s was answered: %v", round, line, err)
 					}
 				case "error":
@@ -142,12 +142,12 @@ func TestNothingAnsweredIsLostToAKill(t *testing.T) {
 			// A registration is a node and a count, or neither.
 			counted := 0
 			list := pages(t, 1000, func(p Page) ([]*sallyport.Activation, Cursor, error) {
-				return db.Activations(ctx, ActivationFilter{}, p)
+				return db.Activations().List(ctx, ActivationFilter{}, p)
 			})
 			for _, a := range list {
 				counted += a.Count
 			}
-			nodes := pages(t, 1000, func(p Page) ([]*sallyport.Node, Cursor, error) { return db.Nodes(ctx, NodeFilter{}, p) })
+			nodes := pages(t, 1000, func(p Page) ([]*sallyport.Node, Cursor, error) { return db.Nodes().List(ctx, NodeFilter{}, p) })
 			if counted != len(nodes) || counted < registered {
 				t.Errorf("round %d: activations count %d registrations, there are %d nodes, and %d were answered", round, counted, len(nodes), registered)
 			}

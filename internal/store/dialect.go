@@ -40,11 +40,6 @@ type dialect struct {
 	// statistics here, and guesses badly between two indexes that both seem to
 	// do; PostgreSQL has them, and is left to choose.
 	use string
-
-	// lockIAM makes a transaction that writes IAM's tables wait for any other
-	// that does, where the engine would let both go on. With it a count and the
-	// insert it allows are one step, as SQLite has them anyway.
-	lockIAM string
 }
 
 var (
@@ -60,7 +55,6 @@ var (
 		migrationLock: func() (lock.SessionLocker, error) {
 			return lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for five minutes
 		},
-		lockIAM: `SELECT pg_advisory_xact_lock(7308895158)`, // any number that no other lock of ours has
 	}
 )
 
@@ -172,7 +166,9 @@ func connectPostgres(ctx context.Context, dsn string) (*DB, error) {
 }
 
 func newDB(d *dialect, read, write *sql.DB) *DB {
-	return &DB{dialect: d, read: read, write: write, commits: newCommits(), pending: newPending()}
+	db := &DB{dialect: d, read: read, write: write, commits: newCommits(), pending: newPending()}
+	db.views = views{scope{db: db}}
+	return db
 }
 
 // using is the hint that follows a table's name to have its query use an index.

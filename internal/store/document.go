@@ -73,17 +73,12 @@ func insertDocumentVersion(tx *tx, v sallyport.DocumentVersion) error {
 
 // CreateDocument adds a document with its first version, which is v; v's number is
 // not read. One of that name that is there is DocumentAlreadyExists.
-func (db *DB) CreateDocument(ctx context.Context, v sallyport.DocumentVersion, tags map[string]string) error {
+func (ds Documents) Create(ctx context.Context, v sallyport.DocumentVersion, tags map[string]string) error {
 	if err := sallyport.CheckTags(nil, tags); err != nil {
 		return wrap(err, "create document %s", v.Document)
 	}
 	v.Number = 1
-	err := db.transact(ctx, func(tx *tx) error {
-		if db.dialect.lockIAM != "" { // so that the count holds until the insert
-			if _, err := tx.exec(db.dialect.lockIAM); err != nil {
-				return err
-			}
-		}
+	err := ds.change(ctx, documentRevision, func(tx *tx) error {
 		var all, same int
 		if err := tx.row(`SELECT count(*), coalesce(sum(CASE WHEN name = $1 THEN 1 ELSE 0 END), 0) FROM documents`, v.Document).Scan(&all, &same); err != nil {
 			return err
@@ -127,16 +122,16 @@ func findDocument(ctx context.Context, q querier, name string) (*sallyport.Docum
 func documentID(created time.Time) string { return strconv.FormatInt(millis(created), 10) }
 
 // Document returns a document, or InvalidDocument.
-func (db *DB) Document(ctx context.Context, name string) (*sallyport.Document, error) {
-	return findDocument(ctx, db.read, name)
+func (ds Documents) Get(ctx context.Context, name string) (*sallyport.Document, error) {
+	return findDocument(ctx, ds.q(), name)
 }
 
 // DocumentVersion returns a document and one version of it: a number, $LATEST,
 // $DEFAULT or "", which is the default. If versionName is not empty it must be
 // that version's, or it alone says which. A document that is not there is
 // InvalidDocument, a version InvalidDocumentVersion.
-func (db *DB) DocumentVersion(ctx context.Context, name, version, versionName string) (*sallyport.Document, *sallyport.DocumentVersion, error) {
-	return findDocumentVersion(ctx, db.read, name, version, versionName)
+func (ds Documents) Version(ctx context.Context, name, version, versionName string) (*sallyport.Document, *sallyport.DocumentVersion, error) {
+	return findDocumentVersion(ctx, ds.q(), name, version, versionName)
 }
 
 func findDocumentVersion(ctx context.Context, q querier, name, version, versionName string) (*sallyport.Document, *sallyport.DocumentVersion, error) {
@@ -173,8 +168,8 @@ func findDocumentVersion(ctx context.Context, q querier, name, version, versionN
 // UpdateDocument adds v as the next version, and returns it. Base is the version
 // it is made from, which must be the latest: a number, or $LATEST or "". The
 // default stays where it is.
-func (db *DB) UpdateDocument(ctx context.Context, v sallyport.DocumentVersion, base string) (added *sallyport.DocumentVersion, err error) {
-	err = db.transact(ctx, func(tx *tx) error {
+func (ds Documents) Update(ctx context.Context, v sallyport.DocumentVersion, base string) (added *sallyport.DocumentVersion, err error) {
+	err = ds.change(ctx, documentRevision, func(tx *tx) error {
 		// Written first, so that two who update take turns.
 		n, err := tx.exec(`UPDATE documents SET last_version = last_version + 1 WHERE name = $1`, clean(v.Document))
 		if err != nil {
@@ -217,8 +212,8 @@ func (db *DB) UpdateDocument(ctx context.Context, v sallyport.DocumentVersion, b
 }
 
 // SetDefaultDocumentVersion makes a version the default, and returns it.
-func (db *DB) SetDefaultDocumentVersion(ctx context.Context, name string, number int) (v *sallyport.DocumentVersion, err error) {
-	err = db.transact(ctx, func(tx *tx) (err error) {
+func (ds Documents) SetDefault(ctx context.Context, name string, number int) (v *sallyport.DocumentVersion, err error) {
+	err = ds.change(ctx, documentRevision, func(tx *tx) (err error) {
 		if _, v, err = findDocumentVersion(tx.ctx, tx, name, strconv.Itoa(number), ""); err != nil {
 			return err
 		}
@@ -231,8 +226,8 @@ func (db *DB) SetDefaultDocumentVersion(ctx context.Context, name string, number
 // DeleteDocument removes a document, or the one version that is named. One that
 // is shared is not removed, nor is the default version alone, unless it is the
 // last: InvalidDocumentOperation.
-func (db *DB) DeleteDocument(ctx context.Context, name, version, versionName string) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ds Documents) Delete(ctx context.Context, name, version, versionName string) error {
+	err := ds.change(ctx, documentRevision, func(tx *tx) error {
 		d, err := findDocument(tx.ctx, tx, name)
 		if err != nil {
 			return err
@@ -267,14 +262,14 @@ func (db *DB) DeleteDocument(ctx context.Context, name, version, versionName str
 }
 
 // Documents returns all documents, by name: there are few hundred at most.
-func (db *DB) Documents(ctx context.Context) ([]*sallyport.Document, error) {
-	list, err := collect(ctx, db.read, scanDocument, `SELECT `+documentColumns+` FROM documents ORDER BY name`)
+func (ds Documents) List(ctx context.Context) ([]*sallyport.Document, error) {
+	list, err := collect(ctx, ds.q(), scanDocument, `SELECT `+documentColumns+` FROM documents ORDER BY name`)
 	return list, wrap(translate(err), "list documents")
 }
 
 // DocumentVersions lists the versions of a document, newest first.
-func (db *DB) DocumentVersions(ctx context.Context, name string, page Page) (*sallyport.Document, []*sallyport.DocumentVersion, Cursor, error) {
-	d, err := db.Document(ctx, name)
+func (ds Documents) Versions(ctx context.Context, name string, page Page) (*sallyport.Document, []*sallyport.DocumentVersion, Cursor, error) {
+	d, err := ds.Get(ctx, name)
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -291,7 +286,7 @@ func (db *DB) DocumentVersions(ctx context.Context, name string, page Page) (*sa
 		}
 		w.add("version < ?", before)
 	}
-	list, err := collect(ctx, db.read, scanDocumentVersion, `SELECT `+documentVersionColumns+` FROM document_versions
+	list, err := collect(ctx, ds.q(), scanDocumentVersion, `SELECT `+documentVersionColumns+` FROM document_versions
 		WHERE `+w.String()+` ORDER BY version DESC LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, nil, "", fmt.Errorf("list versions of document %s: %w", name, translate(err))
@@ -303,8 +298,8 @@ func (db *DB) DocumentVersions(ctx context.Context, name string, page Page) (*sa
 }
 
 // changeDocument has change alter a document's tags and who shares it.
-func (db *DB) changeDocument(ctx context.Context, name string, change func(d *sallyport.Document) error) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ds Documents) changeDocument(ctx context.Context, name string, change func(d *sallyport.Document) error) error {
+	err := ds.change(ctx, documentRevision, func(tx *tx) error {
 		if _, err := tx.exec(`UPDATE documents SET name = name WHERE name = $1`, clean(name)); err != nil { // one at a time
 			return err
 		}
@@ -326,8 +321,8 @@ func (db *DB) changeDocument(ctx context.Context, name string, change func(d *sa
 }
 
 // TagDocument adds tags to a document, and UntagDocument takes some off.
-func (db *DB) TagDocument(ctx context.Context, name string, tags map[string]string, most int) error {
-	return db.changeDocument(ctx, name, func(d *sallyport.Document) error {
+func (ds Documents) Tag(ctx context.Context, name string, tags map[string]string, most int) error {
+	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		if err := sallyport.CheckTags(d.Tags, tags); err != nil {
 			return err
 		}
@@ -344,8 +339,8 @@ func (db *DB) TagDocument(ctx context.Context, name string, tags map[string]stri
 	})
 }
 
-func (db *DB) UntagDocument(ctx context.Context, name string, keys []string) error {
-	return db.changeDocument(ctx, name, func(d *sallyport.Document) error {
+func (ds Documents) Untag(ctx context.Context, name string, keys []string) error {
+	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		for _, k := range keys {
 			delete(d.Tags, k)
 		}
@@ -354,8 +349,8 @@ func (db *DB) UntagDocument(ctx context.Context, name string, keys []string) err
 }
 
 // ShareDocument changes who shares a document: account IDs, or "all".
-func (db *DB) ShareDocument(ctx context.Context, name string, add, remove []string, most int) error {
-	return db.changeDocument(ctx, name, func(d *sallyport.Document) error {
+func (ds Documents) Share(ctx context.Context, name string, add, remove []string, most int) error {
+	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		for _, account := range add {
 			if !slices.Contains(d.Shared, account) {
 				d.Shared = append(d.Shared, account)

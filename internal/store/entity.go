@@ -115,8 +115,8 @@ func findEntityByID(ctx context.Context, q querier, kind EntityKind, id, name st
 }
 
 // onEntity finds who in a transaction that writes IAM, and does something to it.
-func (db *DB) onEntity(ctx context.Context, verb string, who Entity, do func(*tx, entity) error) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (iam IAM) onEntity(ctx context.Context, verb string, who Entity, do func(*tx, entity) error) error {
+	err := iam.change(ctx, iamRevision, func(tx *tx) error {
 		e, err := findEntity(tx.ctx, tx, who)
 		if err != nil {
 			return err
@@ -134,8 +134,8 @@ func wrap(err error, format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
 
-func (db *DB) createEntity(ctx context.Context, who Entity, e entity) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (iam IAM) createEntity(ctx context.Context, who Entity, e entity) error {
+	err := iam.change(ctx, iamRevision, func(tx *tx) error {
 		if len(e.tags) > maxTags {
 			return tooManyTags()
 		}
@@ -160,7 +160,7 @@ func (db *DB) createEntity(ctx context.Context, who Entity, e entity) error {
 }
 
 // listEntities pages through the entities of one kind, in order of name.
-func listEntities[T any](ctx context.Context, db *DB, kind EntityKind, pathPrefix string, page Page, as func(entity) T) ([]T, Cursor, error) {
+func listEntities[T any](ctx context.Context, iam IAM, kind EntityKind, pathPrefix string, page Page, as func(entity) T) ([]T, Cursor, error) {
 	list := string(kind) + "s"
 	after, err := page.place(list, 1)
 	if err != nil {
@@ -175,7 +175,7 @@ func listEntities[T any](ctx context.Context, db *DB, kind EntityKind, pathPrefi
 		w.add("e.name > ?", after[0])
 	}
 	query := `SELECT ` + entityColumns + ` FROM entities e WHERE ` + w.String() + ` ORDER BY e.name LIMIT ` + w.arg(page.limit()+1)
-	rows, err := collect(ctx, db.read, scanEntity, query, w.args...)
+	rows, err := collect(ctx, iam.q(), scanEntity, query, w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list %s: %w", list, translate(err))
 	}
@@ -194,13 +194,13 @@ func convert[T any](rows []entity, as func(entity) T) []T {
 // CreateUser adds a user, within its boundary from the first. ID and Created
 // are the caller's to choose; Groups is not looked at. EntityAlreadyExists if
 // there is one whose name differs by no more than case.
-func (db *DB) CreateUser(ctx context.Context, u sallyport.User) error {
-	return db.createEntity(ctx, User(u.Name), entity{id: u.ID, name: u.Name, path: u.Path, boundary: u.Boundary, tags: u.Tags, created: u.Created})
+func (iam IAM) CreateUser(ctx context.Context, u sallyport.User) error {
+	return iam.createEntity(ctx, User(u.Name), entity{id: u.ID, name: u.Name, path: u.Path, boundary: u.Boundary, tags: u.Tags, created: u.Created})
 }
 
 // User returns a user without its groups, or NoSuchEntity.
-func (db *DB) User(ctx context.Context, name string) (*sallyport.User, error) {
-	e, err := findEntity(ctx, db.read, User(name))
+func (iam IAM) User(ctx context.Context, name string) (*sallyport.User, error) {
+	e, err := findEntity(ctx, iam.q(), User(name))
 	if err != nil {
 		return nil, err
 	}
@@ -209,8 +209,8 @@ func (db *DB) User(ctx context.Context, name string) (*sallyport.User, error) {
 
 // UserByID returns the user with an ID, without its groups, or NoSuchEntity,
 // which says its name as the caller knows it.
-func (db *DB) UserByID(ctx context.Context, id, name string) (*sallyport.User, error) {
-	e, err := findEntityByID(ctx, db.read, userKind, id, name)
+func (iam IAM) UserByID(ctx context.Context, id, name string) (*sallyport.User, error) {
+	e, err := findEntityByID(ctx, iam.q(), userKind, id, name)
 	if err != nil {
 		return nil, err
 	}
@@ -218,18 +218,18 @@ func (db *DB) UserByID(ctx context.Context, id, name string) (*sallyport.User, e
 }
 
 // Users lists users whose path begins with pathPrefix, in order of name.
-func (db *DB) Users(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.User, Cursor, error) {
-	return listEntities(ctx, db, userKind, pathPrefix, page, entity.user)
+func (iam IAM) Users(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.User, Cursor, error) {
+	return listEntities(ctx, iam, userKind, pathPrefix, page, entity.user)
 }
 
 // CreateGroup adds a group.
-func (db *DB) CreateGroup(ctx context.Context, g sallyport.Group) error {
-	return db.createEntity(ctx, Group(g.Name), entity{id: g.ID, name: g.Name, path: g.Path, created: g.Created})
+func (iam IAM) CreateGroup(ctx context.Context, g sallyport.Group) error {
+	return iam.createEntity(ctx, Group(g.Name), entity{id: g.ID, name: g.Name, path: g.Path, created: g.Created})
 }
 
 // Group returns a group, or NoSuchEntity.
-func (db *DB) Group(ctx context.Context, name string) (*sallyport.Group, error) {
-	e, err := findEntity(ctx, db.read, Group(name))
+func (iam IAM) Group(ctx context.Context, name string) (*sallyport.Group, error) {
+	e, err := findEntity(ctx, iam.q(), Group(name))
 	if err != nil {
 		return nil, err
 	}
@@ -237,19 +237,19 @@ func (db *DB) Group(ctx context.Context, name string) (*sallyport.Group, error) 
 }
 
 // Groups lists groups whose path begins with pathPrefix, in order of name.
-func (db *DB) Groups(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.Group, Cursor, error) {
-	return listEntities(ctx, db, groupKind, pathPrefix, page, entity.group)
+func (iam IAM) Groups(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.Group, Cursor, error) {
+	return listEntities(ctx, iam, groupKind, pathPrefix, page, entity.group)
 }
 
 // CreateRole adds a role, within its boundary from the first.
-func (db *DB) CreateRole(ctx context.Context, r sallyport.Role) error {
-	return db.createEntity(ctx, Role(r.Name), entity{id: r.ID, name: r.Name, path: r.Path, description: r.Description,
+func (iam IAM) CreateRole(ctx context.Context, r sallyport.Role) error {
+	return iam.createEntity(ctx, Role(r.Name), entity{id: r.ID, name: r.Name, path: r.Path, description: r.Description,
 		trust: r.Trust, boundary: r.Boundary, maxSession: r.MaxSession, tags: r.Tags, created: r.Created})
 }
 
 // Role returns a role, or NoSuchEntity.
-func (db *DB) Role(ctx context.Context, name string) (*sallyport.Role, error) {
-	e, err := findEntity(ctx, db.read, Role(name))
+func (iam IAM) Role(ctx context.Context, name string) (*sallyport.Role, error) {
+	e, err := findEntity(ctx, iam.q(), Role(name))
 	if err != nil {
 		return nil, err
 	}
@@ -258,8 +258,8 @@ func (db *DB) Role(ctx context.Context, name string) (*sallyport.Role, error) {
 
 // RoleByID returns the role with an ID, or NoSuchEntity, which says its name
 // as the caller knows it.
-func (db *DB) RoleByID(ctx context.Context, id, name string) (*sallyport.Role, error) {
-	e, err := findEntityByID(ctx, db.read, roleKind, id, name)
+func (iam IAM) RoleByID(ctx context.Context, id, name string) (*sallyport.Role, error) {
+	e, err := findEntityByID(ctx, iam.q(), roleKind, id, name)
 	if err != nil {
 		return nil, err
 	}
@@ -267,21 +267,21 @@ func (db *DB) RoleByID(ctx context.Context, id, name string) (*sallyport.Role, e
 }
 
 // Roles lists roles whose path begins with pathPrefix, in order of name.
-func (db *DB) Roles(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.Role, Cursor, error) {
-	return listEntities(ctx, db, roleKind, pathPrefix, page, entity.role)
+func (iam IAM) Roles(ctx context.Context, pathPrefix string, page Page) ([]*sallyport.Role, Cursor, error) {
+	return listEntities(ctx, iam, roleKind, pathPrefix, page, entity.role)
 }
 
 // UpdateRole changes a role's description and how long its sessions may last.
-func (db *DB) UpdateRole(ctx context.Context, name, description string, maxSession time.Duration) error {
-	return db.onEntity(ctx, "update", Role(name), func(tx *tx, e entity) error {
+func (iam IAM) UpdateRole(ctx context.Context, name, description string, maxSession time.Duration) error {
+	return iam.onEntity(ctx, "update", Role(name), func(tx *tx, e entity) error {
 		_, err := tx.exec(`UPDATE entities SET description = $2, max_session = $3 WHERE id = $1`, e.id, description, maxSession.Milliseconds())
 		return err
 	})
 }
 
 // UpdateTrust changes who may assume a role.
-func (db *DB) UpdateTrust(ctx context.Context, name, trust string) error {
-	return db.onEntity(ctx, "update trust of", Role(name), func(tx *tx, e entity) error {
+func (iam IAM) UpdateTrust(ctx context.Context, name, trust string) error {
+	return iam.onEntity(ctx, "update trust of", Role(name), func(tx *tx, e entity) error {
 		_, err := tx.exec(`UPDATE entities SET trust = $2 WHERE id = $1`, e.id, trust)
 		return err
 	})
@@ -289,8 +289,8 @@ func (db *DB) UpdateTrust(ctx context.Context, name, trust string) error {
 
 // Rename gives a user or group another name, path or both; empty leaves what
 // is there. All that it has, it keeps.
-func (db *DB) Rename(ctx context.Context, who Entity, name, path string) error {
-	return db.onEntity(ctx, "rename", who, func(tx *tx, e entity) error {
+func (iam IAM) Rename(ctx context.Context, who Entity, name, path string) error {
+	return iam.onEntity(ctx, "rename", who, func(tx *tx, e entity) error {
 		// Not assigned to the arguments: this may be run again.
 		name, path := cmp.Or(name, e.name), cmp.Or(path, e.path)
 		var other string
@@ -308,10 +308,8 @@ func (db *DB) Rename(ctx context.Context, who Entity, name, path string) error {
 
 // Delete removes a user, group or role that nothing hangs on any more, or says
 // with DeleteConflict what to take off it first.
-func (db *DB) Delete(ctx context.Context, who Entity) error {
-	var id string
-	err := db.onEntity(ctx, "delete", who, func(tx *tx, e entity) error {
-		id = e.id
+func (iam IAM) Delete(ctx context.Context, who Entity) error {
+	return iam.onEntity(ctx, "delete", who, func(tx *tx, e entity) error {
 		for _, c := range []struct{ query, message string }{
 			{`SELECT count(*) FROM access_keys WHERE user_id = $1`, "Cannot delete entity, must delete access keys first."},
 			{`SELECT count(*) FROM members WHERE user_id = $1`, "Cannot delete entity, must remove user from its groups first."},
@@ -327,23 +325,22 @@ func (db *DB) Delete(ctx context.Context, who Entity) error {
 				return sallyport.Errorf(sallyport.DeleteConflict, "%s", c.message)
 			}
 		}
+		tx.goes(e.id)
 		_, err := tx.exec(`DELETE FROM entities WHERE id = $1`, e.id)
 		return err
 	})
-	db.gone(ctx, id, err)
-	return err
 }
 
 // Tag gives a user or role tags, in place of those whose names differ by case alone:
 // IAM has no two such.
-func (db *DB) Tag(ctx context.Context, who Entity, tags map[string]string) error {
-	return db.changeTags(ctx, who, func(all map[string]string) { replaceFolded(all, tags) })
+func (iam IAM) Tag(ctx context.Context, who Entity, tags map[string]string) error {
+	return iam.changeTags(ctx, who, func(all map[string]string) { replaceFolded(all, tags) })
 }
 
 // Untag takes tags off a user or role; case does not matter in their names. It does
 // not matter if they were not there.
-func (db *DB) Untag(ctx context.Context, who Entity, names []string) error {
-	return db.changeTags(ctx, who, func(all map[string]string) { removeFolded(all, names) })
+func (iam IAM) Untag(ctx context.Context, who Entity, names []string) error {
+	return iam.changeTags(ctx, who, func(all map[string]string) { removeFolded(all, names) })
 }
 
 func replaceFolded(all, tags map[string]string) {
@@ -357,8 +354,8 @@ func removeFolded(all map[string]string, names []string) {
 	})
 }
 
-func (db *DB) changeTags(ctx context.Context, who Entity, change func(map[string]string)) error {
-	return db.onEntity(ctx, "tag", who, func(tx *tx, e entity) error {
+func (iam IAM) changeTags(ctx context.Context, who Entity, change func(map[string]string)) error {
+	return iam.onEntity(ctx, "tag", who, func(tx *tx, e entity) error {
 		if e.tags == nil {
 			e.tags = map[string]string{}
 		}
@@ -377,15 +374,15 @@ func tooManyTags() error {
 
 // Boundary returns the ARN of the permissions boundary of a user or role, or
 // "" if it has none.
-func (db *DB) Boundary(ctx context.Context, who Entity) (string, error) {
-	e, err := findEntity(ctx, db.read, who)
+func (iam IAM) Boundary(ctx context.Context, who Entity) (string, error) {
+	e, err := findEntity(ctx, iam.q(), who)
 	return e.boundary, err
 }
 
 // SetBoundary makes a managed policy the permissions boundary of a user or
 // role; an empty ARN takes the boundary away.
-func (db *DB) SetBoundary(ctx context.Context, who Entity, arn string) error {
-	return db.onEntity(ctx, "set boundary of", who, func(tx *tx, e entity) error {
+func (iam IAM) SetBoundary(ctx context.Context, who Entity, arn string) error {
+	return iam.onEntity(ctx, "set boundary of", who, func(tx *tx, e entity) error {
 		if arn != "" {
 			if err := attachable(tx, arn); err != nil {
 				return err
@@ -399,8 +396,8 @@ func (db *DB) SetBoundary(ctx context.Context, who Entity, arn string) error {
 }
 
 // AddUserToGroup makes a user a member of a group, if it is not one yet.
-func (db *DB) AddUserToGroup(ctx context.Context, group, user string) error {
-	return db.onEntity(ctx, "add user to", Group(group), func(tx *tx, g entity) error {
+func (iam IAM) AddUserToGroup(ctx context.Context, group, user string) error {
+	return iam.onEntity(ctx, "add user to", Group(group), func(tx *tx, g entity) error {
 		u, err := findEntity(tx.ctx, tx, User(user))
 		if err != nil {
 			return err
@@ -412,8 +409,8 @@ func (db *DB) AddUserToGroup(ctx context.Context, group, user string) error {
 
 // RemoveUserFromGroup ends a membership, or returns NoSuchEntity if there was
 // none.
-func (db *DB) RemoveUserFromGroup(ctx context.Context, group, user string) error {
-	return db.onEntity(ctx, "remove user from", Group(group), func(tx *tx, g entity) error {
+func (iam IAM) RemoveUserFromGroup(ctx context.Context, group, user string) error {
+	return iam.onEntity(ctx, "remove user from", Group(group), func(tx *tx, g entity) error {
 		u, err := findEntity(tx.ctx, tx, User(user))
 		if err != nil {
 			return err
@@ -427,21 +424,21 @@ func (db *DB) RemoveUserFromGroup(ctx context.Context, group, user string) error
 }
 
 // GroupsOf lists the groups a user is in, in order of name.
-func (db *DB) GroupsOf(ctx context.Context, user string, page Page) ([]*sallyport.Group, Cursor, error) {
-	return related(ctx, db, User(user), "groups of user", `members m JOIN entities e ON e.id = m.group_id WHERE m.user_id`, page, entity.group)
+func (iam IAM) GroupsOf(ctx context.Context, user string, page Page) ([]*sallyport.Group, Cursor, error) {
+	return related(ctx, iam, User(user), "groups of user", `members m JOIN entities e ON e.id = m.group_id WHERE m.user_id`, page, entity.group)
 }
 
 // UsersIn lists the members of a group, in order of name.
-func (db *DB) UsersIn(ctx context.Context, group string, page Page) ([]*sallyport.User, Cursor, error) {
-	return related(ctx, db, Group(group), "users in group", `members m JOIN entities e ON e.id = m.user_id WHERE m.group_id`, page, entity.user)
+func (iam IAM) UsersIn(ctx context.Context, group string, page Page) ([]*sallyport.User, Cursor, error) {
+	return related(ctx, iam, Group(group), "users in group", `members m JOIN entities e ON e.id = m.user_id WHERE m.group_id`, page, entity.user)
 }
 
-func related[T any](ctx context.Context, db *DB, who Entity, list, from string, page Page, as func(entity) T) ([]T, Cursor, error) {
+func related[T any](ctx context.Context, iam IAM, who Entity, list, from string, page Page, as func(entity) T) ([]T, Cursor, error) {
 	after, err := page.place(list, 1)
 	if err != nil {
 		return nil, "", err
 	}
-	this, err := findEntity(ctx, db.read, who)
+	this, err := findEntity(ctx, iam.q(), who)
 	if err != nil {
 		return nil, "", err
 	}
@@ -451,7 +448,7 @@ func related[T any](ctx context.Context, db *DB, who Entity, list, from string, 
 		query += ` AND e.name > $3`
 		args = append(args, after[0])
 	}
-	rows, err := collect(ctx, db.read, scanEntity, query+` ORDER BY e.name LIMIT $2`, args...)
+	rows, err := collect(ctx, iam.q(), scanEntity, query+` ORDER BY e.name LIMIT $2`, args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list %s %s: %w", list, who.Name, translate(err))
 	}

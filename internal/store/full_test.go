@@ -22,7 +22,7 @@ func fill(ctx context.Context, db *DB) (ids []sallyport.SessionID, errs []error)
 			for range 100_000 {
 				s := testSession(0, "ann", sallyport.NewNodeID())
 				s.Reason = strings.Repeat("because ", 100)
-				err := db.InsertSession(ctx, &SessionRecord{Session: s})
+				err := db.Sessions().Insert(ctx, &SessionRecord{Session: s})
 				mu.Lock()
 				if err == nil {
 					ids = append(ids, s.ID)
@@ -51,7 +51,7 @@ func checkFull(ctx context.Context, db *DB, ids []sallyport.SessionID, errs []er
 		}
 	}
 	for _, id := range ids {
-		if _, err := db.Session(ctx, id); err != nil {
+		if _, err := db.Sessions().Get(ctx, id); err != nil {
 			return fmt.Errorf("a session that was saved: %w", err)
 		}
 	}
@@ -76,12 +76,12 @@ func TestFullDisk(t *testing.T) {
 
 	id := sallyport.NewNodeID()
 	db.Ping(ctx, id, at(0)) // readers go on while a write is pending
-	if _, _, err := db.Nodes(ctx, NodeFilter{PingStatuses: []string{PingOnline}}, Page{}); err != nil {
+	if _, _, err := db.Nodes().List(ctx, NodeFilter{PingStatuses: []string{PingOnline}}, Page{}); err != nil {
 		t.Error(err)
 	}
 
 	limit(1 << 30)
-	must(t, db.InsertSession(ctx, &SessionRecord{Session: testSession(0, "ann", id)}))
+	must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: testSession(0, "ann", id)}))
 }
 
 // fillDisk fills the file system that dsn lies on, makes room by removing the
@@ -107,7 +107,7 @@ func fillDisk(dir string) {
 			return err
 		}
 		last := testSession(0, "ann", sallyport.NewNodeID())
-		if err := db.InsertSession(ctx, &SessionRecord{Session: last}); err != nil {
+		if err := db.Sessions().Insert(ctx, &SessionRecord{Session: last}); err != nil {
 			return fmt.Errorf("with room again: %w", err)
 		}
 		if err := checkFull(ctx, db, append(ids, last.ID), errs); err != nil {

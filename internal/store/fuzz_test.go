@@ -19,9 +19,9 @@ func FuzzCursor(f *testing.F) {
 	}
 	for _, dsn := range dsns {
 		db := open(f, dsn)
-		must(f, db.CreateUser(f.Context(), sallyport.User{Name: "ann", Path: "/", ID: "AIDA1", Created: at(0)}))
-		must(f, db.CreateGroup(f.Context(), sallyport.Group{Name: "ops", Path: "/", ID: "AGPA1", Created: at(0)}))
-		must(f, db.InsertSession(f.Context(), &SessionRecord{Session: testSession(0, "ann", sallyport.NewNodeID())}))
+		must(f, db.IAM().CreateUser(f.Context(), sallyport.User{Name: "ann", Path: "/", ID: "AIDA1", Created: at(0)}))
+		must(f, db.IAM().CreateGroup(f.Context(), sallyport.Group{Name: "ops", Path: "/", ID: "AGPA1", Created: at(0)}))
+		must(f, db.Sessions().Insert(f.Context(), &SessionRecord{Session: testSession(0, "ann", sallyport.NewNodeID())}))
 		dbs = append(dbs, db)
 	}
 	type list struct {
@@ -31,43 +31,55 @@ func FuzzCursor(f *testing.F) {
 	user := User("ann")
 	lists := []list{
 		{"activations", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.Activations(ctx, ActivationFilter{}, p)
+			_, _, err := db.Activations().List(ctx, ActivationFilter{}, p)
 			return err
 		}},
 		{"document-versions", func(ctx context.Context, db *DB, p Page) error {
-			_, _, _, err := db.DocumentVersions(ctx, "x", p)
+			_, _, _, err := db.Documents().Versions(ctx, "x", p)
 			return err
 		}},
-		{"users", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.Users(ctx, "/", p); return err }},
-		{"groups", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.Groups(ctx, "/", p); return err }},
-		{"roles", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.Roles(ctx, "/", p); return err }},
-		{"groups of user", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.GroupsOf(ctx, "ann", p); return err }},
-		{"users in group", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.UsersIn(ctx, "ops", p); return err }},
-		{"kms-keys", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.KMSKeys(ctx, p); return err }},
-		{"kms-aliases", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.KMSAliases(ctx, "", p); return err }},
+		{"users", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.IAM().Users(ctx, "/", p); return err }},
+		{"groups", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.IAM().Groups(ctx, "/", p); return err }},
+		{"roles", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.IAM().Roles(ctx, "/", p); return err }},
+		{"groups of user", func(ctx context.Context, db *DB, p Page) error {
+			_, _, err := db.IAM().GroupsOf(ctx, "ann", p)
+			return err
+		}},
+		{"users in group", func(ctx context.Context, db *DB, p Page) error {
+			_, _, err := db.IAM().UsersIn(ctx, "ops", p)
+			return err
+		}},
+		{"kms-keys", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.Keys().List(ctx, p); return err }},
+		{"kms-aliases", func(ctx context.Context, db *DB, p Page) error {
+			_, _, err := db.Keys().Aliases(ctx, "", p)
+			return err
+		}},
 		{"nodes", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.Nodes(ctx, NodeFilter{}, p)
+			_, _, err := db.Nodes().List(ctx, NodeFilter{}, p)
 			return err
 		}},
 		{"policies", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.Policies(ctx, "/", false, p)
+			_, _, err := db.IAM().Policies(ctx, "/", false, p)
 			return err
 		}},
-		{"attached policies", func(ctx context.Context, db *DB, p Page) error { _, _, err := db.Attached(ctx, user, p); return err }},
+		{"attached policies", func(ctx context.Context, db *DB, p Page) error {
+			_, _, err := db.IAM().Attached(ctx, user, p)
+			return err
+		}},
 		{"inline policies", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.InlinePolicies(ctx, user, p)
+			_, _, err := db.IAM().InlinePolicies(ctx, user, p)
 			return err
 		}},
 		{"holders", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.Holders(ctx, "arn:aws:iam::aws:policy/ReadOnlyAccess", "", p)
+			_, _, err := db.IAM().Holders(ctx, "arn:aws:iam::aws:policy/ReadOnlyAccess", "", p)
 			return err
 		}},
 		{"session history", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.History(ctx, SessionFilter{}, p)
+			_, _, err := db.Sessions().History(ctx, SessionFilter{}, p)
 			return err
 		}},
 		{"active sessions", func(ctx context.Context, db *DB, p Page) error {
-			_, _, err := db.Active(ctx, SessionFilter{}, p)
+			_, _, err := db.Sessions().Active(ctx, SessionFilter{}, p)
 			return err
 		}},
 	}

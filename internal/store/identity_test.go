@@ -16,36 +16,36 @@ func TestGone(t *testing.T) {
 		ctx := t.Context()
 		ann := createUser(t, db, "ann")
 		createRole(t, db, "admin")
-		admin, err := db.Role(ctx, "admin")
+		admin, err := db.IAM().Role(ctx, "admin")
 		must(t, err)
 		for _, id := range []string{"AKIA1", "AKIA2"} {
-			must(t, db.CreateAccessKey(ctx, sallyport.AccessKey{ID: id, User: "ann", Active: true, Created: at(0)}, sallyport.GenerateSecret()))
+			must(t, db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: id, User: "ann", Active: true, Created: at(0)}, sallyport.GenerateSecret()))
 		}
 		var told []string
 		db.OnGone = func(id string) { told = append(told, id) }
 		check := func(want string, ids ...string) {
 			t.Helper()
-			if got, err := db.Gone(ctx, ids); err != nil || got != want {
+			if got, err := db.IAM().Gone(ctx, ids); err != nil || got != want {
 				t.Errorf("of %v %q is gone, %v; want %q", ids, got, err, want)
 			}
 		}
 		check("")
 		check("", "AKIA1", ann.ID, admin.ID)
 		check("AKIA3", "AKIA1", "AKIA3", ann.ID)
-		must(t, db.SetAccessKeyActive(ctx, "ann", "AKIA1", true)) // as it was
-		must(t, db.SetAccessKeyActive(ctx, "ann", "AKIA1", false))
+		must(t, db.IAM().SetAccessKeyActive(ctx, "ann", "AKIA1", true)) // as it was
+		must(t, db.IAM().SetAccessKeyActive(ctx, "ann", "AKIA1", false))
 		check("AKIA1", ann.ID, "AKIA1")
-		must(t, db.SetAccessKeyActive(ctx, "ann", "AKIA1", true))
+		must(t, db.IAM().SetAccessKeyActive(ctx, "ann", "AKIA1", true))
 		check("", ann.ID, "AKIA1")
-		wantCode(t, db.Delete(ctx, User("ann")), sallyport.DeleteConflict, "access keys")
-		must(t, db.DeleteAccessKey(ctx, "ann", "AKIA1"))
-		must(t, db.DeleteAccessKey(ctx, "ann", "AKIA2"))
-		wantCode(t, db.DeleteAccessKey(ctx, "ann", "AKIA2"), sallyport.NoSuchEntity, "AKIA2")
-		must(t, db.Delete(ctx, User("ann")))
-		must(t, db.Delete(ctx, Role("admin")))
+		wantCode(t, db.IAM().Delete(ctx, User("ann")), sallyport.DeleteConflict, "access keys")
+		must(t, db.IAM().DeleteAccessKey(ctx, "ann", "AKIA1"))
+		must(t, db.IAM().DeleteAccessKey(ctx, "ann", "AKIA2"))
+		wantCode(t, db.IAM().DeleteAccessKey(ctx, "ann", "AKIA2"), sallyport.NoSuchEntity, "AKIA2")
+		must(t, db.IAM().Delete(ctx, User("ann")))
+		must(t, db.IAM().Delete(ctx, Role("admin")))
 		node := register(t, db, sallyport.Node{}, sallyport.Activation{}).ID
 		check("", node.String())
-		must(t, db.Deregister(ctx, node))
+		must(t, db.Nodes().Deregister(ctx, node))
 		check(node.String(), node.String())
 		createUser(t, db, "ann") // a namesake
 		check(ann.ID, ann.ID)
@@ -61,22 +61,22 @@ func TestByID(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		ann := createUser(t, db, "ann")
-		must(t, db.PutInlinePolicy(ctx, User("ann"), "own", "{}"))
-		must(t, db.Rename(ctx, User("ann"), "anna", "/moved/"))
+		must(t, db.IAM().PutInlinePolicy(ctx, User("ann"), "own", "{}"))
+		must(t, db.IAM().Rename(ctx, User("ann"), "anna", "/moved/"))
 		createUser(t, db, "ann")
-		if u, err := db.UserByID(ctx, ann.ID, "ann"); err != nil || u.Name != "anna" || u.Path != "/moved/" {
+		if u, err := db.IAM().UserByID(ctx, ann.ID, "ann"); err != nil || u.Name != "anna" || u.Path != "/moved/" {
 			t.Errorf("%+v, %v", u, err)
 		}
-		if g, err := db.GrantsOf(ctx, ann.ID); err != nil || len(g.Policies) != 1 {
+		if g, err := db.IAM().GrantsOf(ctx, ann.ID); err != nil || len(g.Policies) != 1 {
 			t.Errorf("%+v, %v", g, err)
 		}
-		_, err := db.RoleByID(ctx, ann.ID, "ann")
+		_, err := db.IAM().RoleByID(ctx, ann.ID, "ann")
 		wantCode(t, err, sallyport.NoSuchEntity, "The role with name ann cannot be found.")
-		must(t, db.DeleteInlinePolicy(ctx, User("anna"), "own"))
-		must(t, db.Delete(ctx, User("anna")))
-		_, err = db.UserByID(ctx, ann.ID, "anna")
+		must(t, db.IAM().DeleteInlinePolicy(ctx, User("anna"), "own"))
+		must(t, db.IAM().Delete(ctx, User("anna")))
+		_, err = db.IAM().UserByID(ctx, ann.ID, "anna")
 		wantCode(t, err, sallyport.NoSuchEntity, "The user with name anna cannot be found.")
-		_, err = db.GrantsOf(ctx, ann.ID)
+		_, err = db.IAM().GrantsOf(ctx, ann.ID)
 		wantCode(t, err, sallyport.NoSuchEntity, ann.ID)
 	})
 }
@@ -124,7 +124,7 @@ func TestIDsAreFilledIn(t *testing.T) {
 				t.Errorf("the role of %s is %q, want %q", id, got, want)
 			}
 		}
-		left, err := now.Unfinished(ctx)
+		left, err := now.Sessions().Unfinished(ctx)
 		must(t, err)
 		if len(left) != 2 || left[0].Root != "AIDA1" || !slices.Equal(left[0].Basis, []string{"AIDA1"}) || left[1].Root != "AROA1:ann" || len(left[1].Basis) != 0 {
 			t.Errorf("sessions: %+v %+v", left[0].Session, left[1].Session)

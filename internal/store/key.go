@@ -52,11 +52,11 @@ func scanKMSKey(s scanner) (*sallyport.KMSKey, error) {
 
 // CreateKMSKey adds a key. Material is what it is made of, which is sealed; nil
 // for a key in an outside KMS, of which there may be one for each there is.
-func (db *DB) CreateKMSKey(ctx context.Context, k sallyport.KMSKey, material []byte) error {
+func (ks Keys) Create(ctx context.Context, k sallyport.KMSKey, material []byte) error {
 	if err := sallyport.CheckTags(nil, k.Tags); err != nil {
 		return wrap(err, "create KMS key")
 	}
-	box, err := db.materials()
+	box, err := ks.db.materials()
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (db *DB) CreateKMSKey(ctx context.Context, k sallyport.KMSKey, material []b
 	if material != nil {
 		sealed = box.Seal(material, []byte(k.ID))
 	}
-	err = db.transactIAM(ctx, func(tx *tx) error {
+	err = ks.change(ctx, keyRevision, func(tx *tx) error {
 		var all, same int
 		err := tx.row(`SELECT count(*), coalesce(sum(CASE WHEN outside_store <> '' AND outside_store = $1 AND outside_name = $2 THEN 1 ELSE 0 END), 0) FROM kms_keys`,
 			clean(k.Outside.Store), clean(k.Outside.Name)).Scan(&all, &same)
@@ -85,8 +85,8 @@ func (db *DB) CreateKMSKey(ctx context.Context, k sallyport.KMSKey, material []b
 }
 
 // KMSKey returns a key by its ID, or NotFoundException.
-func (db *DB) KMSKey(ctx context.Context, id string) (*sallyport.KMSKey, error) {
-	return findKMSKey(ctx, db.read, id)
+func (ks Keys) Get(ctx context.Context, id string) (*sallyport.KMSKey, error) {
+	return findKMSKey(ctx, ks.q(), id)
 }
 
 func findKMSKey(ctx context.Context, q querier, id string) (*sallyport.KMSKey, error) {
@@ -98,13 +98,13 @@ func findKMSKey(ctx context.Context, q querier, id string) (*sallyport.KMSKey, e
 }
 
 // KMSMaterial returns what a key is made of: nil if it is in an outside KMS.
-func (db *DB) KMSMaterial(ctx context.Context, id string) ([]byte, error) {
-	box, err := db.materials()
+func (ks Keys) Material(ctx context.Context, id string) ([]byte, error) {
+	box, err := ks.db.materials()
 	if err != nil {
 		return nil, err
 	}
 	var sealed []byte
-	err = db.read.QueryRowContext(ctx, `SELECT material FROM kms_keys WHERE id = $1`, clean(id)).Scan(&sealed)
+	err = ks.q().QueryRowContext(ctx, `SELECT material FROM kms_keys WHERE id = $1`, clean(id)).Scan(&sealed)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, noKMSKey(id)
@@ -118,7 +118,7 @@ func (db *DB) KMSMaterial(ctx context.Context, id string) ([]byte, error) {
 }
 
 // KMSKeys lists keys by ID.
-func (db *DB) KMSKeys(ctx context.Context, page Page) ([]*sallyport.KMSKey, Cursor, error) {
+func (ks Keys) List(ctx context.Context, page Page) ([]*sallyport.KMSKey, Cursor, error) {
 	place, err := page.place("kms-keys", 1)
 	if err != nil {
 		return nil, "", err
@@ -127,7 +127,7 @@ func (db *DB) KMSKeys(ctx context.Context, page Page) ([]*sallyport.KMSKey, Curs
 	if place != nil {
 		w.add("id > ?", place[0])
 	}
-	list, err := collect(ctx, db.read, scanKMSKey, `SELECT `+kmsKeyColumns+` FROM kms_keys WHERE `+w.String()+` ORDER BY id LIMIT `+w.arg(page.limit()+1), w.args...)
+	list, err := collect(ctx, ks.q(), scanKMSKey, `SELECT `+kmsKeyColumns+` FROM kms_keys WHERE `+w.String()+` ORDER BY id LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list KMS keys: %w", translate(err))
 	}
@@ -137,8 +137,8 @@ func (db *DB) KMSKeys(ctx context.Context, page Page) ([]*sallyport.KMSKey, Curs
 
 // ChangeKMSKey has change alter a key's description, policy, tags, or state. An
 // error of change's leaves the key as it was.
-func (db *DB) ChangeKMSKey(ctx context.Context, id string, change func(k *sallyport.KMSKey) error) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ks Keys) Change(ctx context.Context, id string, change func(k *sallyport.KMSKey) error) error {
+	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		if _, err := tx.exec(`UPDATE kms_keys SET id = id WHERE id = $1`, clean(id)); err != nil { // one at a time
 			return err
 		}
@@ -158,8 +158,8 @@ func (db *DB) ChangeKMSKey(ctx context.Context, id string, change func(k *sallyp
 
 // DeleteKMSKeys removes the keys whose time has come, and what they are made of.
 // What was sealed with them cannot be opened any more. It returns their IDs.
-func (db *DB) DeleteKMSKeys(ctx context.Context, now time.Time) (gone []string, err error) {
-	err = db.transact(ctx, func(tx *tx) (err error) {
+func (ks Keys) DeleteDue(ctx context.Context, now time.Time) (gone []string, err error) {
+	err = ks.change(ctx, keyRevision, func(tx *tx) (err error) {
 		gone, err = collect(tx.ctx, tx, readString, `SELECT id FROM kms_keys WHERE delete_at <> 0 AND delete_at <= $1`, millis(now))
 		for _, id := range gone {
 			if err != nil {
@@ -185,8 +185,8 @@ func scanKMSAlias(s scanner) (a sallyport.KMSAlias, err error) {
 
 // CreateKMSAlias adds a name for a key. One that is there is
 // AlreadyExistsException.
-func (db *DB) CreateKMSAlias(ctx context.Context, a sallyport.KMSAlias) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (ks Keys) CreateAlias(ctx context.Context, a sallyport.KMSAlias) error {
+	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		var same, ofKey int
 		err := tx.row(`SELECT coalesce(sum(CASE WHEN name = $1 THEN 1 ELSE 0 END), 0), coalesce(sum(CASE WHEN key_id = $2 THEN 1 ELSE 0 END), 0) FROM kms_aliases`,
 			clean(a.Name), clean(a.Key)).Scan(&same, &ofKey)
@@ -211,8 +211,8 @@ func (db *DB) CreateKMSAlias(ctx context.Context, a sallyport.KMSAlias) error {
 }
 
 // UpdateKMSAlias gives a name to another key.
-func (db *DB) UpdateKMSAlias(ctx context.Context, name, key string, now time.Time) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ks Keys) UpdateAlias(ctx context.Context, name, key string, now time.Time) error {
+	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		if _, err := findKMSKey(tx.ctx, tx, key); err != nil {
 			return err
 		}
@@ -233,8 +233,8 @@ func (db *DB) UpdateKMSAlias(ctx context.Context, name, key string, now time.Tim
 }
 
 // DeleteKMSAlias takes a name off a key.
-func (db *DB) DeleteKMSAlias(ctx context.Context, name string) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ks Keys) DeleteAlias(ctx context.Context, name string) error {
+	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		a, err := findKMSAlias(tx.ctx, tx, name)
 		if err != nil {
 			return err
@@ -249,8 +249,8 @@ func (db *DB) DeleteKMSAlias(ctx context.Context, name string) error {
 }
 
 // KMSAlias returns an alias by its name, or NotFoundException.
-func (db *DB) KMSAlias(ctx context.Context, name string) (sallyport.KMSAlias, error) {
-	return findKMSAlias(ctx, db.read, name)
+func (ks Keys) Alias(ctx context.Context, name string) (sallyport.KMSAlias, error) {
+	return findKMSAlias(ctx, ks.q(), name)
 }
 
 func findKMSAlias(ctx context.Context, q querier, name string) (sallyport.KMSAlias, error) {
@@ -265,7 +265,7 @@ func findKMSAlias(ctx context.Context, q querier, name string) (sallyport.KMSAli
 }
 
 // KMSAliases lists aliases by name: all, or those of one key.
-func (db *DB) KMSAliases(ctx context.Context, key string, page Page) ([]sallyport.KMSAlias, Cursor, error) {
+func (ks Keys) Aliases(ctx context.Context, key string, page Page) ([]sallyport.KMSAlias, Cursor, error) {
 	place, err := page.place("kms-aliases", 1)
 	if err != nil {
 		return nil, "", err
@@ -277,7 +277,7 @@ func (db *DB) KMSAliases(ctx context.Context, key string, page Page) ([]sallypor
 	if place != nil {
 		w.add("name > ?", place[0])
 	}
-	list, err := collect(ctx, db.read, scanKMSAlias, `SELECT `+kmsAliasColumns+` FROM kms_aliases WHERE `+w.String()+` ORDER BY name LIMIT `+w.arg(page.limit()+1), w.args...)
+	list, err := collect(ctx, ks.q(), scanKMSAlias, `SELECT `+kmsAliasColumns+` FROM kms_aliases WHERE `+w.String()+` ORDER BY name LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list aliases: %w", translate(err))
 	}

@@ -30,10 +30,10 @@ func cleanAgent(a sallyport.Agent) sallyport.Agent {
 // Node returns a node as of this moment, with what [DB.Ping], [DB.SetOnline]
 // and [DB.Trouble] have noted and not yet written. InvalidInstanceId if there
 // is none.
-func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
+func (ns Nodes) Get(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
 	var w where
 	w.add("id = ?", id.String())
-	list, err := db.nodes(ctx, w, "", 1)
+	list, err := ns.nodes(ctx, w, "", 1)
 	if err != nil {
 		return nil, fmt.Errorf("read node %s: %w", id, err)
 	}
@@ -45,23 +45,23 @@ func (db *DB) Node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, e
 
 // nodeQuery returns the query for up to limit nodes in order of id, a row for
 // each of their tags.
-func (db *DB) nodeQuery(w where, index string, limit int) string {
+func (ns Nodes) nodeQuery(w where, index string, limit int) string {
 	return `SELECT n.id, n.name, n.activation, n.role, n.role_id, n.registered, n.public_key, n.fingerprint,
 			n.agent_name, n.agent_version, n.platform_type, n.platform_name, n.platform_version, n.computer_name,
 			n.ip_address, n.availability_zone, n.connection_channel,
 			n.last_ping, n.online, n.trouble_at, n.trouble, t.name, t.value
-		FROM (SELECT * FROM nodes` + db.dialect.using(index) + ` WHERE ` + w.String() + ` ORDER BY id LIMIT ` + strconv.Itoa(limit) + `) n
+		FROM (SELECT * FROM nodes` + ns.db.dialect.using(index) + ` WHERE ` + w.String() + ` ORDER BY id LIMIT ` + strconv.Itoa(limit) + `) n
 		LEFT JOIN node_tags t ON t.node = n.id ORDER BY n.id`
 }
 
 // nodes reads up to limit nodes in order of id, each with its tags.
-func (db *DB) nodes(ctx context.Context, w where, index string, limit int) ([]*sallyport.Node, error) {
+func (ns Nodes) nodes(ctx context.Context, w where, index string, limit int) ([]*sallyport.Node, error) {
 	// Taken before the query, so that what is written in between is in one of
 	// the two, if not both.
-	notes := db.pending.nodeNotes()
+	notes := ns.db.pending.nodeNotes()
 
 	var list []*sallyport.Node
-	_, err := collect(ctx, db.read, func(s scanner) (struct{}, error) {
+	_, err := collect(ctx, ns.q(), func(s scanner) (struct{}, error) {
 		n, name, value, err := scanNode(s)
 		if err != nil {
 			return struct{}{}, err
@@ -76,7 +76,7 @@ func (db *DB) nodes(ctx context.Context, w where, index string, limit int) ([]*s
 			last.Tags[name.String] = value.String
 		}
 		return struct{}{}, nil
-	}, db.nodeQuery(w, index, limit), w.args...)
+	}, ns.nodeQuery(w, index, limit), w.args...)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -135,15 +135,17 @@ type TagFilter struct {
 //
 // A page by one field with one value is one walk down an index, and reads what
 // it returns. Several fields or values read the nodes that match one of them.
-func (db *DB) Nodes(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.Node, Cursor, error) {
+func (ns Nodes) List(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.Node, Cursor, error) {
 	after, err := page.place("nodes", 1)
 	if err != nil {
 		return nil, "", err
 	}
 	if len(f.PingStatuses) > 0 {
-		// What SQL is to compare must be written. If it cannot be, the answer
-		// is as old as what is.
-		_ = db.Flush(ctx)
+		// What SQL is to compare must be written. If it cannot be, or within a
+		// transaction, the answer is as old as what is.
+		if ns.tx == nil {
+			_ = ns.db.Flush(ctx)
+		}
 	}
 	w, index, err := f.where()
 	if err != nil {
@@ -152,7 +154,7 @@ func (db *DB) Nodes(ctx context.Context, f NodeFilter, page Page) ([]*sallyport.
 	if after != nil {
 		w.add("id > ?", after[0])
 	}
-	list, err := db.nodes(ctx, w, index, page.limit()+1)
+	list, err := ns.nodes(ctx, w, index, page.limit()+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list nodes: %w", err)
 	}
@@ -228,36 +230,41 @@ func (w *where) any(values []string, conds map[string]string, refuse sallyport.C
 
 // updateNode runs a statement whose $1 is the node's id, or returns
 // InvalidInstanceId if no node has it.
-func (db *DB) updateNode(ctx context.Context, verb string, id sallyport.NodeID, statement string, args ...any) error {
-	err := db.transact(ctx, func(tx *tx) error {
-		n, err := tx.exec(statement, append([]any{id.String()}, args...)...)
-		if err == nil && n == 0 {
-			return noNode(id)
-		}
-		return err
-	})
+func (t *tx) updateNode(id sallyport.NodeID, statement string, args ...any) error {
+	n, err := t.exec(statement, append([]any{id.String()}, args...)...)
+	if err == nil && n == 0 {
+		return noNode(id)
+	}
+	return err
+}
+
+// update is updateNode in a transaction.
+func (ns Nodes) update(ctx context.Context, verb string, id sallyport.NodeID, statement string, args ...any) error {
+	err := ns.write(ctx, func(tx *tx) error { return tx.updateNode(id, statement, args...) })
 	return wrap(err, "%s node %s", verb, id)
 }
 
 // UpdateAgent replaces what a node's agent says of itself.
-func (db *DB) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.Agent) error {
+func (ns Nodes) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.Agent) error {
 	a = cleanAgent(a)
-	return db.updateNode(ctx, "update agent of", id, `UPDATE nodes SET agent_name = $2, agent_version = $3, platform_type = $4, platform_name = $5,
+	return ns.update(ctx, "update agent of", id, `UPDATE nodes SET agent_name = $2, agent_version = $3, platform_type = $4, platform_name = $5,
 		platform_version = $6, computer_name = $7, ip_address = $8, availability_zone = $9, connection_channel = $10 WHERE id = $1`,
 		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
 }
 
 // SetNodeRole changes the role a node's credentials are for: what it is called,
 // and which it is.
-func (db *DB) SetNodeRole(ctx context.Context, id sallyport.NodeID, role, roleID string) error {
-	defer db.revision.Add(1) // what the node may do has changed
-	return db.updateNode(ctx, "set role of", id, `UPDATE nodes SET role = $2, role_id = $3 WHERE id = $1`, role, roleID)
+func (ns Nodes) SetRole(ctx context.Context, id sallyport.NodeID, role, roleID string) error {
+	err := ns.change(ctx, iamRevision, func(tx *tx) error { // what the node may do changes
+		return tx.updateNode(id, `UPDATE nodes SET role = $2, role_id = $3 WHERE id = $1`, role, roleID)
+	})
+	return wrap(err, "set role of node %s", id)
 }
 
 // SetNodeKey changes the key a node proves itself with. old must be the key it
 // has, so that of two changes made from the same key only one is answered.
-func (db *DB) SetNodeKey(ctx context.Context, id sallyport.NodeID, old, key []byte) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ns Nodes) SetKey(ctx context.Context, id sallyport.NodeID, old, key []byte) error {
+	err := ns.write(ctx, func(tx *tx) error {
 		n, err := tx.exec(`UPDATE nodes SET public_key = $3 WHERE id = $1 AND public_key = $2`, id.String(), blob(old), blob(key))
 		if err != nil || n == 1 {
 			return err
@@ -274,22 +281,23 @@ func (db *DB) SetNodeKey(ctx context.Context, id sallyport.NodeID, old, key []by
 }
 
 // SetNodeName changes a node's name.
-func (db *DB) SetNodeName(ctx context.Context, id sallyport.NodeID, name string) error {
-	return db.updateNode(ctx, "name", id, `UPDATE nodes SET name = $2 WHERE id = $1`, clean(name))
+func (ns Nodes) SetName(ctx context.Context, id sallyport.NodeID, name string) error {
+	return ns.update(ctx, "name", id, `UPDATE nodes SET name = $2 WHERE id = $1`, clean(name))
 }
 
 // Deregister forgets a node. Its sessions stay in the history.
-func (db *DB) Deregister(ctx context.Context, id sallyport.NodeID) error {
-	defer db.revision.Add(1)
-	err := db.updateNode(ctx, "deregister", id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
-	db.gone(ctx, id.String(), err)
-	return err
+func (ns Nodes) Deregister(ctx context.Context, id sallyport.NodeID) error {
+	err := ns.change(ctx, iamRevision, func(tx *tx) error {
+		tx.goes(id.String())
+		return tx.updateNode(id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
+	})
+	return wrap(err, "deregister node %s", id)
 }
 
 // TagNode gives a node tags, in place of any by the same names. Names that differ
 // by case alone from others are refused: see [sallyport.CheckTags].
-func (db *DB) TagNode(ctx context.Context, id sallyport.NodeID, tags map[string]string) error {
-	return db.onNodeTags(ctx, id, func(tx *tx) error {
+func (ns Nodes) Tag(ctx context.Context, id sallyport.NodeID, tags map[string]string) error {
+	return ns.onNodeTags(ctx, id, func(tx *tx) error {
 		names, err := collect(tx.ctx, tx, readString, `SELECT name FROM node_tags WHERE node = $1`, id.String())
 		if err != nil {
 			return err
@@ -306,8 +314,8 @@ func (db *DB) TagNode(ctx context.Context, id sallyport.NodeID, tags map[string]
 }
 
 // UntagNode takes tags off a node. It does not matter if they were not there.
-func (db *DB) UntagNode(ctx context.Context, id sallyport.NodeID, names []string) error {
-	return db.onNodeTags(ctx, id, func(tx *tx) error {
+func (ns Nodes) Untag(ctx context.Context, id sallyport.NodeID, names []string) error {
+	return ns.onNodeTags(ctx, id, func(tx *tx) error {
 		for _, name := range names {
 			if _, err := tx.exec(`DELETE FROM node_tags WHERE node = $1 AND name = $2`, id.String(), name); err != nil {
 				return err
@@ -317,9 +325,8 @@ func (db *DB) UntagNode(ctx context.Context, id sallyport.NodeID, names []string
 	})
 }
 
-func (db *DB) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx) error) error {
-	defer db.revision.Add(1)
-	err := db.transact(ctx, func(tx *tx) error {
+func (ns Nodes) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx) error) error {
+	err := ns.change(ctx, iamRevision, func(tx *tx) error {
 		// Writing the row, if only to what it was, makes two that tag the same
 		// node take turns, so that the count below holds.
 		n, err := tx.exec(`UPDATE nodes SET name = name WHERE id = $1`, id.String())
@@ -344,8 +351,8 @@ func (db *DB) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx) 
 }
 
 // MarkAllOffline is for a server that starts: no node's channel can be open yet.
-func (db *DB) MarkAllOffline(ctx context.Context) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ns Nodes) MarkAllOffline(ctx context.Context) error {
+	err := ns.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(`UPDATE nodes SET online = FALSE WHERE online = TRUE`)
 		return err
 	})

@@ -26,11 +26,11 @@ func register(t testing.TB, db *DB, n sallyport.Node, a sallyport.Activation) *s
 	t.Helper()
 	code := sallyport.GenerateSecret()
 	a.ID, a.Code, a.Limit, a.Expires = sallyport.EntityID("activation-"), code.Hash(), 1, at(1_000_000)
-	must(t, db.CreateActivation(t.Context(), a))
+	must(t, db.Activations().Create(t.Context(), a))
 	if n.ID.IsZero() {
 		n.ID = sallyport.NewNodeID()
 	}
-	got, err := db.Register(t.Context(), a.ID, code, n, at(0))
+	got, err := db.Nodes().Register(t.Context(), a.ID, code, n, at(0))
 	must(t, err)
 	return got
 }
@@ -40,16 +40,16 @@ func TestActivationIsKeptWhole(t *testing.T) {
 		ctx := t.Context()
 		a := sallyport.Activation{ID: "11111111-2222-3333-4444-555555555555", Code: sallyport.GenerateSecret().Hash(), Description: "lab", Name: "bench",
 			Role: "service-role/node", RoleID: "AROA1", Limit: 3, Created: at(1), Expires: at(2), Tags: map[string]string{"env": "lab", "ü": ""}}
-		must(t, db.CreateActivation(ctx, a))
-		got, err := db.Activation(ctx, a.ID)
+		must(t, db.Activations().Create(ctx, a))
+		got, err := db.Activations().Get(ctx, a.ID)
 		must(t, err)
 		if d := cmp.Diff(&a, got); d != "" {
 			t.Error(d)
 		}
-		must(t, db.DeleteActivation(ctx, a.ID))
-		_, err = db.Activation(ctx, a.ID)
+		must(t, db.Activations().Delete(ctx, a.ID))
+		_, err = db.Activations().Get(ctx, a.ID)
 		wantCode(t, err, sallyport.InvalidActivationID, a.ID)
-		wantCode(t, db.DeleteActivation(ctx, a.ID), sallyport.InvalidActivationID, a.ID)
+		wantCode(t, db.Activations().Delete(ctx, a.ID), sallyport.InvalidActivationID, a.ID)
 	})
 }
 
@@ -57,7 +57,7 @@ func TestActivationsAreListedByFilter(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		for i, name := range []string{"a", "b", "c", "a", "b"} {
-			must(t, db.CreateActivation(ctx, sallyport.Activation{ID: "id" + string(rune('5'-i)), Name: name, Role: "r" + name, Limit: 1, Created: at(i / 2), Expires: at(9)}))
+			must(t, db.Activations().Create(ctx, sallyport.Activation{ID: "id" + string(rune('5'-i)), Name: name, Role: "r" + name, Limit: 1, Created: at(i / 2), Expires: at(9)}))
 		}
 		for _, c := range []struct {
 			name string
@@ -72,7 +72,7 @@ func TestActivationsAreListedByFilter(t *testing.T) {
 		} {
 			for _, limit := range []int{1, 2, 100} {
 				var got []string
-				for _, a := range pages(t, limit, func(p Page) ([]*sallyport.Activation, Cursor, error) { return db.Activations(ctx, c.f, p) }) {
+				for _, a := range pages(t, limit, func(p Page) ([]*sallyport.Activation, Cursor, error) { return db.Activations().List(ctx, c.f, p) }) {
 					got = append(got, a.ID)
 				}
 				if strings.Join(got, " ") != c.want {
@@ -89,13 +89,13 @@ func TestRegister(t *testing.T) {
 		code := sallyport.GenerateSecret()
 		a := sallyport.Activation{ID: "11111111-2222-3333-4444-555555555555", Code: code.Hash(), Name: "bench", Role: "node", RoleID: "AROA1", Limit: 2,
 			Expires: at(100), Tags: map[string]string{"env": "lab"}}
-		must(t, db.CreateActivation(ctx, a))
+		must(t, db.Activations().Create(ctx, a))
 
 		want := &sallyport.Node{ID: sallyport.NewNodeID(), Name: "bench", Activation: a.ID, Role: "node", RoleID: "AROA1", Registered: at(5), Tags: a.Tags,
 			PublicKey: []byte{1, 2}, Fingerprint: "fp", Agent: sallyport.Agent{Name: "amazon-ssm-agent", Version: "3.3.1.0", PlatformType: "Linux"}}
-		got, err := db.Register(ctx, a.ID, code, sallyport.Node{ID: want.ID, PublicKey: want.PublicKey, Fingerprint: "fp", Agent: want.Agent, Online: true}, at(5).Add(time.Microsecond))
+		got, err := db.Nodes().Register(ctx, a.ID, code, sallyport.Node{ID: want.ID, PublicKey: want.PublicKey, Fingerprint: "fp", Agent: want.Agent, Online: true}, at(5).Add(time.Microsecond))
 		must(t, err)
-		stored, err := db.Node(ctx, want.ID)
+		stored, err := db.Nodes().Get(ctx, want.ID)
 		must(t, err)
 		if d := cmp.Diff(want, stored, sameNode); d != "" {
 			t.Errorf("stored: %s", d)
@@ -119,20 +119,20 @@ func TestRegister(t *testing.T) {
 			{"another code, too late: says nothing of the date", a.ID, sallyport.GenerateSecret(), 100, sallyport.InvalidActivation, "not the one of"},
 			{"too late", a.ID, code, 100, sallyport.InvalidActivation, "expired"},
 		} {
-			_, err := db.Register(ctx, c.id, c.code, sallyport.Node{ID: sallyport.NewNodeID()}, at(c.at))
+			_, err := db.Nodes().Register(ctx, c.id, c.code, sallyport.Node{ID: sallyport.NewNodeID()}, at(c.at))
 			t.Log(c.name)
 			wantCode(t, err, c.want, c.words)
 		}
 
 		// The same machine again is another node, and counts again.
-		again, err := db.Register(ctx, a.ID, code, sallyport.Node{ID: sallyport.NewNodeID(), Fingerprint: "fp"}, at(6))
+		again, err := db.Nodes().Register(ctx, a.ID, code, sallyport.Node{ID: sallyport.NewNodeID(), Fingerprint: "fp"}, at(6))
 		must(t, err)
 		if again.ID == want.ID {
 			t.Error("a machine that registered again kept its id")
 		}
-		_, err = db.Register(ctx, a.ID, code, sallyport.Node{ID: sallyport.NewNodeID()}, at(7))
+		_, err = db.Nodes().Register(ctx, a.ID, code, sallyport.Node{ID: sallyport.NewNodeID()}, at(7))
 		wantCode(t, err, sallyport.InvalidActivation, "used for the 2 registrations")
-		stays, err := db.Activation(ctx, a.ID)
+		stays, err := db.Activations().Get(ctx, a.ID)
 		must(t, err)
 		if stays.Count != 2 {
 			t.Errorf("Count = %d, want 2", stays.Count)
@@ -144,12 +144,12 @@ func TestRegisterNeverPassesTheLimit(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		code := sallyport.GenerateSecret()
-		must(t, db.CreateActivation(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 10, Expires: at(1)}))
+		must(t, db.Activations().Create(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 10, Expires: at(1)}))
 		var registered atomic.Int64
 		var machines sync.WaitGroup
 		for i := range 40 {
 			machines.Go(func() {
-				switch _, err := db.Register(ctx, "a", code, sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: fmt.Append(nil, i)}, at(0)); sallyport.CodeOf(err) {
+				switch _, err := db.Nodes().Register(ctx, "a", code, sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: fmt.Append(nil, i)}, at(0)); sallyport.CodeOf(err) {
 				case "":
 					registered.Add(1)
 					if err != nil {
@@ -162,7 +162,7 @@ func TestRegisterNeverPassesTheLimit(t *testing.T) {
 			})
 		}
 		machines.Wait()
-		nodes, _, err := db.Nodes(ctx, NodeFilter{}, Page{})
+		nodes, _, err := db.Nodes().List(ctx, NodeFilter{}, Page{})
 		must(t, err)
 		if registered.Load() != 10 || len(nodes) != 10 {
 			t.Errorf("%d registered and there are %d nodes, want 10", registered.Load(), len(nodes))
@@ -176,22 +176,22 @@ func TestRegisterAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		code := sallyport.GenerateSecret()
-		must(t, db.CreateActivation(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 1, Name: "web", Tags: map[string]string{"env": "x"}, Expires: at(1)}))
+		must(t, db.Activations().Create(ctx, sallyport.Activation{ID: "a", Code: code.Hash(), Limit: 1, Name: "web", Tags: map[string]string{"env": "x"}, Expires: at(1)}))
 		machine := func() sallyport.Node {
 			return sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: []byte("key"), Fingerprint: "f"}
 		}
-		first, err := db.Register(ctx, "a", code, machine(), at(0))
+		first, err := db.Nodes().Register(ctx, "a", code, machine(), at(0))
 		must(t, err)
-		again, err := db.Register(ctx, "a", code, machine(), at(2)) // the activation has expired since
+		again, err := db.Nodes().Register(ctx, "a", code, machine(), at(2)) // the activation has expired since
 		must(t, err)
 		if again.ID != first.ID || again.Name != "web" || again.Tags["env"] != "x" {
 			t.Errorf("again it is %+v, was %+v", again, first)
 		}
-		_, err = db.Register(ctx, "a", sallyport.GenerateSecret(), machine(), at(0))
+		_, err = db.Nodes().Register(ctx, "a", sallyport.GenerateSecret(), machine(), at(0))
 		wantCode(t, err, sallyport.InvalidActivation, "not the one of activation")
 		other := machine()
 		other.Fingerprint = "g"
-		_, err = db.Register(ctx, "a", code, other, at(0))
+		_, err = db.Nodes().Register(ctx, "a", code, other, at(0))
 		wantCode(t, err, sallyport.InvalidActivation, "has been used")
 	})
 }
@@ -203,20 +203,20 @@ func TestNodeChanges(t *testing.T) {
 
 		n.Agent = sallyport.Agent{Name: "amazon-ssm-agent", Version: "3.3.2299.0", PlatformType: "Linux", PlatformName: "Debian\x00\xff",
 			PlatformVersion: "12", ComputerName: strings.Repeat("x", 10_000), IPAddress: "10.0.0.1", AvailabilityZone: "on-prem", ConnectionChannel: "ssmmessages"}
-		must(t, db.UpdateAgent(ctx, n.ID, n.Agent))
+		must(t, db.Nodes().UpdateAgent(ctx, n.ID, n.Agent))
 		n.Agent.PlatformName, n.Agent.ComputerName = "Debian\ufffd\ufffd", strings.Repeat("x", 255)+"…"
 		n.Role, n.RoleID, n.Name = "r2", "AROA2", "named"
-		must(t, db.SetNodeRole(ctx, n.ID, "r2", "AROA2"))
-		must(t, db.SetNodeName(ctx, n.ID, "named"))
-		must(t, db.TagNode(ctx, n.ID, map[string]string{"b": "3", "c": "4"}))
-		must(t, db.UntagNode(ctx, n.ID, []string{"a", "nothing"}))
+		must(t, db.Nodes().SetRole(ctx, n.ID, "r2", "AROA2"))
+		must(t, db.Nodes().SetName(ctx, n.ID, "named"))
+		must(t, db.Nodes().Tag(ctx, n.ID, map[string]string{"b": "3", "c": "4"}))
+		must(t, db.Nodes().Untag(ctx, n.ID, []string{"a", "nothing"}))
 		n.Tags = map[string]string{"b": "3", "c": "4"}
 
-		must(t, db.SetNodeKey(ctx, n.ID, []byte("old"), []byte("new")))
+		must(t, db.Nodes().SetKey(ctx, n.ID, []byte("old"), []byte("new")))
 		n.PublicKey = []byte("new")
-		wantCode(t, db.SetNodeKey(ctx, n.ID, []byte("old"), []byte("newer")), sallyport.InvalidInstanceID, "changed by another process")
+		wantCode(t, db.Nodes().SetKey(ctx, n.ID, []byte("old"), []byte("newer")), sallyport.InvalidInstanceID, "changed by another process")
 
-		got, err := db.Node(ctx, n.ID)
+		got, err := db.Nodes().Get(ctx, n.ID)
 		must(t, err)
 		if d := cmp.Diff(n, got, sameNode); d != "" {
 			t.Error(d)
@@ -226,25 +226,25 @@ func TestNodeChanges(t *testing.T) {
 		for i := range maxTags {
 			many["tag "+strconv.Itoa(i)] = ""
 		}
-		wantCode(t, db.TagNode(ctx, n.ID, many), sallyport.TooManyTagsError, "50 tags")
-		if got, err = db.Node(ctx, n.ID); err != nil || len(got.Tags) != 2 {
+		wantCode(t, db.Nodes().Tag(ctx, n.ID, many), sallyport.TooManyTagsError, "50 tags")
+		if got, err = db.Nodes().Get(ctx, n.ID); err != nil || len(got.Tags) != 2 {
 			t.Errorf("tags that were refused were kept: %v, %v", got.Tags, err)
 		}
 
-		must(t, db.Deregister(ctx, n.ID))
+		must(t, db.Nodes().Deregister(ctx, n.ID))
 		for name, err := range map[string]error{
-			"Deregister":  db.Deregister(ctx, n.ID),
-			"UpdateAgent": db.UpdateAgent(ctx, n.ID, n.Agent),
-			"SetNodeRole": db.SetNodeRole(ctx, n.ID, "r", "AROA1"),
-			"SetNodeName": db.SetNodeName(ctx, n.ID, "r"),
-			"SetNodeKey":  db.SetNodeKey(ctx, n.ID, nil, nil),
-			"TagNode":     db.TagNode(ctx, n.ID, nil),
-			"UntagNode":   db.UntagNode(ctx, n.ID, nil),
+			"Deregister":  db.Nodes().Deregister(ctx, n.ID),
+			"UpdateAgent": db.Nodes().UpdateAgent(ctx, n.ID, n.Agent),
+			"SetNodeRole": db.Nodes().SetRole(ctx, n.ID, "r", "AROA1"),
+			"SetNodeName": db.Nodes().SetName(ctx, n.ID, "r"),
+			"SetNodeKey":  db.Nodes().SetKey(ctx, n.ID, nil, nil),
+			"TagNode":     db.Nodes().Tag(ctx, n.ID, nil),
+			"UntagNode":   db.Nodes().Untag(ctx, n.ID, nil),
 		} {
 			t.Log(name)
 			wantCode(t, err, sallyport.InvalidInstanceID, n.ID.String())
 		}
-		_, err = db.Node(ctx, n.ID)
+		_, err = db.Nodes().Get(ctx, n.ID)
 		wantCode(t, err, sallyport.InvalidInstanceID, n.ID.String())
 	})
 }
@@ -258,7 +258,7 @@ func TestPingsAreSeenAtOnceAndKept(t *testing.T) {
 		n := register(t, db, sallyport.Node{}, sallyport.Activation{})
 		check := func(when string, db *DB) {
 			t.Helper()
-			got, err := db.Node(ctx, n.ID)
+			got, err := db.Nodes().Get(ctx, n.ID)
 			must(t, err)
 			if d := cmp.Diff(n, got, sameNode); d != "" {
 				t.Errorf("%s: %s", when, d)
@@ -296,7 +296,7 @@ func TestPingsAreSeenAtOnceAndKept(t *testing.T) {
 		other := open(t, dsn)
 		n.Online, n.LastPing = true, at(23)
 		check("elsewhere", other)
-		must(t, other.MarkAllOffline(ctx))
+		must(t, other.Nodes().MarkAllOffline(ctx))
 		n.Online = false
 		check("after a start", other)
 	})
@@ -321,7 +321,7 @@ func TestRunWritesWhatIsPendingWhenItEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		must(t, db.Run(ctx, time.Hour, func(err error) { t.Error(err) }))
-		got, err := open(t, dsn).Node(t.Context(), n.ID)
+		got, err := open(t, dsn).Nodes().Get(t.Context(), n.ID)
 		must(t, err)
 		if !got.LastPing.Equal(at(1)) {
 			t.Errorf("LastPing = %v, want %v", got.LastPing, at(1))
@@ -422,7 +422,7 @@ func TestNodesAgainstModel(t *testing.T) {
 					want = append(want, n)
 				}
 			}
-			got := pages(t, limit, func(p Page) ([]*sallyport.Node, Cursor, error) { return db.Nodes(ctx, f, p) })
+			got := pages(t, limit, func(p Page) ([]*sallyport.Node, Cursor, error) { return db.Nodes().List(ctx, f, p) })
 			if d := cmp.Diff(want, got, sameNode); d != "" {
 				rt.Fatalf("%+v by %d (-want +got):\n%s", f, limit, d)
 			}
@@ -432,9 +432,9 @@ func TestNodesAgainstModel(t *testing.T) {
 
 func TestUnknownFilterValue(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
-		_, _, err := db.Nodes(t.Context(), NodeFilter{PingStatuses: []string{"Sleepy"}}, Page{})
+		_, _, err := db.Nodes().List(t.Context(), NodeFilter{PingStatuses: []string{"Sleepy"}}, Page{})
 		wantCode(t, err, sallyport.InvalidInstanceInformationFilterValue, "Sleepy")
-		_, _, err = db.Nodes(t.Context(), NodeFilter{ResourceTypes: []string{"Toaster"}}, Page{})
+		_, _, err = db.Nodes().List(t.Context(), NodeFilter{ResourceTypes: []string{"Toaster"}}, Page{})
 		wantCode(t, err, sallyport.InvalidInstanceInformationFilterValue, "Toaster")
 	})
 }
@@ -460,7 +460,7 @@ func TestNodesPageOffAnIndex(t *testing.T) {
 		plan, err := collect(t.Context(), db.read, func(s scanner) (line string, err error) {
 			var id, parent, unused int
 			return line, s.Scan(&id, &parent, &unused, &line)
-		}, "EXPLAIN QUERY PLAN "+db.nodeQuery(w, index, 51), w.args...)
+		}, "EXPLAIN QUERY PLAN "+db.Nodes().nodeQuery(w, index, 51), w.args...)
 		must(t, err)
 		text := strings.Join(plan, "\n")
 		if !strings.Contains(text, "SEARCH nodes USING INDEX "+want) || strings.Contains(text, "TEMP B-TREE") || strings.Contains(text, "SCAN nodes") {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -127,8 +128,8 @@ func (p *pending) overlayKey(k *sallyport.AccessKey) {
 	}
 }
 
-// Run writes what is pending every so often, until ctx is done, and then once
-// more. What cannot be written is kept for the next time, and failed is told.
+// Run writes what is pending every so often, and looks whether another server
+// has moved a revision on, until ctx is done; then it writes once more. What cannot be written is kept for the next time, and failed is told.
 func (db *DB) Run(ctx context.Context, every time.Duration, failed func(error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -137,7 +138,7 @@ func (db *DB) Run(ctx context.Context, every time.Duration, failed func(error)) 
 		case <-ctx.Done():
 			return db.Flush(context.WithoutCancel(ctx))
 		case <-tick.C:
-			if err := db.Flush(ctx); err != nil && ctx.Err() == nil {
+			if err := errors.Join(db.Flush(ctx), db.lookAtRevisions(ctx)); err != nil && ctx.Err() == nil {
 				failed(err)
 			}
 		}

@@ -41,8 +41,8 @@ func attachable(tx *tx, arn string) error {
 }
 
 // CreatePolicy adds a managed policy whose first version, v1, has p.Document.
-func (db *DB) CreatePolicy(ctx context.Context, p sallyport.Policy) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (iam IAM) CreatePolicy(ctx context.Context, p sallyport.Policy) error {
+	err := iam.change(ctx, iamRevision, func(tx *tx) error {
 		if len(p.Tags) > maxTags {
 			return tooManyTags()
 		}
@@ -85,8 +85,8 @@ func versionName(n int64) string { return "v" + strconv.FormatInt(n, 10) }
 
 // Policy returns a managed policy with its document in force and the number of
 // its attachments, or NoSuchEntity.
-func (db *DB) Policy(ctx context.Context, arn string) (*sallyport.Policy, error) {
-	return findPolicy(ctx, db.read, arn)
+func (iam IAM) Policy(ctx context.Context, arn string) (*sallyport.Policy, error) {
+	return findPolicy(ctx, iam.q(), arn)
 }
 
 func findPolicy(ctx context.Context, q querier, arn string) (*sallyport.Policy, error) {
@@ -106,7 +106,7 @@ func findPolicy(ctx context.Context, q querier, arn string) (*sallyport.Policy, 
 
 // Policies lists our managed policies whose path begins with pathPrefix, in
 // order of name.
-func (db *DB) Policies(ctx context.Context, pathPrefix string, attachedOnly bool, page Page) ([]*sallyport.Policy, Cursor, error) {
+func (iam IAM) Policies(ctx context.Context, pathPrefix string, attachedOnly bool, page Page) ([]*sallyport.Policy, Cursor, error) {
 	after, err := page.place("policies", 1)
 	if err != nil {
 		return nil, "", err
@@ -121,7 +121,7 @@ func (db *DB) Policies(ctx context.Context, pathPrefix string, attachedOnly bool
 	if after != nil {
 		w.add("p.folded > ?", after[0])
 	}
-	list, err := collect(ctx, db.read, scanPolicy, `SELECT `+policyColumns+` FROM policies p WHERE `+w.String()+` ORDER BY p.folded LIMIT `+w.arg(page.limit()+1), w.args...)
+	list, err := collect(ctx, iam.q(), scanPolicy, `SELECT `+policyColumns+` FROM policies p WHERE `+w.String()+` ORDER BY p.folded LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list policies: %w", translate(err))
 	}
@@ -131,8 +131,8 @@ func (db *DB) Policies(ctx context.Context, pathPrefix string, attachedOnly bool
 
 // onPolicy finds a managed policy of ours in a transaction that writes IAM,
 // and does something to it.
-func (db *DB) onPolicy(ctx context.Context, verb, arn string, do func(*tx, *sallyport.Policy) error) error {
-	err := db.transactIAM(ctx, func(tx *tx) error {
+func (iam IAM) onPolicy(ctx context.Context, verb, arn string, do func(*tx, *sallyport.Policy) error) error {
+	err := iam.change(ctx, iamRevision, func(tx *tx) error {
 		p, err := findPolicy(tx.ctx, tx, arn)
 		if err != nil {
 			return err
@@ -144,8 +144,8 @@ func (db *DB) onPolicy(ctx context.Context, verb, arn string, do func(*tx, *sall
 
 // DeletePolicy removes a managed policy that is attached to nothing and has no
 // version but its default, or says with DeleteConflict what is in the way.
-func (db *DB) DeletePolicy(ctx context.Context, arn string) error {
-	return db.onPolicy(ctx, "delete", arn, func(tx *tx, p *sallyport.Policy) error {
+func (iam IAM) DeletePolicy(ctx context.Context, arn string) error {
+	return iam.onPolicy(ctx, "delete", arn, func(tx *tx, p *sallyport.Policy) error {
 		var versions, bounded int
 		if err := tx.row(`SELECT (SELECT count(*) FROM policy_versions WHERE arn = $1), (SELECT count(*) FROM entities WHERE boundary = $1)`, arn).Scan(&versions, &bounded); err != nil {
 			return err
@@ -161,18 +161,18 @@ func (db *DB) DeletePolicy(ctx context.Context, arn string) error {
 	})
 }
 
-// TagPolicy gives a managed policy tags, as [DB.Tag] does.
-func (db *DB) TagPolicy(ctx context.Context, arn string, tags map[string]string) error {
-	return db.changePolicyTags(ctx, arn, func(all map[string]string) { replaceFolded(all, tags) })
+// TagPolicy gives a managed policy tags, as [IAM.Tag] does.
+func (iam IAM) TagPolicy(ctx context.Context, arn string, tags map[string]string) error {
+	return iam.changePolicyTags(ctx, arn, func(all map[string]string) { replaceFolded(all, tags) })
 }
 
-// UntagPolicy takes tags off a managed policy, as [DB.Untag] does.
-func (db *DB) UntagPolicy(ctx context.Context, arn string, names []string) error {
-	return db.changePolicyTags(ctx, arn, func(all map[string]string) { removeFolded(all, names) })
+// UntagPolicy takes tags off a managed policy, as [IAM.Untag] does.
+func (iam IAM) UntagPolicy(ctx context.Context, arn string, names []string) error {
+	return iam.changePolicyTags(ctx, arn, func(all map[string]string) { removeFolded(all, names) })
 }
 
-func (db *DB) changePolicyTags(ctx context.Context, arn string, change func(map[string]string)) error {
-	return db.onPolicy(ctx, "tag", arn, func(tx *tx, p *sallyport.Policy) error {
+func (iam IAM) changePolicyTags(ctx context.Context, arn string, change func(map[string]string)) error {
+	return iam.onPolicy(ctx, "tag", arn, func(tx *tx, p *sallyport.Policy) error {
 		if p.Tags == nil {
 			p.Tags = map[string]string{}
 		}
@@ -187,8 +187,8 @@ func (db *DB) changePolicyTags(ctx context.Context, arn string, change func(map[
 
 // CreatePolicyVersion gives a managed policy another text, and returns the
 // version it became. A policy has five at most; numbers are never used again.
-func (db *DB) CreatePolicyVersion(ctx context.Context, arn, document string, makeDefault bool, at time.Time) (v sallyport.PolicyVersion, err error) {
-	err = db.onPolicy(ctx, "create version of", arn, func(tx *tx, p *sallyport.Policy) error {
+func (iam IAM) CreatePolicyVersion(ctx context.Context, arn, document string, makeDefault bool, at time.Time) (v sallyport.PolicyVersion, err error) {
+	err = iam.onPolicy(ctx, "create version of", arn, func(tx *tx, p *sallyport.Policy) error {
 		var versions int
 		var last int64
 		if err := tx.row(`SELECT (SELECT count(*) FROM policy_versions WHERE arn = $1), last_version FROM policies WHERE arn = $1`, arn).Scan(&versions, &last); err != nil {
@@ -226,8 +226,8 @@ func scanVersion(s scanner) (v sallyport.PolicyVersion, err error) {
 
 // PolicyVersions lists the versions of a managed policy, newest first. There
 // are too few to page.
-func (db *DB) PolicyVersions(ctx context.Context, arn string) ([]sallyport.PolicyVersion, error) {
-	list, err := collect(ctx, db.read, scanVersion, versionQuery+` ORDER BY v.version DESC`, clean(arn))
+func (iam IAM) PolicyVersions(ctx context.Context, arn string) ([]sallyport.PolicyVersion, error) {
+	list, err := collect(ctx, iam.q(), scanVersion, versionQuery+` ORDER BY v.version DESC`, clean(arn))
 	if err != nil {
 		return nil, fmt.Errorf("list versions of policy %s: %w", arn, translate(err))
 	}
@@ -238,8 +238,8 @@ func (db *DB) PolicyVersions(ctx context.Context, arn string) ([]sallyport.Polic
 }
 
 // PolicyVersion returns one version of a managed policy, or NoSuchEntity.
-func (db *DB) PolicyVersion(ctx context.Context, arn, version string) (sallyport.PolicyVersion, error) {
-	return findVersion(ctx, db.read, arn, version)
+func (iam IAM) PolicyVersion(ctx context.Context, arn, version string) (sallyport.PolicyVersion, error) {
+	return findVersion(ctx, iam.q(), arn, version)
 }
 
 func findVersion(ctx context.Context, q querier, arn, version string) (sallyport.PolicyVersion, error) {
@@ -259,8 +259,8 @@ func findVersion(ctx context.Context, q querier, arn, version string) (sallyport
 }
 
 // DeletePolicyVersion removes a version that is not the default.
-func (db *DB) DeletePolicyVersion(ctx context.Context, arn, version string) error {
-	return db.onPolicy(ctx, "delete version of", arn, func(tx *tx, p *sallyport.Policy) error {
+func (iam IAM) DeletePolicyVersion(ctx context.Context, arn, version string) error {
+	return iam.onPolicy(ctx, "delete version of", arn, func(tx *tx, p *sallyport.Policy) error {
 		v, err := findVersion(tx.ctx, tx, arn, version)
 		if err != nil {
 			return err
@@ -274,8 +274,8 @@ func (db *DB) DeletePolicyVersion(ctx context.Context, arn, version string) erro
 }
 
 // SetDefaultPolicyVersion puts a version in force.
-func (db *DB) SetDefaultPolicyVersion(ctx context.Context, arn, version string, at time.Time) error {
-	return db.onPolicy(ctx, "set default version of", arn, func(tx *tx, p *sallyport.Policy) error {
+func (iam IAM) SetDefaultPolicyVersion(ctx context.Context, arn, version string, at time.Time) error {
+	return iam.onPolicy(ctx, "set default version of", arn, func(tx *tx, p *sallyport.Policy) error {
 		v, err := findVersion(tx.ctx, tx, arn, version)
 		if err != nil {
 			return err
@@ -293,8 +293,8 @@ func versionNumber(v sallyport.PolicyVersion) int64 {
 
 // Attach gives a managed policy to who. It does not matter if who has it. The
 // caller sees to it that a policy of AWS's own exists.
-func (db *DB) Attach(ctx context.Context, who Entity, arn string) error {
-	return db.onEntity(ctx, "attach policy to", who, func(tx *tx, e entity) error {
+func (iam IAM) Attach(ctx context.Context, who Entity, arn string) error {
+	return iam.onEntity(ctx, "attach policy to", who, func(tx *tx, e entity) error {
 		if err := attachable(tx, arn); err != nil {
 			return err
 		}
@@ -314,8 +314,8 @@ func (db *DB) Attach(ctx context.Context, who Entity, arn string) error {
 
 // Detach takes a managed policy from who, or returns NoSuchEntity if who did
 // not have it.
-func (db *DB) Detach(ctx context.Context, who Entity, arn string) error {
-	return db.onEntity(ctx, "detach policy from", who, func(tx *tx, e entity) error {
+func (iam IAM) Detach(ctx context.Context, who Entity, arn string) error {
+	return iam.onEntity(ctx, "detach policy from", who, func(tx *tx, e entity) error {
 		n, err := tx.exec(`DELETE FROM attachments WHERE entity = $1 AND arn = $2`, e.id, clean(arn))
 		if err == nil && n == 0 {
 			return noPolicy(arn)
@@ -325,22 +325,22 @@ func (db *DB) Detach(ctx context.Context, who Entity, arn string) error {
 }
 
 // Attached lists the ARNs of the managed policies who has, in order.
-func (db *DB) Attached(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
-	return db.hanging(ctx, who, "attached policies", "attachments", "arn", page)
+func (iam IAM) Attached(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
+	return iam.hanging(ctx, who, "attached policies", "attachments", "arn", page)
 }
 
 // InlinePolicies lists the names of who's inline policies, in order.
-func (db *DB) InlinePolicies(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
-	return db.hanging(ctx, who, "inline policies", "inline_policies", "name", page)
+func (iam IAM) InlinePolicies(ctx context.Context, who Entity, page Page) ([]string, Cursor, error) {
+	return iam.hanging(ctx, who, "inline policies", "inline_policies", "name", page)
 }
 
 // hanging lists one column of a table of what hangs on entities.
-func (db *DB) hanging(ctx context.Context, who Entity, list, table, column string, page Page) ([]string, Cursor, error) {
+func (iam IAM) hanging(ctx context.Context, who Entity, list, table, column string, page Page) ([]string, Cursor, error) {
 	after, err := page.place(list, 1)
 	if err != nil {
 		return nil, "", err
 	}
-	e, err := findEntity(ctx, db.read, who)
+	e, err := findEntity(ctx, iam.q(), who)
 	if err != nil {
 		return nil, "", err
 	}
@@ -349,7 +349,7 @@ func (db *DB) hanging(ctx context.Context, who Entity, list, table, column strin
 	if after != nil {
 		w.add(column+" > ?", after[0])
 	}
-	names, err := collect(ctx, db.read, readString, `SELECT `+column+` FROM `+table+` WHERE `+w.String()+` ORDER BY `+column+` LIMIT `+w.arg(page.limit()+1), w.args...)
+	names, err := collect(ctx, iam.q(), readString, `SELECT `+column+` FROM `+table+` WHERE `+w.String()+` ORDER BY `+column+` LIMIT `+w.arg(page.limit()+1), w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list %s of %s %s: %w", list, who.Kind, who.Name, translate(err))
 	}
@@ -375,12 +375,12 @@ const (
 // Holders lists what a managed policy is attached to: groups, roles, then
 // users, each in order of name. kind may narrow it to one of them. It asks
 // nothing about whether the policy exists.
-func (db *DB) Holders(ctx context.Context, arn string, kind EntityKind, page Page) ([]Holder, Cursor, error) {
-	return db.HoldersAs(ctx, arn, AsPolicy, kind, page)
+func (iam IAM) Holders(ctx context.Context, arn string, kind EntityKind, page Page) ([]Holder, Cursor, error) {
+	return iam.HoldersAs(ctx, arn, AsPolicy, kind, page)
 }
 
-// HoldersAs is [DB.Holders] for the entities that have the policy for a use.
-func (db *DB) HoldersAs(ctx context.Context, arn string, use Use, kind EntityKind, page Page) ([]Holder, Cursor, error) {
+// HoldersAs is [IAM.Holders] for the entities that have the policy for a use.
+func (iam IAM) HoldersAs(ctx context.Context, arn string, use Use, kind EntityKind, page Page) ([]Holder, Cursor, error) {
 	after, err := page.place("holders", 2)
 	if err != nil {
 		return nil, "", err
@@ -403,7 +403,7 @@ func (db *DB) HoldersAs(ctx context.Context, arn string, use Use, kind EntityKin
 	if after != nil {
 		w.add("(e.kind, e.name) > (?, ?)", after[0], after[1])
 	}
-	list, err := collect(ctx, db.read, func(s scanner) (h Holder, err error) {
+	list, err := collect(ctx, iam.q(), func(s scanner) (h Holder, err error) {
 		return h, s.Scan(&h.Kind, &h.Name, &h.ID, &h.Path)
 	}, `SELECT e.kind, e.name, e.id, e.path FROM entities e
 		WHERE `+w.String()+` ORDER BY e.kind, e.name LIMIT `+w.arg(page.limit()+1), w.args...)
@@ -422,7 +422,7 @@ type Uses struct {
 
 // PolicyUses counts the uses of managed policies, AWS's own among them. Those
 // that have none are not in the answer.
-func (db *DB) PolicyUses(ctx context.Context, arns []string) (map[string]Uses, error) {
+func (iam IAM) PolicyUses(ctx context.Context, arns []string) (map[string]Uses, error) {
 	all := map[string]Uses{}
 	if len(arns) == 0 {
 		return all, nil
@@ -433,7 +433,7 @@ func (db *DB) PolicyUses(ctx context.Context, arns []string) (map[string]Uses, e
 		arn  string
 		uses Uses
 	}
-	rows, err := collect(ctx, db.read, func(s scanner) (r row, err error) {
+	rows, err := collect(ctx, iam.q(), func(s scanner) (r row, err error) {
 		return r, s.Scan(&r.arn, &r.uses.Attachments, &r.uses.Boundaries)
 	}, `SELECT arn, count(*), 0 FROM attachments WHERE arn `+names+` GROUP BY arn
 		UNION ALL
@@ -449,8 +449,8 @@ func (db *DB) PolicyUses(ctx context.Context, arns []string) (map[string]Uses, e
 }
 
 // PutInlinePolicy gives who an inline policy, in place of one by the same name.
-func (db *DB) PutInlinePolicy(ctx context.Context, who Entity, name, document string) error {
-	return db.onEntity(ctx, "put policy of", who, func(tx *tx, e entity) error {
+func (iam IAM) PutInlinePolicy(ctx context.Context, who Entity, name, document string) error {
+	return iam.onEntity(ctx, "put policy of", who, func(tx *tx, e entity) error {
 		_, err := tx.exec(`INSERT INTO inline_policies (entity, name, document) VALUES ($1, $2, $3)
 			ON CONFLICT (entity, name) DO UPDATE SET document = excluded.document`, e.id, name, document)
 		return err
@@ -462,12 +462,12 @@ func noInlinePolicy(who Entity, name string) error {
 }
 
 // InlinePolicy returns the document of an inline policy, or NoSuchEntity.
-func (db *DB) InlinePolicy(ctx context.Context, who Entity, name string) (string, error) {
-	e, err := findEntity(ctx, db.read, who)
+func (iam IAM) InlinePolicy(ctx context.Context, who Entity, name string) (string, error) {
+	e, err := findEntity(ctx, iam.q(), who)
 	if err != nil {
 		return "", err
 	}
-	document, err := readString(db.read.QueryRowContext(ctx, `SELECT document FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, clean(name)))
+	document, err := readString(iam.q().QueryRowContext(ctx, `SELECT document FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, clean(name)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", noInlinePolicy(who, name)
 	}
@@ -478,8 +478,8 @@ func (db *DB) InlinePolicy(ctx context.Context, who Entity, name string) (string
 }
 
 // DeleteInlinePolicy removes an inline policy, or returns NoSuchEntity.
-func (db *DB) DeleteInlinePolicy(ctx context.Context, who Entity, name string) error {
-	return db.onEntity(ctx, "delete policy of", who, func(tx *tx, e entity) error {
+func (iam IAM) DeleteInlinePolicy(ctx context.Context, who Entity, name string) error {
+	return iam.onEntity(ctx, "delete policy of", who, func(tx *tx, e entity) error {
 		n, err := tx.exec(`DELETE FROM inline_policies WHERE entity = $1 AND name = $2`, e.id, clean(name))
 		if err == nil && n == 0 {
 			return noInlinePolicy(who, name)
@@ -501,13 +501,13 @@ type Grants struct {
 	Boundary *Grant // the permissions boundary, if there is one
 }
 
-// Grants is [DB.GrantsOf] for the user, group or role with a name.
-func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
-	e, err := findEntity(ctx, db.read, who)
+// Grants is [IAM.GrantsOf] for the user, group or role with a name.
+func (iam IAM) Grants(ctx context.Context, who Entity) (*Grants, error) {
+	e, err := findEntity(ctx, iam.q(), who)
 	if err != nil {
 		return nil, err
 	}
-	g, err := db.GrantsOf(ctx, e.id)
+	g, err := iam.GrantsOf(ctx, e.id)
 	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
 		return nil, who.missing() // it was deleted in between
 	}
@@ -516,16 +516,16 @@ func (db *DB) Grants(ctx context.Context, who Entity) (*Grants, error) {
 
 // GrantsOf returns every policy that applies to the user, group or role with an
 // ID: its own inline and managed ones, its groups', and its boundary, all as of
-// one moment; NoSuchEntity if there is none. [DB.Revision] says how long the
+// one moment; NoSuchEntity if there is none. [IAM.Revision] says how long the
 // answer is good for.
-func (db *DB) GrantsOf(ctx context.Context, id string) (*Grants, error) {
+func (iam IAM) GrantsOf(ctx context.Context, id string) (*Grants, error) {
 	type row struct {
 		what string // "self", "boundary", "inline" or "managed"
 		Grant
 	}
 	// One statement, so that it sees one moment. A row for the entity itself
 	// tells one that has nothing from one that is not there.
-	rows, err := collect(ctx, db.read, func(s scanner) (r row, err error) {
+	rows, err := collect(ctx, iam.q(), func(s scanner) (r row, err error) {
 		return r, s.Scan(&r.what, &r.From.Kind, &r.From.Name, &r.Name, &r.Document)
 	}, `WITH self AS (
 			SELECT id, kind, name, boundary FROM entities WHERE id = $1

@@ -13,19 +13,19 @@ import (
 func TestNamesAreResolvedOnce(t *testing.T) {
 	const policy = "arn:aws:iam::123456789012:policy/p"
 	makePolicy := func(ctx context.Context, db *DB, id string) error {
-		return db.CreatePolicy(ctx, sallyport.Policy{ARN: policy, Name: "p", Path: "/", ID: id, Document: "{}", Created: at(0)})
+		return db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: policy, Name: "p", Path: "/", ID: id, Document: "{}", Created: at(0)})
 	}
 	makeUser := func(ctx context.Context, db *DB, path, id string) error {
-		return db.CreateUser(ctx, sallyport.User{Name: "x", Path: path, ID: id})
+		return db.IAM().CreateUser(ctx, sallyport.User{Name: "x", Path: path, ID: id})
 	}
 	makeRole := func(ctx context.Context, db *DB, id string) error {
-		return db.CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: id})
+		return db.IAM().CreateRole(ctx, sallyport.Role{Name: "x", Path: "/", ID: id})
 	}
 	makeGroup := func(ctx context.Context, db *DB, id string) error {
-		return db.CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: id})
+		return db.IAM().CreateGroup(ctx, sallyport.Group{Name: "x", Path: "/", ID: id})
 	}
 	makeDocument := func(ctx context.Context, db *DB, n int) error {
-		return db.CreateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(n)}, nil)
+		return db.Documents().Create(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(n)}, nil)
 	}
 	for claim, tt := range map[string]struct {
 		make   func(ctx context.Context, db *DB) error
@@ -36,100 +36,102 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 	}{
 		"a user that was renamed, and another": {
 			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/", "AIDA1") },
-			func(ctx context.Context, db *DB) error { _, err := db.User(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().User(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/admin/", "AIDA2"))
+				return errors.Join(db.IAM().Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/admin/", "AIDA2"))
 			},
-			func(ctx context.Context, db *DB) error { return db.PutInlinePolicy(ctx, User("x"), "own", "{}") },
+			func(ctx context.Context, db *DB) error { return db.IAM().PutInlinePolicy(ctx, User("x"), "own", "{}") },
 			sallyport.NoSuchEntity,
 		},
 		"a user that came only then": {
 			func(context.Context, *DB) error { return nil },
 			func(ctx context.Context, db *DB) error {
-				if _, err := db.User(ctx, "x"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
+				if _, err := db.IAM().User(ctx, "x"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
 					return errors.New("there is a user x")
 				}
 				return nil
 			},
 			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/admin/", "AIDA2") },
-			func(ctx context.Context, db *DB) error { return db.Tag(ctx, User("x"), map[string]string{"a": "b"}) },
+			func(ctx context.Context, db *DB) error {
+				return db.IAM().Tag(ctx, User("x"), map[string]string{"a": "b"})
+			},
 			sallyport.NoSuchEntity,
 		},
 		"a caller, by an access key": {
 			func(ctx context.Context, db *DB) error {
 				return errors.Join(makeUser(ctx, db, "/", "AIDA1"),
-					db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", User: "x", Active: true}, sallyport.GenerateSecret()))
+					db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1", User: "x", Active: true}, sallyport.GenerateSecret()))
 			},
-			func(ctx context.Context, db *DB) error { _, err := db.Credential(ctx, "AKIA1"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().Credential(ctx, "AKIA1"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/", "AIDA2"))
+				return errors.Join(db.IAM().Rename(ctx, User("x"), "y", ""), makeUser(ctx, db, "/", "AIDA2"))
 			},
 			func(ctx context.Context, db *DB) error {
-				return db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA2", User: "x", Active: true}, sallyport.GenerateSecret())
+				return db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA2", User: "x", Active: true}, sallyport.GenerateSecret())
 			},
 			sallyport.NoSuchEntity,
 		},
 		"a caller, by ID": {
 			func(ctx context.Context, db *DB) error { return makeUser(ctx, db, "/", "AIDA1") },
-			func(ctx context.Context, db *DB) error { _, err := db.UserByID(ctx, "AIDA1", "x"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().UserByID(ctx, "AIDA1", "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, User("x")), makeUser(ctx, db, "/", "AIDA2"))
+				return errors.Join(db.IAM().Delete(ctx, User("x")), makeUser(ctx, db, "/", "AIDA2"))
 			},
-			func(ctx context.Context, db *DB) error { _, err := db.AccessKeys(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().AccessKeys(ctx, "x"); return err },
 			sallyport.NoSuchEntity,
 		},
 		"a role that was deleted and made anew": {
 			func(ctx context.Context, db *DB) error { return makeRole(ctx, db, "AROA1") },
-			func(ctx context.Context, db *DB) error { _, err := db.Role(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().Role(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, Role("x")), makeRole(ctx, db, "AROA2"))
+				return errors.Join(db.IAM().Delete(ctx, Role("x")), makeRole(ctx, db, "AROA2"))
 			},
-			func(ctx context.Context, db *DB) error { return db.UpdateTrust(ctx, "x", "{}") },
+			func(ctx context.Context, db *DB) error { return db.IAM().UpdateTrust(ctx, "x", "{}") },
 			sallyport.NoSuchEntity,
 		},
 		"a group's policies": {
 			func(ctx context.Context, db *DB) error { return makeGroup(ctx, db, "AGPA1") },
-			func(ctx context.Context, db *DB) error { _, err := db.Group(ctx, "x"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().Group(ctx, "x"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.Delete(ctx, Group("x")), makeGroup(ctx, db, "AGPA2"))
+				return errors.Join(db.IAM().Delete(ctx, Group("x")), makeGroup(ctx, db, "AGPA2"))
 			},
-			func(ctx context.Context, db *DB) error { _, err := db.Grants(ctx, Group("x")); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().Grants(ctx, Group("x")); return err },
 			sallyport.NoSuchEntity,
 		},
 		"a managed policy": {
 			func(ctx context.Context, db *DB) error { return makePolicy(ctx, db, "ANPA1") },
-			func(ctx context.Context, db *DB) error { _, err := db.Policy(ctx, policy); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.IAM().Policy(ctx, policy); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.DeletePolicy(ctx, policy), makePolicy(ctx, db, "ANPA2"))
+				return errors.Join(db.IAM().DeletePolicy(ctx, policy), makePolicy(ctx, db, "ANPA2"))
 			},
 			func(ctx context.Context, db *DB) error {
-				_, err := db.CreatePolicyVersion(ctx, policy, "{}", true, at(1))
+				_, err := db.IAM().CreatePolicyVersion(ctx, policy, "{}", true, at(1))
 				return err
 			},
 			sallyport.NoSuchEntity,
 		},
 		"a document": {
 			func(ctx context.Context, db *DB) error { return makeDocument(ctx, db, 1) },
-			func(ctx context.Context, db *DB) error { _, err := db.Document(ctx, "d"); return err },
+			func(ctx context.Context, db *DB) error { _, err := db.Documents().Get(ctx, "d"); return err },
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.DeleteDocument(ctx, "d", "", ""), makeDocument(ctx, db, 2))
+				return errors.Join(db.Documents().Delete(ctx, "d", "", ""), makeDocument(ctx, db, 2))
 			},
 			func(ctx context.Context, db *DB) error {
-				_, err := db.UpdateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{ }", Created: at(3)}, "")
+				_, err := db.Documents().Update(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{ }", Created: at(3)}, "")
 				return err
 			},
 			sallyport.InvalidDocument,
 		},
 		"an alias that is moved to another key": {
 			func(ctx context.Context, db *DB) error {
-				return errors.Join(db.CreateKMSKey(ctx, sallyport.KMSKey{ID: "k1", Policy: "{}"}, []byte("m")), db.CreateKMSKey(ctx, sallyport.KMSKey{ID: "k2", Policy: "{}"}, []byte("m")),
-					db.CreateKMSAlias(ctx, sallyport.KMSAlias{Name: "alias/a", Key: "k1"}))
+				return errors.Join(db.Keys().Create(ctx, sallyport.KMSKey{ID: "k1", Policy: "{}"}, []byte("m")), db.Keys().Create(ctx, sallyport.KMSKey{ID: "k2", Policy: "{}"}, []byte("m")),
+					db.Keys().CreateAlias(ctx, sallyport.KMSAlias{Name: "alias/a", Key: "k1"}))
 			},
-			func(ctx context.Context, db *DB) error { _, err := db.KMSAlias(ctx, "alias/a"); return err },
-			func(ctx context.Context, db *DB) error { return db.UpdateKMSAlias(ctx, "alias/a", "k2", at(1)) },
+			func(ctx context.Context, db *DB) error { _, err := db.Keys().Alias(ctx, "alias/a"); return err },
+			func(ctx context.Context, db *DB) error { return db.Keys().UpdateAlias(ctx, "alias/a", "k2", at(1)) },
 			func(ctx context.Context, db *DB) error {
-				_, err := db.KMSAlias(ctx, "alias/a")
-				return errors.Join(db.DeleteKMSAlias(ctx, "alias/a"), err)
+				_, err := db.Keys().Alias(ctx, "alias/a")
+				return errors.Join(db.Keys().DeleteAlias(ctx, "alias/a"), err)
 			},
 			sallyport.NotFoundException,
 		},
@@ -153,17 +155,17 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 func TestACallFindsWhatItMade(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := ResolveOnce(t.Context())
-		if _, err := db.Document(ctx, "d"); sallyport.CodeOf(err) != sallyport.InvalidDocument {
+		if _, err := db.Documents().Get(ctx, "d"); sallyport.CodeOf(err) != sallyport.InvalidDocument {
 			t.Fatal(err)
 		}
-		must(t, db.CreateDocument(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(1)}, nil))
-		_, err := db.Document(ctx, "d")
+		must(t, db.Documents().Create(ctx, sallyport.DocumentVersion{Document: "d", Format: "JSON", Content: "{}", Created: at(1)}, nil))
+		_, err := db.Documents().Get(ctx, "d")
 		must(t, err)
-		if _, err := db.Role(ctx, "r"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
+		if _, err := db.IAM().Role(ctx, "r"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
 			t.Fatal(err)
 		}
-		must(t, db.CreateRole(ctx, sallyport.Role{Name: "r", Path: "/", ID: "AROA1"}))
-		_, err = db.Role(ctx, "r")
+		must(t, db.IAM().CreateRole(ctx, sallyport.Role{Name: "r", Path: "/", ID: "AROA1"}))
+		_, err = db.IAM().Role(ctx, "r")
 		must(t, err)
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/sallyport/sallyport"
 )
 
-// ErrOutOfTurn is within the error of [DB.UpdateSession] when the session, as
+// ErrOutOfTurn is within the error of [Sessions.Advance] when the session, as
 // stored, cannot have come to the state it is to have: another caller has
 // written it since.
 var ErrOutOfTurn = errors.New("the stored session cannot come to that state")
@@ -119,8 +119,8 @@ func endedMillis(s *sallyport.Session) int64 {
 }
 
 // InsertSession adds a session.
-func (db *DB) InsertSession(ctx context.Context, r *SessionRecord) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ss Sessions) Insert(ctx context.Context, r *SessionRecord) error {
+	err := ss.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO sessions (`+recordColumns+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`,
 			r.ID.String(), r.Owner, r.OwnerID, r.Root, strings.Join(r.Basis, " "), r.Node.String(), r.Document, clean(r.Reason), millis(r.Started), r.MaxDuration.Milliseconds(),
@@ -133,8 +133,8 @@ func (db *DB) InsertSession(ctx context.Context, r *SessionRecord) error {
 }
 
 // Session returns a session, on or over, or DoesNotExistException.
-func (db *DB) Session(ctx context.Context, id sallyport.SessionID) (*SessionRecord, error) {
-	r, err := scanRecord(db.read.QueryRowContext(ctx, `SELECT `+recordColumns+` FROM sessions WHERE id = $1`, id.String()))
+func (ss Sessions) Get(ctx context.Context, id sallyport.SessionID) (*SessionRecord, error) {
+	r, err := scanRecord(ss.q().QueryRowContext(ctx, `SELECT `+recordColumns+` FROM sessions WHERE id = $1`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, noSession(id)
 	}
@@ -175,18 +175,18 @@ var before = func() map[sallyport.State][]sallyport.State {
 // session as stored may come to that state, by any number of steps; else the
 // error is [ErrOutOfTurn]. So a session that is over stays so, also if an earlier
 // state is written late.
-func (db *DB) UpdateSession(ctx context.Context, s *sallyport.Session) error {
-	return db.advance(ctx, s, nil)
+func (ss Sessions) Advance(ctx context.Context, s *sallyport.Session) error {
+	return ss.advance(ctx, s, nil)
 }
 
-// SealSession is [DB.UpdateSession] for a session's final state, with what is
+// SealSession is [Sessions.Advance] for a session's final state, with what is
 // known of its log, as one step.
-func (db *DB) SealSession(ctx context.Context, s *sallyport.Session, log Log) error {
-	return db.advance(ctx, s, &log)
+func (ss Sessions) Seal(ctx context.Context, s *sallyport.Session, log Log) error {
+	return ss.advance(ctx, s, &log)
 }
 
-func (db *DB) advance(ctx context.Context, s *sallyport.Session, log *Log) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ss Sessions) advance(ctx context.Context, s *sallyport.Session, log *Log) error {
+	err := ss.write(ctx, func(tx *tx) error {
 		var w where
 		set := "state = " + w.arg(s.State().String()) + ", ended = " + w.arg(endedMillis(s)) +
 			", cause = " + w.arg(clean(s.Cause)) + ", exit_status = " + w.arg(exitStatus(s))
@@ -218,24 +218,24 @@ func (db *DB) advance(ctx context.Context, s *sallyport.Session, log *Log) error
 
 // SetSessionLog writes what is known of the log of a session that is over, whose
 // recording was made later.
-func (db *DB) SetSessionLog(ctx context.Context, id sallyport.SessionID, log Log) error {
-	return db.updateSession(ctx, "set log of", id, `UPDATE sessions SET log_size = $2, log_hash = $3 WHERE id = $1 AND ended <> 0`, log.Size, blob(log.Hash))
+func (ss Sessions) SetLog(ctx context.Context, id sallyport.SessionID, log Log) error {
+	return ss.updateSession(ctx, "set log of", id, `UPDATE sessions SET log_size = $2, log_hash = $3 WHERE id = $1 AND ended <> 0`, log.Size, blob(log.Hash))
 }
 
 // SetSessionAccess changes who may attach to a session that is not over.
-func (db *DB) SetSessionAccess(ctx context.Context, id sallyport.SessionID, a Access) error {
-	return db.updateSession(ctx, "set access to", id, `UPDATE sessions SET token = $2, client = $3, bound = $4, node_token = $5 WHERE id = $1 AND ended = 0`,
+func (ss Sessions) SetAccess(ctx context.Context, id sallyport.SessionID, a Access) error {
+	return ss.updateSession(ctx, "set access to", id, `UPDATE sessions SET token = $2, client = $3, bound = $4, node_token = $5 WHERE id = $1 AND ended = 0`,
 		a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
 }
 
 // SetSessionResume replaces what the broker wants to remember of a session
 // that is not over.
-func (db *DB) SetSessionResume(ctx context.Context, id sallyport.SessionID, resume json.RawMessage) error {
-	return db.updateSession(ctx, "save", id, `UPDATE sessions SET resume = $2 WHERE id = $1 AND ended = 0`, string(resume))
+func (ss Sessions) SetResume(ctx context.Context, id sallyport.SessionID, resume json.RawMessage) error {
+	return ss.updateSession(ctx, "save", id, `UPDATE sessions SET resume = $2 WHERE id = $1 AND ended = 0`, string(resume))
 }
 
-func (db *DB) updateSession(ctx context.Context, verb string, id sallyport.SessionID, statement string, args ...any) error {
-	err := db.transact(ctx, func(tx *tx) error {
+func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.SessionID, statement string, args ...any) error {
+	err := ss.write(ctx, func(tx *tx) error {
 		n, err := tx.exec(statement, append([]any{id.String()}, args...)...)
 		if err != nil || n == 1 {
 			return err
@@ -253,8 +253,8 @@ func (db *DB) updateSession(ctx context.Context, verb string, id sallyport.Sessi
 
 // Unfinished returns every session that is not over, oldest first: what a
 // server that starts has to take up or end.
-func (db *DB) Unfinished(ctx context.Context) ([]*SessionRecord, error) {
-	list, err := collect(ctx, db.read, scanRecord, `SELECT `+recordColumns+` FROM sessions WHERE ended = 0 ORDER BY started, id`)
+func (ss Sessions) Unfinished(ctx context.Context) ([]*SessionRecord, error) {
+	list, err := collect(ctx, ss.q(), scanRecord, `SELECT `+recordColumns+` FROM sessions WHERE ended = 0 ORDER BY started, id`)
 	return list, wrap(translate(err), "list unfinished sessions")
 }
 
@@ -270,7 +270,7 @@ type SessionFilter struct {
 }
 
 // Active lists sessions that are not over, newest first.
-func (db *DB) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
+func (ss Sessions) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
 	if f.State.Final() {
 		return nil, "", nil
 	}
@@ -282,8 +282,8 @@ func (db *DB) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyp
 	if f.State != 0 {
 		states = []sallyport.State{f.State}
 	}
-	query, args := db.sessionQuery(f, "ended = 0", states, upto, page.limit()+1)
-	return db.listSessions(ctx, "active sessions", page, query, args)
+	query, args := ss.sessionQuery(f, "ended = 0", states, upto, page.limit()+1)
+	return ss.listSessions(ctx, "active sessions", page, query, args)
 }
 
 // History lists sessions that are over, newest first by when they started.
@@ -292,7 +292,7 @@ func (db *DB) Active(ctx context.Context, f SessionFilter, page Page) ([]*sallyp
 // history is and wherever in it the page lies: whether owner and node are
 // given chooses one of four indexes, in each of which a final state's sessions
 // lie in order of time, and the two states are merged.
-func (db *DB) History(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
+func (ss Sessions) History(ctx context.Context, f SessionFilter, page Page) ([]*sallyport.Session, Cursor, error) {
 	if f.State != 0 && !f.State.Final() {
 		return nil, "", nil
 	}
@@ -304,8 +304,8 @@ func (db *DB) History(ctx context.Context, f SessionFilter, page Page) ([]*sally
 	if f.State != 0 {
 		states = []sallyport.State{f.State}
 	}
-	query, args := db.sessionQuery(f, "ended > 0", states, upto, page.limit()+1)
-	return db.listSessions(ctx, "session history", page, query, args)
+	query, args := ss.sessionQuery(f, "ended > 0", states, upto, page.limit()+1)
+	return ss.listSessions(ctx, "session history", page, query, args)
 }
 
 // A moment is a place among sessions in order of time: those before it sort
@@ -342,7 +342,7 @@ func millisUp(t time.Time) int64 {
 }
 
 // sessionQuery returns the query for one page, newest first.
-func (db *DB) sessionQuery(f SessionFilter, which string, states []sallyport.State, upto *moment, limit int) (string, []any) {
+func (ss Sessions) sessionQuery(f SessionFilter, which string, states []sallyport.State, upto *moment, limit int) (string, []any) {
 	var w where
 	index := "sessions_history"
 	if f.Owner != "" {
@@ -369,7 +369,7 @@ func (db *DB) sessionQuery(f SessionFilter, which string, states []sallyport.Sta
 	w.conds = append(w.conds, which)
 	order, most := ` ORDER BY started DESC, id DESC LIMIT `, w.arg(limit)
 	one := func(cond string) string {
-		return `SELECT ` + sessionColumns + ` FROM sessions` + db.dialect.using(index) + ` WHERE ` + w.String() + cond + order + most
+		return `SELECT ` + sessionColumns + ` FROM sessions` + ss.db.dialect.using(index) + ` WHERE ` + w.String() + cond + order + most
 	}
 	switch len(states) {
 	case 0:
@@ -387,8 +387,8 @@ func (db *DB) sessionQuery(f SessionFilter, which string, states []sallyport.Sta
 	return strings.Join(halves, " UNION ALL ") + order + most, w.args
 }
 
-func (db *DB) listSessions(ctx context.Context, list string, page Page, query string, args []any) ([]*sallyport.Session, Cursor, error) {
-	sessions, err := collect(ctx, db.read, scanSession, query, args...)
+func (ss Sessions) listSessions(ctx context.Context, list string, page Page, query string, args []any) ([]*sallyport.Session, Cursor, error) {
+	sessions, err := collect(ctx, ss.q(), scanSession, query, args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list %s: %w", list, translate(err))
 	}
@@ -404,11 +404,11 @@ const forgetTogether = 500
 
 // ForgetHistory deletes sessions that ended before then, and returns how many.
 // If it fails part of the way, what it deleted stays deleted.
-func (db *DB) ForgetHistory(ctx context.Context, then time.Time) (forgotten int64, err error) {
+func (ss Sessions) Forget(ctx context.Context, then time.Time) (forgotten int64, err error) {
 	for _, state := range []sallyport.State{sallyport.Terminated, sallyport.Failed} {
 		for {
 			var n int64
-			err := db.transact(ctx, func(tx *tx) (err error) {
+			err := ss.write(ctx, func(tx *tx) (err error) {
 				// What ended before then started before then, so the walk down
 				// the index is short of what is kept.
 				n, err = tx.exec(`DELETE FROM sessions WHERE id IN (

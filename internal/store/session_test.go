@@ -42,12 +42,12 @@ func TestSessionIsKeptWhole(t *testing.T) {
 			Access:     Access{Token: sallyport.GenerateSecret().Hash(), Client: "c-1", Bound: true, NodeToken: sallyport.GenerateSecret().Hash()},
 			Resume:     json.RawMessage(`{"acked":7}`),
 		}
-		must(t, db.InsertSession(ctx, r))
+		must(t, db.Sessions().Insert(ctx, r))
 		s.Reason = "routine \ufffd \ufffd work ✓" // what no database takes is replaced
 
 		check := func() {
 			t.Helper()
-			got, err := db.Session(ctx, s.ID)
+			got, err := db.Sessions().Get(ctx, s.ID)
 			must(t, err)
 			if d := cmp.Diff(r, got, sameSession); d != "" {
 				t.Errorf("stored (-) and read (+) differ:\n%s", d)
@@ -56,23 +56,23 @@ func TestSessionIsKeptWhole(t *testing.T) {
 		check()
 
 		r.Access = Access{Token: sallyport.GenerateSecret().Hash()}
-		must(t, db.SetSessionAccess(ctx, s.ID, r.Access))
+		must(t, db.Sessions().SetAccess(ctx, s.ID, r.Access))
 		r.Resume = nil
-		must(t, db.SetSessionResume(ctx, s.ID, nil))
+		must(t, db.Sessions().SetResume(ctx, s.ID, nil))
 		must(t, s.Advance(sallyport.Connected, at(6)))
-		must(t, db.UpdateSession(ctx, s))
+		must(t, db.Sessions().Advance(ctx, s))
 		check()
 
 		must(t, s.Advance(sallyport.Terminating, at(7)))
 		s.Cause = "Ended by bob."
-		must(t, db.UpdateSession(ctx, s))
+		must(t, db.Sessions().Advance(ctx, s))
 		check()
 
 		status := 130
 		must(t, s.Advance(sallyport.Terminated, at(8)))
 		s.ExitStatus = &status
 		r.Log = Log{Size: 1 << 40, Hash: []byte{1, 2, 3}}
-		must(t, db.SealSession(ctx, s, r.Log))
+		must(t, db.Sessions().Seal(ctx, s, r.Log))
 		check()
 	})
 }
@@ -81,11 +81,11 @@ func TestSessionNotThere(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		s := testSession(0, "ann", sallyport.NewNodeID())
-		_, err := db.Session(ctx, s.ID)
+		_, err := db.Sessions().Get(ctx, s.ID)
 		wantCode(t, err, sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.UpdateSession(ctx, s), sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.SetSessionAccess(ctx, s.ID, Access{}), sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.SetSessionResume(ctx, s.ID, nil), sallyport.DoesNotExistException, s.ID.String())
+		wantCode(t, db.Sessions().Advance(ctx, s), sallyport.DoesNotExistException, s.ID.String())
+		wantCode(t, db.Sessions().SetAccess(ctx, s.ID, Access{}), sallyport.DoesNotExistException, s.ID.String())
+		wantCode(t, db.Sessions().SetResume(ctx, s.ID, nil), sallyport.DoesNotExistException, s.ID.String())
 	})
 }
 
@@ -118,15 +118,15 @@ func TestStoredSessionNeverGoesBack(t *testing.T) {
 		for from := sallyport.Connecting; from <= sallyport.Failed; from++ {
 			for to := sallyport.Connecting; to <= sallyport.Failed; to++ {
 				s := testSession(0, "ann", sallyport.NewNodeID())
-				must(t, db.InsertSession(ctx, &SessionRecord{Session: inState(t, *s, from)}))
-				err := db.UpdateSession(ctx, inState(t, *s, to))
+				must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: inState(t, *s, from)}))
+				err := db.Sessions().Advance(ctx, inState(t, *s, to))
 				switch may := slices.Contains(strings.Fields(allowed[from]), to.String()); {
 				case may && err != nil:
 					t.Errorf("%v to %v: %v", from, to, err)
 				case !may && !errors.Is(err, ErrOutOfTurn):
 					t.Errorf("%v to %v: %v, want ErrOutOfTurn", from, to, err)
 				case !may:
-					got, err := db.Session(ctx, s.ID)
+					got, err := db.Sessions().Get(ctx, s.ID)
 					must(t, err)
 					if got.State() != from {
 						t.Errorf("%v to %v was refused, and stored", from, to)
@@ -140,8 +140,8 @@ func TestStoredSessionNeverGoesBack(t *testing.T) {
 func TestNoEndAttachesToASessionThatIsOver(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		s := inState(t, *testSession(0, "ann", sallyport.NewNodeID()), sallyport.Terminated)
-		must(t, db.InsertSession(t.Context(), &SessionRecord{Session: s}))
-		if err := db.SetSessionAccess(t.Context(), s.ID, Access{Client: "late"}); !errors.Is(err, ErrOutOfTurn) {
+		must(t, db.Sessions().Insert(t.Context(), &SessionRecord{Session: s}))
+		if err := db.Sessions().SetAccess(t.Context(), s.ID, Access{Client: "late"}); !errors.Is(err, ErrOutOfTurn) {
 			t.Errorf("SetSessionAccess = %v, want ErrOutOfTurn", err)
 		}
 	})
@@ -156,14 +156,14 @@ func TestUnfinishedSessionsAreFoundAgain(t *testing.T) {
 		for state := sallyport.Connecting; state <= sallyport.Failed; state++ {
 			s := inState(t, *testSession(int(state), "ann", sallyport.NewNodeID()), state)
 			r := &SessionRecord{Session: s, Access: Access{Token: sallyport.GenerateSecret().Hash()}, Resume: json.RawMessage(`{}`)}
-			must(t, db.InsertSession(ctx, r))
+			must(t, db.Sessions().Insert(ctx, r))
 			if !state.Final() {
 				want = append(want, r)
 			}
 		}
 		must(t, db.Close())
 
-		got, err := open(t, dsn).Unfinished(ctx)
+		got, err := open(t, dsn).Sessions().Unfinished(ctx)
 		must(t, err)
 		if d := cmp.Diff(want, got, sameSession); d != "" {
 			t.Error(d)
@@ -184,7 +184,7 @@ func TestSessionListsAgainstModel(t *testing.T) {
 			s := testSession(i/7, owners[i*i%3], nodes[i*7%3])
 			s = inState(t, *s, sallyport.State(1+i*5%6))
 			all = append(all, s)
-			must(t, db.InsertSession(ctx, &SessionRecord{Session: s}))
+			must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: s}))
 		}
 		slices.SortFunc(all, func(a, b *sallyport.Session) int {
 			if d := b.Started.Compare(a.Started); d != 0 {
@@ -217,7 +217,7 @@ func TestSessionListsAgainstModel(t *testing.T) {
 			limit := rapid.IntRange(4, 60).Draw(rt, "limit")
 
 			for name, list := range map[string]func(context.Context, SessionFilter, Page) ([]*sallyport.Session, Cursor, error){
-				"Active": db.Active, "History": db.History,
+				"Active": db.Sessions().Active, "History": db.Sessions().History,
 			} {
 				var want []string
 				for _, s := range all {
@@ -245,12 +245,12 @@ func TestCursorIsGoodForItsListOnly(t *testing.T) {
 		ctx := t.Context()
 		for i := range 2 {
 			s := testSession(i, "ann", sallyport.NewNodeID())
-			must(t, db.InsertSession(ctx, &SessionRecord{Session: s}))
+			must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: s}))
 		}
-		_, next, err := db.Active(ctx, SessionFilter{}, Page{Limit: 1})
+		_, next, err := db.Sessions().Active(ctx, SessionFilter{}, Page{Limit: 1})
 		must(t, err)
 		for _, after := range []Cursor{next, "x", "AAAA", "!", newCursor("session history", "x", "y"), newCursor("session history"), newCursor("session history", "1", "\xff")} {
-			_, _, err := db.History(ctx, SessionFilter{}, Page{After: after})
+			_, _, err := db.Sessions().History(ctx, SessionFilter{}, Page{After: after})
 			wantCode(t, err, sallyport.InvalidNextToken, "page token")
 		}
 	})
@@ -264,23 +264,23 @@ func TestForgetHistory(t *testing.T) {
 			s := testSession(i*10, "ann", sallyport.NewNodeID())
 			state := []sallyport.State{sallyport.Terminated, sallyport.Failed, sallyport.Connected}[i%3]
 			s = inState(t, *s, state) // ends 1 ms after it started
-			must(t, db.InsertSession(ctx, &SessionRecord{Session: s}))
+			must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: s}))
 			keep[s.ID] = state == sallyport.Connected || i >= 10
 		}
 		// One that began long ago and ended lately is recent history.
 		long, err := sallyport.RestoreSession(*testSession(0, "ann", sallyport.NewNodeID()), sallyport.Terminated, at(1000))
 		must(t, err)
-		must(t, db.InsertSession(ctx, &SessionRecord{Session: long}))
+		must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: long}))
 		keep[long.ID] = true
 
-		n, err := db.ForgetHistory(ctx, at(100))
+		n, err := db.Sessions().Forget(ctx, at(100))
 		must(t, err)
 		forgotten := 0
 		for id, kept := range keep {
 			if !kept {
 				forgotten++
 			}
-			if _, err := db.Session(ctx, id); (err == nil) != kept {
+			if _, err := db.Sessions().Get(ctx, id); (err == nil) != kept {
 				t.Errorf("%s: kept = %v, want %v", id, err == nil, kept)
 			}
 		}
@@ -355,7 +355,7 @@ func TestHistoryPagesOffAnIndex(t *testing.T) {
 			t.Fatalf("%d filters, want 16", len(filters))
 		}
 		for name, f := range filters {
-			first, next, err := db.History(ctx, f, Page{Limit: 20})
+			first, next, err := db.Sessions().History(ctx, f, Page{Limit: 20})
 			must(t, err)
 			if len(first) != 20 {
 				t.Errorf("%s: first page has %d sessions, want 20", name, len(first))
@@ -367,7 +367,7 @@ func TestHistoryPagesOffAnIndex(t *testing.T) {
 			for _, p := range []Page{{}, {After: next}} {
 				upto, err := f.upto("session history", p)
 				must(t, err)
-				query, args := db.sessionQuery(f, "ended > 0", states, upto, 21)
+				query, args := db.Sessions().sessionQuery(f, "ended > 0", states, upto, 21)
 				plan, err := collect(ctx, db.read, func(s scanner) (line string, err error) {
 					if db.Engine() == "SQLite" {
 						var id, parent, unused int
@@ -429,21 +429,21 @@ func TestManyWritersAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		taken := testSession(0, "ann", sallyport.NewNodeID())
-		must(t, db.InsertSession(ctx, &SessionRecord{Session: taken}))
+		must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: taken}))
 		var writers sync.WaitGroup
 		for i := range 200 {
 			writers.Go(func() {
 				if i%4 == 0 { // a mistake among them spoils nothing
-					if err := db.InsertSession(ctx, &SessionRecord{Session: taken}); err == nil {
+					if err := db.Sessions().Insert(ctx, &SessionRecord{Session: taken}); err == nil {
 						t.Error("a session was saved twice")
 					}
 					return
 				}
 				s := testSession(i, "ann", sallyport.NewNodeID())
-				if err := db.InsertSession(ctx, &SessionRecord{Session: s}); err != nil {
+				if err := db.Sessions().Insert(ctx, &SessionRecord{Session: s}); err != nil {
 					t.Error(err)
 				}
-				if _, err := db.Session(ctx, s.ID); err != nil {
+				if _, err := db.Sessions().Get(ctx, s.ID); err != nil {
 					t.Errorf("a session that was saved: %v", err)
 				}
 			})
@@ -459,10 +459,10 @@ func TestCallerWhoHasGone(t *testing.T) {
 		gone := errors.New("gone")
 		cancel(gone)
 		s := testSession(0, "ann", sallyport.NewNodeID())
-		if err := db.InsertSession(ctx, &SessionRecord{Session: s}); !errors.Is(err, gone) {
+		if err := db.Sessions().Insert(ctx, &SessionRecord{Session: s}); !errors.Is(err, gone) {
 			t.Errorf("InsertSession = %v, want the cause of its context", err)
 		}
-		_, err := db.Session(t.Context(), s.ID)
+		_, err := db.Sessions().Get(t.Context(), s.ID)
 		wantCode(t, err, sallyport.DoesNotExistException, "no session")
 	})
 }

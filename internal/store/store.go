@@ -1,25 +1,32 @@
-// Package store answers one question: what happened before now?
+// Package store is what the control plane remembers: users, groups, roles, their
+// policies and keys; activations and the nodes that registered through them;
+// documents; and every session, on or over. [Open] gives a [DB].
 //
-// It remembers users, groups, roles, their policies and keys; activations and
-// the nodes that registered through them; and every session, on or over. It is
-// the only package that speaks SQL. It takes and gives values of the
+// It is the only package that speaks SQL. It takes and gives values of the
 // vocabulary, and its errors are AWS's wherever a caller may see them.
 //
-//	         *DB
-//	          │  group commit, coalesced pings
-//	   ┌──────┴───────┐
+//	db.IAM().User(ctx, name)            a method is a transaction of its own,
+//	db.Update(ctx, func(tx *Tx) error   or a part of one
+//	      │  tx.IAM().User(ctx, name)
+//	      │
+//	   views: IAM Nodes Activations Sessions Documents Keys Meta
+//	      │
+//	     *DB    group commit, coalesced pings
+//	   ┌──┴───────────┐
 //	SQLite        PostgreSQL        one schema, one text of every query;
 //	one writer    a pool            what differs is in dialect.go
 //	many readers
 //
 // Promises:
 //
-//   - What a method has answered is on the disk. Killing the process, or the
-//     machine, at any moment loses nothing that was answered. The exceptions
-//     are what a node's pings and an access key's use leave behind, which are
-//     written together every so often: [DB.Ping], [DB.SetOnline], [DB.Trouble],
-//     [DB.TouchAccessKey].
-//   - A method does all that it says or nothing.
+//   - What a method, or [DB.Update], has answered is on the disk. Killing the
+//     process, or the machine, at any moment loses nothing that was answered. The
+//     exceptions are what a node's pings and an access key's use leave behind,
+//     which are written together every so often: [DB.Ping], [DB.SetOnline],
+//     [DB.Trouble], [DB.TouchAccessKey].
+//   - A method does all that it says or nothing, also within an Update.
+//   - A panic, an error or the end of a context in the function of one caller of
+//     Update is that caller's alone, also where several are committed together.
 //   - With a full disk methods that write return [ErrFull], nothing that was
 //     there is harmed, and all is well again when there is room.
 //   - Time is what the caller says it is, to the millisecond; nothing here
@@ -52,6 +59,8 @@ var ErrFull error = sallyport.Errorf(sallyport.ServiceUnavailableException,
 
 // A DB is everything we remember. Its methods may be called from any goroutine.
 type DB struct {
+	views // methods that are each a transaction of their own
+
 	// OnGone, if it is not nil, is called with the ID of a user, role or group
 	// that was deleted, of an access key that was deleted or deactivated, and of a
 	// node that was deregistered, before the method that did it returns. What rests on the identity ends
@@ -66,9 +75,9 @@ type DB struct {
 	path  string // of an SQLite database
 	claim claim
 
-	keys     atomic.Pointer[keyring.Keyring] // nil until Unlock
-	revision atomic.Uint64
-	pending  pending
+	keys      atomic.Pointer[keyring.Keyring] // nil until Unlock
+	revisions seenRevisions
+	pending   pending
 }
 
 //go:embed migrations/*.sql
@@ -140,7 +149,7 @@ func (db *DB) shut() error {
 
 // Ready reports whether the database can be read.
 func (db *DB) Ready(ctx context.Context) error {
-	_, err := db.meta(ctx, db.read, "key-check")
+	_, err := db.Meta().value(ctx, "key-check")
 	return err
 }
 
@@ -150,7 +159,7 @@ func (db *DB) Engine() string { return db.dialect.name }
 // Keyed reports whether the database was ever unlocked. One that was must be
 // given the same root key again, never a fresh one.
 func (db *DB) Keyed(ctx context.Context) (bool, error) {
-	check, err := db.meta(ctx, db.read, "key-check")
+	check, err := db.Meta().value(ctx, "key-check")
 	return check != nil, err
 }
 
@@ -158,7 +167,7 @@ func (db *DB) Keyed(ctx context.Context) (bool, error) {
 // keyring a database is given is the one it must always be given, save that
 // it may gain and, after [DB.Reseal], lose versions.
 func (db *DB) Unlock(ctx context.Context, keys *keyring.Keyring) error {
-	check, err := db.setMeta(ctx, "key-check", keys.Check())
+	check, err := db.Meta().set(ctx, "key-check", keys.Check())
 	if err != nil {
 		return err
 	}
@@ -167,75 +176,4 @@ func (db *DB) Unlock(ctx context.Context, keys *keyring.Keyring) error {
 	}
 	db.keys.Store(keys)
 	return nil
-}
-
-// SetRealm records the account and region a new database is for, and refuses
-// any other for one in use: its users, policies and history name them.
-func (db *DB) SetRealm(ctx context.Context, r sallyport.Realm) error {
-	want := r.Account + " " + r.Region
-	got, err := db.setMeta(ctx, "realm", []byte(want))
-	if err != nil {
-		return err
-	}
-	if string(got) != want {
-		var account, region string
-		fmt.Sscan(string(got), &account, &region)
-		return fmt.Errorf("this database is for account %s and region %s, not account %s and region %s; start the server with those, or with another database", account, region, r.Account, r.Region)
-	}
-	return nil
-}
-
-// Realm returns the account and region recorded by [DB.SetRealm], and whether
-// any were.
-func (db *DB) Realm(ctx context.Context) (sallyport.Realm, bool, error) {
-	v, err := db.meta(ctx, db.read, "realm")
-	if err != nil || v == nil {
-		return sallyport.Realm{}, false, err
-	}
-	var account, region string
-	if _, err := fmt.Sscan(string(v), &account, &region); err != nil {
-		return sallyport.Realm{}, false, fmt.Errorf("read realm: %w", err)
-	}
-	r, err := sallyport.NewRealm(account, region)
-	return r, err == nil, err
-}
-
-// meta returns the value of name, or nil if there is none.
-func (db *DB) meta(ctx context.Context, q querier, name string) ([]byte, error) {
-	var v []byte
-	err := q.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = $1`, name).Scan(&v)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, translate(err))
-	}
-	return v, nil
-}
-
-// Done reports whether a step that a database is taken through once was taken.
-func (db *DB) Done(ctx context.Context, step string) (bool, error) {
-	v, err := db.meta(ctx, db.read, step)
-	return v != nil, err
-}
-
-// SetDone notes that a step was taken.
-func (db *DB) SetDone(ctx context.Context, step string) error {
-	_, err := db.setMeta(ctx, step, []byte("done"))
-	return err
-}
-
-// setMeta gives name a value if it has none, and returns the one it has.
-func (db *DB) setMeta(ctx context.Context, name string, value []byte) (got []byte, err error) {
-	err = db.transact(ctx, func(tx *tx) error {
-		if _, err := tx.exec(`INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, value); err != nil {
-			return err
-		}
-		got, err = db.meta(tx.ctx, tx, name)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("record %s: %w", name, err)
-	}
-	return got, nil
 }

@@ -95,7 +95,7 @@ func TestReopen(t *testing.T) {
 			must(t, err)
 			name := []string{"a", "b", "c"}[i]
 			createUser(t, db, name)
-			users, _, err := db.Users(t.Context(), "", Page{})
+			users, _, err := db.IAM().Users(t.Context(), "", Page{})
 			must(t, err)
 			if len(users) != i+1 {
 				t.Errorf("at the start number %d there are %d users", i+1, len(users))
@@ -155,7 +155,7 @@ func TestDatabaseKeepsItsKey(t *testing.T) {
 		if keyed, err := db.Keyed(ctx); err != nil || keyed {
 			t.Errorf("Keyed = %v, %v for a new database", keyed, err)
 		}
-		if _, err := db.Credential(ctx, "AKIA1"); err == nil || !strings.Contains(err.Error(), "root key") {
+		if _, err := db.IAM().Credential(ctx, "AKIA1"); err == nil || !strings.Contains(err.Error(), "root key") {
 			t.Errorf("Credential before Unlock: %v", err)
 		}
 		path := filepath.Join(t.TempDir(), "root.key")
@@ -166,11 +166,11 @@ func TestDatabaseKeepsItsKey(t *testing.T) {
 			t.Errorf("Keyed = %v, %v", keyed, err)
 		}
 		secret := sallyport.GenerateSecret()
-		must(t, db.CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1"}, secret))
+		must(t, db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIA1"}, secret))
 		if err := db.Unlock(ctx, keyring.Generate()); !errors.Is(err, keyring.ErrWrongKey) {
 			t.Errorf("Unlock with a fresh key: %v", err)
 		}
-		if _, err := db.Credential(ctx, "AKIA1"); err != nil {
+		if _, err := db.IAM().Credential(ctx, "AKIA1"); err != nil {
 			t.Errorf("after a refused Unlock: %v", err)
 		}
 
@@ -187,7 +187,7 @@ func TestDatabaseKeepsItsKey(t *testing.T) {
 		newest, err := keyring.Parse(string(text[strings.Index(string(text), "\n2:"):]))
 		must(t, err)
 		must(t, db.Unlock(ctx, newest))
-		if c, err := db.Credential(ctx, "AKIA1"); err != nil || !c.Secret.Equal(secret) {
+		if c, err := db.IAM().Credential(ctx, "AKIA1"); err != nil || !c.Secret.Equal(secret) {
 			t.Errorf("after rotation: %v", err)
 		}
 		if err := db.Unlock(ctx, keys); !errors.Is(err, keyring.ErrWrongKey) {
@@ -199,16 +199,16 @@ func TestDatabaseKeepsItsKey(t *testing.T) {
 func TestDatabaseKeepsItsRealm(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
-		if _, ok, err := db.Realm(ctx); ok || err != nil {
+		if _, ok, err := db.Meta().Realm(ctx); ok || err != nil {
 			t.Errorf("a new database has a realm: %v", err)
 		}
 		home := sallyport.Realm{Account: "123456789012", Region: "home-1"}
-		must(t, db.SetRealm(ctx, home))
-		must(t, db.SetRealm(ctx, home))
-		if r, ok, err := db.Realm(ctx); !ok || err != nil || r != home {
+		must(t, db.Meta().SetRealm(ctx, home))
+		must(t, db.Meta().SetRealm(ctx, home))
+		if r, ok, err := db.Meta().Realm(ctx); !ok || err != nil || r != home {
 			t.Errorf("Realm = %v, %v, %v", r, ok, err)
 		}
-		err := db.SetRealm(ctx, sallyport.Realm{Account: "123456789012", Region: "away-1"})
+		err := db.Meta().SetRealm(ctx, sallyport.Realm{Account: "123456789012", Region: "away-1"})
 		if err == nil || !strings.Contains(err.Error(), "is for account 123456789012 and region home-1") {
 			t.Errorf("SetRealm = %v, want a refusal", err)
 		}
@@ -247,11 +247,11 @@ func TestCorruptRowIsAnErrorAndNoPanic(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		ctx := t.Context()
 		s := testSession(0, "ann", sallyport.NewNodeID())
-		must(t, db.InsertSession(ctx, &SessionRecord{Session: s}))
+		must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: s}))
 		for _, change := range []string{`state = 'Dancing'`, `state = 'Terminated'`, `node = 'mi-../..'`} {
 			_, err := db.write.ExecContext(ctx, `UPDATE sessions SET `+change)
 			must(t, err)
-			if _, err := db.Session(ctx, s.ID); err == nil {
+			if _, err := db.Sessions().Get(ctx, s.ID); err == nil {
 				t.Errorf("%s: read without an error", change)
 			}
 		}

@@ -25,14 +25,14 @@ func attach(ctx context.Context, c *api.Call, who store.Entity, arn string) erro
 	if err := checkAttachable(arn); err != nil {
 		return err
 	}
-	return c.Server.Store.Attach(ctx, who, arn)
+	return c.Server.Store.IAM().Attach(ctx, who, arn)
 }
 
 // attached is a page of the managed policies that who has. There are ten at
 // most, so the page is cut here; the store's cursors would be too long for a
 // Marker.
 func attached(ctx context.Context, c *api.Call, who store.Entity, prefix, marker *string, maxItems *int32) ([]types.AttachedPolicy, string, error) {
-	arns, _, err := c.Server.Store.Attached(ctx, who, store.Page{Limit: 1000})
+	arns, _, err := c.Server.Store.IAM().Attached(ctx, who, store.Page{Limit: 1000})
 	if err != nil {
 		return nil, "", err
 	}
@@ -54,7 +54,7 @@ func attachUserPolicy(ctx context.Context, c *api.Call, in *iam.AttachUserPolicy
 }
 
 func detachUserPolicy(ctx context.Context, c *api.Call, in *iam.DetachUserPolicyInput) (*iam.DetachUserPolicyOutput, error) {
-	if err := c.Server.Store.Detach(ctx, store.User(*in.UserName), *in.PolicyArn); err != nil {
+	if err := c.Server.Store.IAM().Detach(ctx, store.User(*in.UserName), *in.PolicyArn); err != nil {
 		return nil, err
 	}
 	return &iam.DetachUserPolicyOutput{}, nil
@@ -76,7 +76,7 @@ func attachGroupPolicy(ctx context.Context, c *api.Call, in *iam.AttachGroupPoli
 }
 
 func detachGroupPolicy(ctx context.Context, c *api.Call, in *iam.DetachGroupPolicyInput) (*iam.DetachGroupPolicyOutput, error) {
-	if err := c.Server.Store.Detach(ctx, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
+	if err := c.Server.Store.IAM().Detach(ctx, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
 		return nil, err
 	}
 	return &iam.DetachGroupPolicyOutput{}, nil
@@ -98,7 +98,7 @@ func attachRolePolicy(ctx context.Context, c *api.Call, in *iam.AttachRolePolicy
 }
 
 func detachRolePolicy(ctx context.Context, c *api.Call, in *iam.DetachRolePolicyInput) (*iam.DetachRolePolicyOutput, error) {
-	if err := c.Server.Store.Detach(ctx, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
+	if err := c.Server.Store.IAM().Detach(ctx, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
 		return nil, err
 	}
 	return &iam.DetachRolePolicyOutput{}, nil
@@ -134,7 +134,7 @@ func setBoundary(ctx context.Context, c *api.Call, who store.Entity, arn string)
 	if err := checkBoundary(arn); err != nil {
 		return err
 	}
-	return c.Server.Store.SetBoundary(ctx, who, arn)
+	return c.Server.Store.IAM().SetBoundary(ctx, who, arn)
 }
 
 func putUserPermissionsBoundary(ctx context.Context, c *api.Call, in *iam.PutUserPermissionsBoundaryInput) (*iam.PutUserPermissionsBoundaryOutput, error) {

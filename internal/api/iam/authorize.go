@@ -90,7 +90,7 @@ func found(err error) (bool, error) {
 // aboutUser is the question about a user, and the user if there is one.
 func aboutUser(ctx context.Context, c *api.Call, name string) (api.Question, *sallyport.User, error) {
 	q := api.Question{Name: "user " + name, Resources: []string{c.Server.Realm.User("/", name)}}
-	u, err := c.Server.Store.User(ctx, name)
+	u, err := c.Server.Store.IAM().User(ctx, name)
 	if ok, err := found(err); !ok {
 		return q, nil, err
 	}
@@ -181,7 +181,7 @@ func onSelf[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, e
 // asks about every user, so that only a caller that may ask about all of them learns
 // that.
 func onKeyOwner(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedInput) ([]api.Question, error) {
-	owner, err := c.Server.Store.AccessKeyOwner(ctx, *in.AccessKeyId)
+	owner, err := c.Server.Store.IAM().AccessKeyOwner(ctx, *in.AccessKeyId)
 	ok, err := found(err)
 	if err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func onKeyOwner(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedIn
 
 func aboutGroup(ctx context.Context, c *api.Call, name string) (api.Question, *sallyport.Group, error) {
 	q := api.Question{Name: "group " + name, Resources: []string{c.Server.Realm.Group("/", name)}}
-	g, err := c.Server.Store.Group(ctx, name)
+	g, err := c.Server.Store.IAM().Group(ctx, name)
 	if ok, err := found(err); !ok {
 		return q, nil, err
 	}
@@ -243,7 +243,7 @@ func onMovedGroup(ctx context.Context, c *api.Call, in *iam.UpdateGroupInput) ([
 
 func aboutRole(ctx context.Context, c *api.Call, name string) (api.Question, *sallyport.Role, error) {
 	q := api.Question{Name: "role " + name, Resources: []string{c.Server.Realm.Role("/", name)}}
-	r, err := c.Server.Store.Role(ctx, name)
+	r, err := c.Server.Store.IAM().Role(ctx, name)
 	if ok, err := found(err); !ok {
 		return q, nil, err
 	}

@@ -88,11 +88,11 @@ func eachOperation(t *testing.T, run func(t *testing.T, operation, form string))
 func furnish(d *door) {
 	ctx := d.Context()
 	now := time.Now()
-	d.must(d.db.CreateUser(ctx, sallyport.User{Name: "ann", Path: "/team/", ID: sallyport.EntityID("AIDA"), Created: now}))
-	d.must(d.db.CreateAccessKey(ctx, sallyport.AccessKey{ID: someKey, User: "ann", Active: true, Created: now}, sallyport.GenerateSecret()))
-	d.must(d.db.CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/team/", ID: sallyport.EntityID("AGPA"), Created: now}))
-	d.must(d.db.CreateRole(ctx, sallyport.Role{Name: "node", Path: "/team/", ID: sallyport.EntityID("AROA"), Created: now, Trust: someTrust, MaxSession: time.Hour}))
-	d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: ourPolicy, Name: "reading", Path: "/team/", ID: sallyport.EntityID("ANPA"), Created: now, Document: allowing("ssm:Get*")}))
+	d.must(d.db.IAM().CreateUser(ctx, sallyport.User{Name: "ann", Path: "/team/", ID: sallyport.EntityID("AIDA"), Created: now}))
+	d.must(d.db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: someKey, User: "ann", Active: true, Created: now}, sallyport.GenerateSecret()))
+	d.must(d.db.IAM().CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/team/", ID: sallyport.EntityID("AGPA"), Created: now}))
+	d.must(d.db.IAM().CreateRole(ctx, sallyport.Role{Name: "node", Path: "/team/", ID: sallyport.EntityID("AROA"), Created: now, Trust: someTrust, MaxSession: time.Hour}))
+	d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: ourPolicy, Name: "reading", Path: "/team/", ID: sallyport.EntityID("ANPA"), Created: now, Document: allowing("ssm:Get*")}))
 }
 
 // A caller that is allowed one operation may call it, and a caller that is allowed
@@ -223,8 +223,8 @@ func TestRightsAreOnARNsAndConditions(t *testing.T) {
 			d := open(t)
 			furnish(d)
 			now := time.Now()
-			d.must(d.db.CreateUser(t.Context(), sallyport.User{Name: "tagged", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now, Tags: map[string]string{"team": "red"}}))
-			d.must(d.db.CreateUser(t.Context(), sallyport.User{Name: "bounded", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now, Boundary: ourPolicy}))
+			d.must(d.db.IAM().CreateUser(t.Context(), sallyport.User{Name: "tagged", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now, Tags: map[string]string{"team": "red"}}))
+			d.must(d.db.IAM().CreateUser(t.Context(), sallyport.User{Name: "bounded", Path: "/", ID: sallyport.EntityID("AIDA"), Created: now, Boundary: ourPolicy}))
 			if a := d.call(d.user("eve", tt.document), tt.operation, tt.form); a.code != tt.want {
 				t.Errorf("got %+v, want %q", a, tt.want)
 			}
@@ -280,7 +280,7 @@ func TestYourself(t *testing.T) {
 func TestYourselfIsAUserOrRoot(t *testing.T) {
 	d := open(t)
 	trust := `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}}`
-	d.must(d.db.CreateRole(t.Context(), sallyport.Role{Name: "admin", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: trust, MaxSession: time.Hour}))
+	d.must(d.db.IAM().CreateRole(t.Context(), sallyport.Role{Name: "admin", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: trust, MaxSession: time.Hour}))
 	session := d.assume(d.user("ann", allowing("sts:AssumeRole")), "admin")
 	for _, operation := range []string{"GetUser", "CreateAccessKey", "ListAccessKeys"} {
 		if a := d.call(session, operation, ""); a.code != "ValidationError" || a.message != "Must specify userName when calling with non-User credentials" {
@@ -294,7 +294,7 @@ func TestYourselfIsAUserOrRoot(t *testing.T) {
 func TestStoredPolicyThatCannotBeRead(t *testing.T) {
 	d := open(t)
 	ann, bob := d.user("ann", allowing("iam:ListUsers")), d.user("bob", allowing("iam:ListUsers"))
-	d.must(d.db.PutInlinePolicy(t.Context(), store.User("ann"), "older",
+	d.must(d.db.IAM().PutInlinePolicy(t.Context(), store.User("ann"), "older",
 		`{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"iam:ListUsers","Resource":"arn:aws:iam::*:user/${aws:PrincipalTag/${aws:username}}"}}`))
 	_, err := d.iam(ann).ListUsers(t.Context(), &awsiam.ListUsersInput{})
 	d.refused(err, "AccessDenied", "A policy that binds arn:aws:iam::"+account+":user/ann cannot be read, so nothing is allowed.")

@@ -76,16 +76,16 @@ func (d *door) key(user string) aws.Credentials {
 	d.Helper()
 	k := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: user, Active: true, Created: time.Now()}
 	secret := sallyport.GenerateSecret()
-	d.must(d.db.CreateAccessKey(d.Context(), k, secret))
+	d.must(d.db.IAM().CreateAccessKey(d.Context(), k, secret))
 	return aws.Credentials{AccessKeyID: k.ID, SecretAccessKey: secret.Reveal()}
 }
 
 // user makes a user with an inline policy, or none, behind the API's back.
 func (d *door) user(name, document string) aws.Credentials {
 	d.Helper()
-	d.must(d.db.CreateUser(d.Context(), sallyport.User{Name: name, Path: "/", ID: sallyport.EntityID("AIDA"), Created: time.Now()}))
+	d.must(d.db.IAM().CreateUser(d.Context(), sallyport.User{Name: name, Path: "/", ID: sallyport.EntityID("AIDA"), Created: time.Now()}))
 	if document != "" {
-		d.must(d.db.PutInlinePolicy(d.Context(), store.User(name), "own", document))
+		d.must(d.db.IAM().PutInlinePolicy(d.Context(), store.User(name), "own", document))
 	}
 	return d.key(name)
 }

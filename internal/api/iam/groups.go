@@ -22,7 +22,7 @@ func aGroup(c *api.Call) func(*sallyport.Group) types.Group {
 
 func createGroup(ctx context.Context, c *api.Call, in *iam.CreateGroupInput) (*iam.CreateGroupOutput, error) {
 	g := sallyport.Group{Name: *in.GroupName, Path: path(in), ID: sallyport.EntityID("AGPA"), Created: c.At}
-	if err := c.Server.Store.CreateGroup(ctx, g); err != nil {
+	if err := c.Server.Store.IAM().CreateGroup(ctx, g); err != nil {
 		return nil, err
 	}
 	return &iam.CreateGroupOutput{Group: new(aGroup(c)(&g))}, nil
@@ -30,11 +30,11 @@ func createGroup(ctx context.Context, c *api.Call, in *iam.CreateGroupInput) (*i
 
 // getGroup answers a group and a page of its members.
 func getGroup(ctx context.Context, c *api.Call, in *iam.GetGroupInput) (*iam.GetGroupOutput, error) {
-	g, err := c.Server.Store.Group(ctx, *in.GroupName)
+	g, err := c.Server.Store.IAM().Group(ctx, *in.GroupName)
 	if err != nil {
 		return nil, err
 	}
-	users, next, err := c.Server.Store.UsersIn(ctx, g.Name, page(in.Marker, in.MaxItems))
+	users, next, err := c.Server.Store.IAM().UsersIn(ctx, g.Name, page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}
@@ -42,7 +42,7 @@ func getGroup(ctx context.Context, c *api.Call, in *iam.GetGroupInput) (*iam.Get
 }
 
 func listGroups(ctx context.Context, c *api.Call, in *iam.ListGroupsInput) (*iam.ListGroupsOutput, error) {
-	groups, next, err := c.Server.Store.Groups(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
+	groups, next, err := c.Server.Store.IAM().Groups(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}
@@ -50,28 +50,28 @@ func listGroups(ctx context.Context, c *api.Call, in *iam.ListGroupsInput) (*iam
 }
 
 func updateGroup(ctx context.Context, c *api.Call, in *iam.UpdateGroupInput) (*iam.UpdateGroupOutput, error) {
-	if err := c.Server.Store.Rename(ctx, store.Group(*in.GroupName), val(in.NewGroupName), val(in.NewPath)); err != nil {
+	if err := c.Server.Store.IAM().Rename(ctx, store.Group(*in.GroupName), val(in.NewGroupName), val(in.NewPath)); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateGroupOutput{}, nil
 }
 
 func deleteGroup(ctx context.Context, c *api.Call, in *iam.DeleteGroupInput) (*iam.DeleteGroupOutput, error) {
-	if err := c.Server.Store.Delete(ctx, store.Group(*in.GroupName)); err != nil {
+	if err := c.Server.Store.IAM().Delete(ctx, store.Group(*in.GroupName)); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteGroupOutput{}, nil
 }
 
 func addUserToGroup(ctx context.Context, c *api.Call, in *iam.AddUserToGroupInput) (*iam.AddUserToGroupOutput, error) {
-	if err := c.Server.Store.AddUserToGroup(ctx, *in.GroupName, *in.UserName); err != nil {
+	if err := c.Server.Store.IAM().AddUserToGroup(ctx, *in.GroupName, *in.UserName); err != nil {
 		return nil, err
 	}
 	return &iam.AddUserToGroupOutput{}, nil
 }
 
 func removeUserFromGroup(ctx context.Context, c *api.Call, in *iam.RemoveUserFromGroupInput) (*iam.RemoveUserFromGroupOutput, error) {
-	if err := c.Server.Store.RemoveUserFromGroup(ctx, *in.GroupName, *in.UserName); err != nil {
+	if err := c.Server.Store.IAM().RemoveUserFromGroup(ctx, *in.GroupName, *in.UserName); err != nil {
 		return nil, err
 	}
 	return &iam.RemoveUserFromGroupOutput{}, nil

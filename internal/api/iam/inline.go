@@ -20,7 +20,7 @@ func (o *operations) putInline(ctx context.Context, c *api.Call, who store.Entit
 	}
 	o.changing.Lock()
 	defer o.changing.Unlock()
-	g, err := c.Server.Store.Grants(ctx, who)
+	g, err := c.Server.Store.IAM().Grants(ctx, who)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (o *operations) putInline(ctx context.Context, c *api.Call, who store.Entit
 	if total > quota {
 		return sallyport.Errorf(sallyport.LimitExceeded, "Maximum policy size of %d bytes exceeded for %s %s", quota, who.Kind, who.Name)
 	}
-	return c.Server.Store.PutInlinePolicy(ctx, who, name, document)
+	return c.Server.Store.IAM().PutInlinePolicy(ctx, who, name, document)
 }
 
 // isARN tells managed policies from inline ones, whose names have no colons.
@@ -41,7 +41,7 @@ func isARN(name string) bool { return strings.Contains(name, ":") }
 
 // listInline is a page of the names of who's inline policies.
 func listInline(ctx context.Context, c *api.Call, who store.Entity, marker *string, maxItems *int32) ([]string, string, error) {
-	names, next, err := c.Server.Store.InlinePolicies(ctx, who, page(marker, maxItems))
+	names, next, err := c.Server.Store.IAM().InlinePolicies(ctx, who, page(marker, maxItems))
 	if err != nil {
 		return nil, "", marked(err)
 	}
@@ -56,7 +56,7 @@ func (o *operations) putUserPolicy(ctx context.Context, c *api.Call, in *iam.Put
 }
 
 func getUserPolicy(ctx context.Context, c *api.Call, in *iam.GetUserPolicyInput) (*iam.GetUserPolicyOutput, error) {
-	doc, err := c.Server.Store.InlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName)
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func listUserPolicies(ctx context.Context, c *api.Call, in *iam.ListUserPolicies
 }
 
 func deleteUserPolicy(ctx context.Context, c *api.Call, in *iam.DeleteUserPolicyInput) (*iam.DeleteUserPolicyOutput, error) {
-	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName); err != nil {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteUserPolicyOutput{}, nil
@@ -86,7 +86,7 @@ func (o *operations) putGroupPolicy(ctx context.Context, c *api.Call, in *iam.Pu
 }
 
 func getGroupPolicy(ctx context.Context, c *api.Call, in *iam.GetGroupPolicyInput) (*iam.GetGroupPolicyOutput, error) {
-	doc, err := c.Server.Store.InlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName)
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func listGroupPolicies(ctx context.Context, c *api.Call, in *iam.ListGroupPolici
 }
 
 func deleteGroupPolicy(ctx context.Context, c *api.Call, in *iam.DeleteGroupPolicyInput) (*iam.DeleteGroupPolicyOutput, error) {
-	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName); err != nil {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteGroupPolicyOutput{}, nil
@@ -116,7 +116,7 @@ func (o *operations) putRolePolicy(ctx context.Context, c *api.Call, in *iam.Put
 }
 
 func getRolePolicy(ctx context.Context, c *api.Call, in *iam.GetRolePolicyInput) (*iam.GetRolePolicyOutput, error) {
-	doc, err := c.Server.Store.InlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName)
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func listRolePolicies(ctx context.Context, c *api.Call, in *iam.ListRolePolicies
 }
 
 func deleteRolePolicy(ctx context.Context, c *api.Call, in *iam.DeleteRolePolicyInput) (*iam.DeleteRolePolicyOutput, error) {
-	if err := c.Server.Store.DeleteInlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName); err != nil {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteRolePolicyOutput{}, nil

@@ -37,7 +37,7 @@ func createAccessKey(ctx context.Context, c *api.Call, in *iam.CreateAccessKeyIn
 	// look for leaked keys know them by that.
 	k := sallyport.AccessKey{ID: sallyport.EntityID("AKIA")[:20], User: user, Active: true, Created: c.At}
 	secret := sallyport.GenerateSecretKey()
-	if err := c.Server.Store.CreateAccessKey(ctx, k, secret); err != nil {
+	if err := c.Server.Store.IAM().CreateAccessKey(ctx, k, secret); err != nil {
 		return nil, err
 	}
 	return &iam.CreateAccessKeyOutput{AccessKey: &types.AccessKey{
@@ -50,7 +50,7 @@ func listAccessKeys(ctx context.Context, c *api.Call, in *iam.ListAccessKeysInpu
 	if err != nil {
 		return nil, err
 	}
-	keys, err := c.Server.Store.AccessKeys(ctx, user)
+	keys, err := c.Server.Store.IAM().AccessKeys(ctx, user)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func updateAccessKey(ctx context.Context, c *api.Call, in *iam.UpdateAccessKeyIn
 	if in.Status == types.StatusTypeExpired {
 		return nil, sallyport.Errorf(sallyport.InvalidInput, "A key cannot be made to expire. Its status can be set to Active or Inactive.")
 	}
-	if err := c.Server.Store.SetAccessKeyActive(ctx, user, *in.AccessKeyId, in.Status == types.StatusTypeActive); err != nil {
+	if err := c.Server.Store.IAM().SetAccessKeyActive(ctx, user, *in.AccessKeyId, in.Status == types.StatusTypeActive); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateAccessKeyOutput{}, nil
@@ -85,18 +85,18 @@ func deleteAccessKey(ctx context.Context, c *api.Call, in *iam.DeleteAccessKeyIn
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.DeleteAccessKey(ctx, user, *in.AccessKeyId); err != nil {
+	if err := c.Server.Store.IAM().DeleteAccessKey(ctx, user, *in.AccessKeyId); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteAccessKeyOutput{}, nil
 }
 
 func getAccessKeyLastUsed(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedInput) (*iam.GetAccessKeyLastUsedOutput, error) {
-	user, err := c.Server.Store.AccessKeyOwner(ctx, *in.AccessKeyId)
+	user, err := c.Server.Store.IAM().AccessKeyOwner(ctx, *in.AccessKeyId)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := c.Server.Store.AccessKeys(ctx, user)
+	keys, err := c.Server.Store.IAM().AccessKeys(ctx, user)
 	if err != nil {
 		return nil, err
 	}

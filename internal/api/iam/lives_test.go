@@ -708,7 +708,7 @@ func TestALocalPolicyIsNamedOnceInThePlaceOfItsHolder(t *testing.T) {
 		"PutUserPermissionsBoundary": "UserName=ann", "PutRolePermissionsBoundary": "RoleName=bounded",
 	} {
 		if form == "RoleName=bounded" {
-			d.must(d.db.CreateRole(ctx, sallyport.Role{Name: "bounded", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: someTrust}))
+			d.must(d.db.IAM().CreateRole(ctx, sallyport.Role{Name: "bounded", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: someTrust}))
 		}
 		if a := d.call(d.root, operation, form+"&PermissionsBoundary="+ourPolicy); a.code != "" {
 			t.Fatalf("%+v", a)

@@ -182,24 +182,24 @@ func furnishMany(d *door) {
 		id := sallyport.EntityID
 		name := strings.Repeat("n", 60) + itoa(i)
 		long := strings.Repeat("n", 127) + itoa(i)
-		d.must(d.db.CreateUser(ctx, sallyport.User{Name: name, Path: "/many/", ID: id("AIDA"), Created: now}))
-		d.must(d.db.CreateRole(ctx, sallyport.Role{Name: name, Path: "/many/", ID: id("AROA"), Created: now, Trust: someTrust}))
-		d.must(d.db.CreateGroup(ctx, sallyport.Group{Name: long, Path: "/many/", ID: id("AGPA"), Created: now}))
-		d.must(d.db.AddUserToGroup(ctx, "ops", name))
-		d.must(d.db.AddUserToGroup(ctx, long, "ann"))
+		d.must(d.db.IAM().CreateUser(ctx, sallyport.User{Name: name, Path: "/many/", ID: id("AIDA"), Created: now}))
+		d.must(d.db.IAM().CreateRole(ctx, sallyport.Role{Name: name, Path: "/many/", ID: id("AROA"), Created: now, Trust: someTrust}))
+		d.must(d.db.IAM().CreateGroup(ctx, sallyport.Group{Name: long, Path: "/many/", ID: id("AGPA"), Created: now}))
+		d.must(d.db.IAM().AddUserToGroup(ctx, "ops", name))
+		d.must(d.db.IAM().AddUserToGroup(ctx, long, "ann"))
 		path := "/many/" + strings.Repeat("p", 500) + "/"
 		arn := "arn:aws:iam::" + account + ":policy" + path + long
-		d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: arn, Name: long, Path: path, ID: id("ANPA"), Created: now, Document: allowing("ssm:X")}))
+		d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: arn, Name: long, Path: path, ID: id("ANPA"), Created: now, Document: allowing("ssm:X")}))
 		for _, who := range []store.Entity{store.User("ann"), store.Group("ops"), store.Role("node")} {
-			d.must(d.db.PutInlinePolicy(ctx, who, long, allowing("ssm:X")))
-			d.must(d.db.Attach(ctx, who, arn))
+			d.must(d.db.IAM().PutInlinePolicy(ctx, who, long, allowing("ssm:X")))
+			d.must(d.db.IAM().Attach(ctx, who, arn))
 		}
 		tags := map[string]string{strings.Repeat("é", 127) + itoa(i): "v"}
-		d.must(d.db.Tag(ctx, store.User("ann"), tags))
-		d.must(d.db.Tag(ctx, store.Role("node"), tags))
-		d.must(d.db.TagPolicy(ctx, ourPolicy, tags))
+		d.must(d.db.IAM().Tag(ctx, store.User("ann"), tags))
+		d.must(d.db.IAM().Tag(ctx, store.Role("node"), tags))
+		d.must(d.db.IAM().TagPolicy(ctx, ourPolicy, tags))
 		if i > 0 {
-			_, err := d.db.CreatePolicyVersion(ctx, ourPolicy, allowing("ssm:X"), false, now)
+			_, err := d.db.IAM().CreatePolicyVersion(ctx, ourPolicy, allowing("ssm:X"), false, now)
 			d.must(err)
 		}
 	}
@@ -287,11 +287,11 @@ func TestWhichPoliciesAreListed(t *testing.T) {
 	d := open(t)
 	furnish(d)
 	ctx, root := t.Context(), d.iam(d.root)
-	d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: "arn:aws:iam::" + account + ":policy/unused", Name: "unused", Path: "/", ID: sallyport.EntityID("ANPA"), Document: allowing("ssm:X")}))
-	d.must(d.db.Attach(ctx, store.User("ann"), ourPolicy))
-	d.must(d.db.Attach(ctx, store.Group("ops"), ourPolicy))
-	d.must(d.db.Attach(ctx, store.Role("node"), adminPolicy))
-	d.must(d.db.SetBoundary(ctx, store.Role("node"), "arn:aws:iam::aws:policy/IAMFullAccess"))
+	d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: "arn:aws:iam::" + account + ":policy/unused", Name: "unused", Path: "/", ID: sallyport.EntityID("ANPA"), Document: allowing("ssm:X")}))
+	d.must(d.db.IAM().Attach(ctx, store.User("ann"), ourPolicy))
+	d.must(d.db.IAM().Attach(ctx, store.Group("ops"), ourPolicy))
+	d.must(d.db.IAM().Attach(ctx, store.Role("node"), adminPolicy))
+	d.must(d.db.IAM().SetBoundary(ctx, store.Role("node"), "arn:aws:iam::aws:policy/IAMFullAccess"))
 	var builtins []string
 	for _, p := range api.Builtins() {
 		builtins = append(builtins, p.Name)

@@ -33,7 +33,7 @@ func findPolicy(ctx context.Context, c *api.Call, arn string) (*sallyport.Policy
 	if p, ok := api.Builtin(arn); ok {
 		return &p, nil
 	}
-	return c.Server.Store.Policy(ctx, arn)
+	return c.Server.Store.IAM().Policy(ctx, arn)
 }
 
 // listedPolicy is a policy as lists have it: without tags and description.
@@ -73,7 +73,7 @@ func createPolicy(ctx context.Context, c *api.Call, in *iam.CreatePolicyInput) (
 		ARN: c.Server.Realm.ManagedPolicy(path(in), *in.PolicyName), Name: *in.PolicyName, Path: path(in), ID: sallyport.EntityID("ANPA"),
 		Description: val(in.Description), Created: c.At, Updated: c.At, Tags: tags, Default: "v1", Document: *in.PolicyDocument,
 	}
-	if err := c.Server.Store.CreatePolicy(ctx, p); err != nil {
+	if err := c.Server.Store.IAM().CreatePolicy(ctx, p); err != nil {
 		return nil, err
 	}
 	return &iam.CreatePolicyOutput{Policy: wholePolicy(&p, store.Uses{})}, nil
@@ -84,7 +84,7 @@ func getPolicy(ctx context.Context, c *api.Call, in *iam.GetPolicyInput) (*iam.G
 	if err != nil {
 		return nil, err
 	}
-	uses, err := c.Server.Store.PolicyUses(ctx, []string{p.ARN})
+	uses, err := c.Server.Store.IAM().PolicyUses(ctx, []string{p.ARN})
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (
 		if len(list) == most {
 			next = afterOwn
 		} else {
-			own, after, err := c.Server.Store.Policies(ctx, val(in.PathPrefix), in.OnlyAttached, store.Page{After: store.Cursor(cursor), Limit: most - len(list)})
+			own, after, err := c.Server.Store.IAM().Policies(ctx, val(in.PathPrefix), in.OnlyAttached, store.Page{After: store.Cursor(cursor), Limit: most - len(list)})
 			if err != nil {
 				return nil, marked(err)
 			}
@@ -133,7 +133,7 @@ func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (
 			}
 		}
 	}
-	uses, err := c.Server.Store.PolicyUses(ctx, each(list, func(p *sallyport.Policy) string { return p.ARN }))
+	uses, err := c.Server.Store.IAM().PolicyUses(ctx, each(list, func(p *sallyport.Policy) string { return p.ARN }))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func deletePolicy(ctx context.Context, c *api.Call, in *iam.DeletePolicyInput) (
 	if err := checkOwn(*in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.DeletePolicy(ctx, *in.PolicyArn); err != nil {
+	if err := c.Server.Store.IAM().DeletePolicy(ctx, *in.PolicyArn); err != nil {
 		return nil, err
 	}
 	return &iam.DeletePolicyOutput{}, nil
@@ -181,7 +181,7 @@ func versions(ctx context.Context, c *api.Call, arn string) ([]sallyport.PolicyV
 	if p, ok := api.Builtin(arn); ok {
 		return []sallyport.PolicyVersion{{ID: p.Default, Document: p.Document, Default: true, Created: p.Created}}, nil
 	}
-	return c.Server.Store.PolicyVersions(ctx, arn)
+	return c.Server.Store.IAM().PolicyVersions(ctx, arn)
 }
 
 func createPolicyVersion(ctx context.Context, c *api.Call, in *iam.CreatePolicyVersionInput) (*iam.CreatePolicyVersionOutput, error) {
@@ -191,7 +191,7 @@ func createPolicyVersion(ctx context.Context, c *api.Call, in *iam.CreatePolicyV
 	if err := checkManaged(*in.PolicyDocument); err != nil {
 		return nil, err
 	}
-	v, err := c.Server.Store.CreatePolicyVersion(ctx, *in.PolicyArn, *in.PolicyDocument, in.SetAsDefault, c.At)
+	v, err := c.Server.Store.IAM().CreatePolicyVersion(ctx, *in.PolicyArn, *in.PolicyDocument, in.SetAsDefault, c.At)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func setDefaultPolicyVersion(ctx context.Context, c *api.Call, in *iam.SetDefaul
 	if err := checkOwn(*in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.SetDefaultPolicyVersion(ctx, *in.PolicyArn, *in.VersionId, c.At); err != nil {
+	if err := c.Server.Store.IAM().SetDefaultPolicyVersion(ctx, *in.PolicyArn, *in.VersionId, c.At); err != nil {
 		return nil, err
 	}
 	return &iam.SetDefaultPolicyVersionOutput{}, nil
@@ -239,7 +239,7 @@ func deletePolicyVersion(ctx context.Context, c *api.Call, in *iam.DeletePolicyV
 	if err := checkOwn(*in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.DeletePolicyVersion(ctx, *in.PolicyArn, *in.VersionId); err != nil {
+	if err := c.Server.Store.IAM().DeletePolicyVersion(ctx, *in.PolicyArn, *in.VersionId); err != nil {
 		return nil, err
 	}
 	return &iam.DeletePolicyVersionOutput{}, nil
@@ -261,7 +261,7 @@ func listEntitiesForPolicy(ctx context.Context, c *api.Call, in *iam.ListEntitie
 	uses := map[types.PolicyUsageType]store.Use{
 		"": store.AsPolicy | store.AsBoundary, types.PolicyUsageTypePermissionsPolicy: store.AsPolicy, types.PolicyUsageTypePermissionsBoundary: store.AsBoundary,
 	}
-	holders, next, err := c.Server.Store.HoldersAs(ctx, *in.PolicyArn, uses[in.PolicyUsageFilter], kind, page(in.Marker, in.MaxItems))
+	holders, next, err := c.Server.Store.IAM().HoldersAs(ctx, *in.PolicyArn, uses[in.PolicyUsageFilter], kind, page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}

@@ -68,7 +68,7 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 	if err := checkBoundary(r.Boundary); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.CreateRole(ctx, r); err != nil {
+	if err := c.Server.Store.IAM().CreateRole(ctx, r); err != nil {
 		return nil, err
 	}
 	r.Trust = *in.AssumeRolePolicyDocument
@@ -76,7 +76,7 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 }
 
 func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRoleOutput, error) {
-	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
 	if err == nil {
 		err = show(ctx, c, r)
 	}
@@ -89,7 +89,7 @@ func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRo
 }
 
 func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.ListRolesOutput, error) {
-	roles, next, err := c.Server.Store.Roles(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
+	roles, next, err := c.Server.Store.IAM().Roles(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}
@@ -104,12 +104,12 @@ func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.L
 func (o *operations) updateRole(ctx context.Context, c *api.Call, in *iam.UpdateRoleInput) (*iam.UpdateRoleOutput, error) {
 	o.changing.Lock()
 	defer o.changing.Unlock()
-	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
 	if err != nil {
 		return nil, err
 	}
 	maxSession := time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second
-	if err := c.Server.Store.UpdateRole(ctx, r.Name, or(in.Description, r.Description), maxSession); err != nil {
+	if err := c.Server.Store.IAM().UpdateRole(ctx, r.Name, or(in.Description, r.Description), maxSession); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateRoleOutput{}, nil
@@ -118,12 +118,12 @@ func (o *operations) updateRole(ctx context.Context, c *api.Call, in *iam.Update
 func (o *operations) updateRoleDescription(ctx context.Context, c *api.Call, in *iam.UpdateRoleDescriptionInput) (*iam.UpdateRoleDescriptionOutput, error) {
 	o.changing.Lock()
 	defer o.changing.Unlock()
-	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
 	if err != nil {
 		return nil, err
 	}
 	r.Description = *in.Description
-	if err := c.Server.Store.UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
+	if err := c.Server.Store.IAM().UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
 		return nil, err
 	}
 	if err := show(ctx, c, r); err != nil {
@@ -137,14 +137,14 @@ func updateAssumeRolePolicy(ctx context.Context, c *api.Call, in *iam.UpdateAssu
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.UpdateTrust(ctx, *in.RoleName, trust); err != nil {
+	if err := c.Server.Store.IAM().UpdateTrust(ctx, *in.RoleName, trust); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateAssumeRolePolicyOutput{}, nil
 }
 
 func deleteRole(ctx context.Context, c *api.Call, in *iam.DeleteRoleInput) (*iam.DeleteRoleOutput, error) {
-	if err := c.Server.Store.Delete(ctx, store.Role(*in.RoleName)); err != nil {
+	if err := c.Server.Store.IAM().Delete(ctx, store.Role(*in.RoleName)); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteRoleOutput{}, nil

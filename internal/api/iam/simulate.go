@@ -160,7 +160,7 @@ func newSimulation(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPo
 			return nil, sallyport.Errorf(sallyport.NoSuchEntity, "The entity with ARN %s cannot be found.", arn)
 		}
 	}
-	grants, err := c.Server.Store.Grants(ctx, source.entity)
+	grants, err := c.Server.Store.IAM().Grants(ctx, source.entity)
 	if err != nil {
 		return nil, err
 	}

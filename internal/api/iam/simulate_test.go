@@ -22,15 +22,15 @@ func TestSimulation(t *testing.T) {
 		{"Effect":"Allow","Action":"ssm:TerminateSession","Resource":"arn:aws:ssm:*:*:session/${aws:username}-*"},
 		{"Effect":"Allow","Action":"ssm:GetParameter","Resource":"*","Condition":{"ForAllValues:StringEquals":{"aws:TagKeys":["a","b"]},"Null":{"aws:TagKeys":"false"}}},
 		{"Effect":"Deny","Action":"ssm:Delete*","Resource":"*"}]}`
-	d.must(d.db.CreateUser(ctx, sallyport.User{Name: "ann", Path: "/team/", ID: sallyport.EntityID("AIDA"), Created: time.Now(), Tags: map[string]string{"team": "red"}}))
-	d.must(d.db.PutInlinePolicy(ctx, store.User("ann"), "own", own))
-	d.must(d.db.CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/", ID: sallyport.EntityID("AGPA"), Created: time.Now()}))
-	d.must(d.db.PutInlinePolicy(ctx, store.Group("ops"), "own", allowing("ssm:DescribeSessions")))
-	d.must(d.db.AddUserToGroup(ctx, "ops", "ann"))
-	d.must(d.db.Attach(ctx, store.User("ann"), "arn:aws:iam::aws:policy/IAMReadOnlyAccess"))
-	d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: ourPolicy, Name: "reading", Path: "/team/", ID: sallyport.EntityID("ANPA"), Document: allowing("ssm:GetDocument")}))
-	d.must(d.db.CreateRole(ctx, sallyport.Role{Name: "node", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: someTrust, Boundary: ourPolicy}))
-	d.must(d.db.Attach(ctx, store.Role("node"), adminPolicy))
+	d.must(d.db.IAM().CreateUser(ctx, sallyport.User{Name: "ann", Path: "/team/", ID: sallyport.EntityID("AIDA"), Created: time.Now(), Tags: map[string]string{"team": "red"}}))
+	d.must(d.db.IAM().PutInlinePolicy(ctx, store.User("ann"), "own", own))
+	d.must(d.db.IAM().CreateGroup(ctx, sallyport.Group{Name: "ops", Path: "/", ID: sallyport.EntityID("AGPA"), Created: time.Now()}))
+	d.must(d.db.IAM().PutInlinePolicy(ctx, store.Group("ops"), "own", allowing("ssm:DescribeSessions")))
+	d.must(d.db.IAM().AddUserToGroup(ctx, "ops", "ann"))
+	d.must(d.db.IAM().Attach(ctx, store.User("ann"), "arn:aws:iam::aws:policy/IAMReadOnlyAccess"))
+	d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: ourPolicy, Name: "reading", Path: "/team/", ID: sallyport.EntityID("ANPA"), Document: allowing("ssm:GetDocument")}))
+	d.must(d.db.IAM().CreateRole(ctx, sallyport.Role{Name: "node", Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), Trust: someTrust, Boundary: ourPolicy}))
+	d.must(d.db.IAM().Attach(ctx, store.Role("node"), adminPolicy))
 	d.user("bob", "")
 
 	entry := func(key string, kind types.ContextKeyTypeEnum, values ...string) []types.ContextEntry {

@@ -55,21 +55,21 @@ func tagUser(ctx context.Context, c *api.Call, in *iam.TagUserInput) (*iam.TagUs
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.Tag(ctx, store.User(*in.UserName), tags); err != nil {
+	if err := c.Server.Store.IAM().Tag(ctx, store.User(*in.UserName), tags); err != nil {
 		return nil, err
 	}
 	return &iam.TagUserOutput{}, nil
 }
 
 func untagUser(ctx context.Context, c *api.Call, in *iam.UntagUserInput) (*iam.UntagUserOutput, error) {
-	if err := c.Server.Store.Untag(ctx, store.User(*in.UserName), in.TagKeys); err != nil {
+	if err := c.Server.Store.IAM().Untag(ctx, store.User(*in.UserName), in.TagKeys); err != nil {
 		return nil, err
 	}
 	return &iam.UntagUserOutput{}, nil
 }
 
 func listUserTags(ctx context.Context, c *api.Call, in *iam.ListUserTagsInput) (*iam.ListUserTagsOutput, error) {
-	u, err := c.Server.Store.User(ctx, *in.UserName)
+	u, err := c.Server.Store.IAM().User(ctx, *in.UserName)
 	if err != nil {
 		return nil, err
 	}
@@ -85,21 +85,21 @@ func tagRole(ctx context.Context, c *api.Call, in *iam.TagRoleInput) (*iam.TagRo
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.Tag(ctx, store.Role(*in.RoleName), tags); err != nil {
+	if err := c.Server.Store.IAM().Tag(ctx, store.Role(*in.RoleName), tags); err != nil {
 		return nil, err
 	}
 	return &iam.TagRoleOutput{}, nil
 }
 
 func untagRole(ctx context.Context, c *api.Call, in *iam.UntagRoleInput) (*iam.UntagRoleOutput, error) {
-	if err := c.Server.Store.Untag(ctx, store.Role(*in.RoleName), in.TagKeys); err != nil {
+	if err := c.Server.Store.IAM().Untag(ctx, store.Role(*in.RoleName), in.TagKeys); err != nil {
 		return nil, err
 	}
 	return &iam.UntagRoleOutput{}, nil
 }
 
 func listRoleTags(ctx context.Context, c *api.Call, in *iam.ListRoleTagsInput) (*iam.ListRoleTagsOutput, error) {
-	r, err := c.Server.Store.Role(ctx, *in.RoleName)
+	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func tagPolicy(ctx context.Context, c *api.Call, in *iam.TagPolicyInput) (*iam.T
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.TagPolicy(ctx, *in.PolicyArn, tags); err != nil {
+	if err := c.Server.Store.IAM().TagPolicy(ctx, *in.PolicyArn, tags); err != nil {
 		return nil, err
 	}
 	return &iam.TagPolicyOutput{}, nil
@@ -128,7 +128,7 @@ func untagPolicy(ctx context.Context, c *api.Call, in *iam.UntagPolicyInput) (*i
 	if err := checkOwn(*in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.UntagPolicy(ctx, *in.PolicyArn, in.TagKeys); err != nil {
+	if err := c.Server.Store.IAM().UntagPolicy(ctx, *in.PolicyArn, in.TagKeys); err != nil {
 		return nil, err
 	}
 	return &iam.UntagPolicyOutput{}, nil

@@ -39,7 +39,7 @@ func createUser(ctx context.Context, c *api.Call, in *iam.CreateUserInput) (*iam
 	if err := checkBoundary(u.Boundary); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.CreateUser(ctx, u); err != nil {
+	if err := c.Server.Store.IAM().CreateUser(ctx, u); err != nil {
 		return nil, err
 	}
 	return &iam.CreateUserOutput{User: wholeUser(c, &u)}, nil
@@ -53,7 +53,7 @@ func getUser(ctx context.Context, c *api.Call, in *iam.GetUserInput) (*iam.GetUs
 	if name == "" {
 		return getRoot(ctx, c)
 	}
-	u, err := c.Server.Store.User(ctx, name)
+	u, err := c.Server.Store.IAM().User(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func getUser(ctx context.Context, c *api.Call, in *iam.GetUserInput) (*iam.GetUs
 // has neither name nor path; its date, which the model wants, is its first
 // key's.
 func getRoot(ctx context.Context, c *api.Call) (*iam.GetUserOutput, error) {
-	keys, err := c.Server.Store.AccessKeys(ctx, "")
+	keys, err := c.Server.Store.IAM().AccessKeys(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func getRoot(ctx context.Context, c *api.Call) (*iam.GetUserOutput, error) {
 }
 
 func listUsers(ctx context.Context, c *api.Call, in *iam.ListUsersInput) (*iam.ListUsersOutput, error) {
-	users, next, err := c.Server.Store.Users(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
+	users, next, err := c.Server.Store.IAM().Users(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}
@@ -86,21 +86,21 @@ func listUsers(ctx context.Context, c *api.Call, in *iam.ListUsersInput) (*iam.L
 // updateUser renames. The user's keys, session tokens and sessions go on, since
 // they are the user's by ID.
 func updateUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) (*iam.UpdateUserOutput, error) {
-	if err := c.Server.Store.Rename(ctx, store.User(*in.UserName), val(in.NewUserName), val(in.NewPath)); err != nil {
+	if err := c.Server.Store.IAM().Rename(ctx, store.User(*in.UserName), val(in.NewUserName), val(in.NewPath)); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateUserOutput{}, nil
 }
 
 func deleteUser(ctx context.Context, c *api.Call, in *iam.DeleteUserInput) (*iam.DeleteUserOutput, error) {
-	if err := c.Server.Store.Delete(ctx, store.User(*in.UserName)); err != nil {
+	if err := c.Server.Store.IAM().Delete(ctx, store.User(*in.UserName)); err != nil {
 		return nil, err
 	}
 	return &iam.DeleteUserOutput{}, nil
 }
 
 func listGroupsForUser(ctx context.Context, c *api.Call, in *iam.ListGroupsForUserInput) (*iam.ListGroupsForUserOutput, error) {
-	groups, next, err := c.Server.Store.GroupsOf(ctx, *in.UserName, page(in.Marker, in.MaxItems))
+	groups, next, err := c.Server.Store.IAM().GroupsOf(ctx, *in.UserName, page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}

@@ -48,7 +48,7 @@ func (s *Server) createAlias(ctx context.Context, c *api.Call, in *kms.CreateAli
 	if strings.Contains(*in.AliasName, ":") { // which the model's pattern has, and AWS refuses
 		return nil, sallyport.Errorf(sallyport.InvalidAliasNameException, "%q is not an alias's name. They have letters, digits, and / _ -.", sallyport.Clip(*in.AliasName, 128))
 	}
-	return &kms.CreateAliasOutput{}, s.db().CreateKMSAlias(ctx, sallyport.KMSAlias{Name: *in.AliasName, Key: ref.Key.ID, Created: c.At})
+	return &kms.CreateAliasOutput{}, s.db().Keys().CreateAlias(ctx, sallyport.KMSAlias{Name: *in.AliasName, Key: ref.Key.ID, Created: c.At})
 }
 
 // aliasable checks that a name may be given to a key, and returns the key.
@@ -72,7 +72,7 @@ func (s *Server) updateAlias(ctx context.Context, c *api.Call, in *kms.UpdateAli
 	if err != nil {
 		return nil, err
 	}
-	return &kms.UpdateAliasOutput{}, s.db().UpdateKMSAlias(ctx, *in.AliasName, ref.Key.ID, c.At)
+	return &kms.UpdateAliasOutput{}, s.db().Keys().UpdateAlias(ctx, *in.AliasName, ref.Key.ID, c.At)
 }
 
 func (s *Server) deleteAliasOn(ctx context.Context, c *api.Call, in *kms.DeleteAliasInput) ([]api.Question, error) {
@@ -83,7 +83,7 @@ func (s *Server) deleteAlias(ctx context.Context, _ *api.Call, in *kms.DeleteAli
 	if err := checkAlias(*in.AliasName); err != nil {
 		return nil, err
 	}
-	return &kms.DeleteAliasOutput{}, s.db().DeleteKMSAlias(ctx, *in.AliasName)
+	return &kms.DeleteAliasOutput{}, s.db().Keys().DeleteAlias(ctx, *in.AliasName)
 }
 
 func (s *Server) listAliases(ctx context.Context, _ *api.Call, in *kms.ListAliasesInput) (*kms.ListAliasesOutput, error) {
@@ -95,7 +95,7 @@ func (s *Server) listAliases(ctx context.Context, _ *api.Call, in *kms.ListAlias
 		}
 		key = ref.Key.ID
 	}
-	list, more, err := s.db().KMSAliases(ctx, key, page(in.Marker, in.Limit, defaultNames))
+	list, more, err := s.db().Keys().Aliases(ctx, key, page(in.Marker, in.Limit, defaultNames))
 	if err != nil {
 		return nil, marked(err)
 	}

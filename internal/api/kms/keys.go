@@ -72,7 +72,7 @@ func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyIn
 	} else {
 		material = keyring.NewMaterial()
 	}
-	if err := s.db().CreateKMSKey(ctx, k, material); err != nil {
+	if err := s.db().Keys().Create(ctx, k, material); err != nil {
 		return nil, err
 	}
 	return &kms.CreateKeyOutput{KeyMetadata: s.metadata(&k)}, nil
@@ -165,7 +165,7 @@ func (s *Server) describeKey(ctx context.Context, _ *api.Call, in *kms.DescribeK
 }
 
 func (s *Server) listKeys(ctx context.Context, _ *api.Call, in *kms.ListKeysInput) (*kms.ListKeysOutput, error) {
-	keys, more, err := s.db().KMSKeys(ctx, page(in.Marker, in.Limit, defaultKeys))
+	keys, more, err := s.db().Keys().List(ctx, page(in.Marker, in.Limit, defaultKeys))
 	if err != nil {
 		return nil, marked(err)
 	}
@@ -183,7 +183,7 @@ func (s *Server) change(ctx context.Context, name *string, pending bool, change 
 	if err != nil {
 		return ref, err
 	}
-	return ref, s.db().ChangeKMSKey(ctx, ref.Key.ID, func(k *sallyport.KMSKey) error {
+	return ref, s.db().Keys().Change(ctx, ref.Key.ID, func(k *sallyport.KMSKey) error {
 		ref.Key = k
 		if !pending && !k.DeleteAt.IsZero() {
 			return ref.Usable()

@@ -430,7 +430,7 @@ func TestStoredKeyPolicyThatCannotBeRead(t *testing.T) {
 	k, other := h.key(""), h.key("")
 	good, err := h.root.GetKeyPolicy(ctx, &awskms.GetKeyPolicyInput{KeyId: k.KeyId})
 	h.must(err)
-	h.must(h.Store.ChangeKMSKey(ctx, *k.KeyId, func(k *sallyport.KMSKey) error {
+	h.must(h.Store.Keys().Change(ctx, *k.KeyId, func(k *sallyport.KMSKey) error {
 		k.Policy = strings.Replace(k.Policy, "{", `{"Version":"2012-10-17",`, 1)
 		return nil
 	}))

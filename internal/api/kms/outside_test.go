@@ -71,7 +71,7 @@ func TestKeyInAWSKMS(t *testing.T) {
 	far := httptest.NewServer(doors)
 	t.Cleanup(far.Close)
 	id, secret := sallyport.EntityID("AKIA"), sallyport.GenerateSecret()
-	if err := db.CreateAccessKey(t.Context(), sallyport.AccessKey{ID: id, Active: true, Created: time.Now()}, secret); err != nil {
+	if err := db.IAM().CreateAccessKey(t.Context(), sallyport.AccessKey{ID: id, Active: true, Created: time.Now()}, secret); err != nil {
 		t.Fatal(err)
 	}
 	farKMS := awskms.New(awskms.Options{Region: "eu-central-1", BaseEndpoint: &far.URL, Credentials: credentials.NewStaticCredentialsProvider(id, secret.Reveal(), "")})

@@ -31,7 +31,7 @@ func (s *Server) sealer(ctx context.Context, k *sallyport.KMSKey) (keyring.Seale
 		sealer, err := s.Stores.Key(k.Outside.Store, k.Outside.Name)
 		return sealer, outsideError(*k, err)
 	}
-	material, err := s.db().KMSMaterial(ctx, k.ID)
+	material, err := s.db().Keys().Material(ctx, k.ID)
 	if err != nil {
 		return nil, err
 	}

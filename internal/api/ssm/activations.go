@@ -52,7 +52,7 @@ func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.Crea
 			return nil, sallyport.Errorf(sallyport.InvalidParameters, "ExpirationDate is %s. It must be in the future, and no more than 30 days ahead.", a.Expires.UTC().Format(time.RFC3339))
 		}
 	}
-	if err := s.db().CreateActivation(ctx, a); err != nil {
+	if err := s.db().Activations().Create(ctx, a); err != nil {
 		return nil, err
 	}
 	return &ssm.CreateActivationOutput{ActivationId: &a.ID, ActivationCode: some(code.Reveal())}, nil
@@ -72,7 +72,7 @@ func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *ssm.D
 			return nil, sallyport.Errorf(sallyport.InvalidFilter, "%q is not a filter of this operation. They are ActivationIds, DefaultInstanceName, IamRole.", sallyport.Clip(string(filter.FilterKey), 64))
 		}
 	}
-	list, cursor, err := s.db().Activations(ctx, f, page(in.NextToken, in.MaxResults, 50))
+	list, cursor, err := s.db().Activations().List(ctx, f, page(in.NextToken, in.MaxResults, 50))
 	if err != nil {
 		return nil, err
 	}
@@ -89,5 +89,5 @@ func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *ssm.D
 }
 
 func (s *Server) deleteActivation(ctx context.Context, _ *api.Call, in *ssm.DeleteActivationInput) (*ssm.DeleteActivationOutput, error) {
-	return &ssm.DeleteActivationOutput{}, s.db().DeleteActivation(ctx, *in.ActivationId)
+	return &ssm.DeleteActivationOutput{}, s.db().Activations().Delete(ctx, *in.ActivationId)
 }

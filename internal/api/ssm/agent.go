@@ -85,7 +85,7 @@ func (s *Server) register(ctx context.Context, c *api.Call, in *registerInput) (
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.db().Register(ctx, in.ActivationId, sallyport.NewSecret(in.ActivationCode),
+	n, err := s.db().Nodes().Register(ctx, in.ActivationId, sallyport.NewSecret(in.ActivationCode),
 		sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: key, Fingerprint: in.Fingerprint}, c.At)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (s *Server) updatePublicKey(ctx context.Context, c *api.Call, in *updateKey
 	if err != nil {
 		return nil, err
 	}
-	return &empty{}, s.db().SetNodeKey(ctx, c.Node.ID, c.Node.PublicKey, key)
+	return &empty{}, s.db().Nodes().SetKey(ctx, c.Node.ID, c.Node.PublicKey, key)
 }
 
 // updateInstanceInformation takes what an agent says of itself, even from one
@@ -146,7 +146,7 @@ func (s *Server) updateInstanceInformation(ctx context.Context, c *api.Call, in 
 		s.db().Trouble(ctx, id, sallyport.Trouble{At: c.At, Reason: cmp.Or(c.Who.Powerless, api.Lacks(c.Who.Role, c.Action()))})
 		return &empty{}, nil
 	}
-	n, err := s.db().Node(ctx, id)
+	n, err := s.db().Nodes().Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (s *Server) updateInstanceInformation(ctx context.Context, c *api.Call, in 
 	if a == n.Agent {
 		return &empty{}, nil
 	}
-	return &empty{}, s.db().UpdateAgent(ctx, id, a)
+	return &empty{}, s.db().Nodes().UpdateAgent(ctx, id, a)
 }
 
 func set(field *string, value string) {

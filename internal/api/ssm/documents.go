@@ -34,7 +34,7 @@ func (s *Server) onDocument(ctx context.Context, c *api.Call, name string) ([]ap
 		Resources: []string{s.realm().Document(name)},
 		Keys:      map[string]string{"ssm:DocumentType": string(types.DocumentTypeSession)},
 	}
-	d, err := s.db().Document(ctx, name)
+	d, err := s.db().Documents().Get(ctx, name)
 	if sallyport.CodeOf(err) == sallyport.InvalidDocument {
 		return []api.Question{q}, nil
 	}
@@ -107,7 +107,7 @@ func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.Create
 		Document: *in.Name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
 		Format: format, Content: *in.Content, Created: c.At,
 	}
-	if err := s.db().CreateDocument(ctx, v, tags); err != nil {
+	if err := s.db().Documents().Create(ctx, v, tags); err != nil {
 		return nil, err
 	}
 	description, err := s.describeDocument(ctx, v.Document, "", "")
@@ -156,7 +156,7 @@ func (s *Server) anyDocument(ctx context.Context, name, version, versionName str
 		v := sallyport.DocumentVersion{Document: name, Number: 1, Format: string(document.JSON), Content: b.Content, Created: b.Created}
 		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc, nil}, nil
 	}
-	d, v, err := s.db().DocumentVersion(ctx, name, version, versionName)
+	d, v, err := s.db().Documents().Version(ctx, name, version, versionName)
 	if err != nil {
 		return nil, err
 	}
@@ -270,14 +270,14 @@ func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *ssm.Update
 	if len(in.Attachments) > 0 {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has no attachments.")
 	}
-	if _, err := s.db().Document(ctx, name); err != nil {
+	if _, err := s.db().Documents().Get(ctx, name); err != nil {
 		return nil, err
 	}
 	format, err := parseDocument(*in.Content, in.DocumentFormat)
 	if err != nil {
 		return nil, err
 	}
-	added, err := s.db().UpdateDocument(ctx, sallyport.DocumentVersion{
+	added, err := s.db().Documents().Update(ctx, sallyport.DocumentVersion{
 		Document: name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
 		Format: format, Content: *in.Content, Created: c.At,
 	}, deref(in.DocumentVersion))
@@ -297,7 +297,7 @@ func (s *Server) updateDocumentDefaultVersion(ctx context.Context, _ *api.Call, 
 	if err != nil {
 		return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "%q is not the number of a version.", sallyport.Clip(*in.DocumentVersion, 32))
 	}
-	v, err := s.db().SetDefaultDocumentVersion(ctx, name, n)
+	v, err := s.db().Documents().SetDefault(ctx, name, n)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +311,7 @@ func (s *Server) deleteDocument(ctx context.Context, _ *api.Call, in *ssm.Delete
 	if err := ours(name); err != nil {
 		return nil, err
 	}
-	return &ssm.DeleteDocumentOutput{}, s.db().DeleteDocument(ctx, name, deref(in.DocumentVersion), deref(in.VersionName))
+	return &ssm.DeleteDocumentOutput{}, s.db().Documents().Delete(ctx, name, deref(in.DocumentVersion), deref(in.VersionName))
 }
 
 func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ssm.ListDocumentVersionsInput) (*ssm.ListDocumentVersionsOutput, error) {
@@ -331,7 +331,7 @@ func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ssm.
 		out.DocumentVersions = []types.DocumentVersionInfo{info(t.DocumentVersion, true)}
 		return out, nil
 	}
-	d, list, cursor, err := s.db().DocumentVersions(ctx, name, page(in.NextToken, in.MaxResults, 50))
+	d, list, cursor, err := s.db().Documents().Versions(ctx, name, page(in.NextToken, in.MaxResults, 50))
 	if err != nil {
 		return nil, err
 	}
@@ -366,7 +366,7 @@ func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDoc
 			return nil, sallyport.Errorf(sallyport.ValidationException, "The filter %s has no values.", sallyport.Clip(f.key, 64))
 		}
 	}
-	kept, err := s.db().Documents(ctx)
+	kept, err := s.db().Documents().List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -448,7 +448,7 @@ func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in
 	if err := ours(name); err != nil {
 		return nil, err
 	}
-	d, err := s.db().Document(ctx, name)
+	d, err := s.db().Documents().Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -481,7 +481,7 @@ func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *
 			return nil, sallyport.Errorf(sallyport.ValidationException, "A document is shared with all accounts, or with those that are listed by ID: all cannot be among others.")
 		}
 	}
-	return &ssm.ModifyDocumentPermissionOutput{}, s.db().ShareDocument(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
+	return &ssm.ModifyDocumentPermissionOutput{}, s.db().Documents().Share(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
 }
 
 // taggedDocument is what tag operations are about, if it is a document.

@@ -345,7 +345,7 @@ func TestRunAs(t *testing.T) {
 		createPreferences(t, admin, `"runAsEnabled":true`)
 		ann, bob, eve := s.User("ann", everything), s.User("bob", everything), s.User("eve", everything)
 		for name, user := range map[string]string{"ann": "ann_unix", "eve": "x;reboot"} {
-			if err := s.Store.Tag(ctx, store.User(name), map[string]string{"SSMSessionRunAs": user}); err != nil {
+			if err := s.Store.IAM().Tag(ctx, store.User(name), map[string]string{"SSMSessionRunAs": user}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -479,7 +479,7 @@ func TestLogsElsewhere(t *testing.T) {
 		if p := start(); len(p.Notices) > 0 {
 			t.Errorf("of a document without logs: %q", <-p.Notices)
 		}
-		_, err = s.Store.UpdateDocument(ctx, sallyport.DocumentVersion{
+		_, err = s.Store.Documents().Update(ctx, sallyport.DocumentVersion{
 			Document: shellPreferences, Format: "JSON", Content: *preferences(`"cloudWatchLogGroupName":"of-before"`), Created: time.Now(),
 		}, "$LATEST")
 		if err != nil {
@@ -507,7 +507,7 @@ func TestStoredDocumentCannotBeRead(t *testing.T) {
 		good := preferences("")
 		bad := `{"schemaVersion":"1.0","sessionType":"Standard_Stream","sessionType":"Standard_Stream","inputs":{}}`
 		for _, name := range []string{"Mine", shellPreferences} {
-			if err := s.Store.CreateDocument(ctx, sallyport.DocumentVersion{Document: name, Format: "JSON", Content: bad, Created: time.Now()}, nil); err != nil {
+			if err := s.Store.Documents().Create(ctx, sallyport.DocumentVersion{Document: name, Format: "JSON", Content: bad, Created: time.Now()}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -28,12 +28,12 @@ const connector = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Actio
 func role(s *servertest.Server, name, policy string) {
 	s.T.Helper()
 	ctx := s.T.Context()
-	err := s.Store.CreateRole(ctx, sallyport.Role{
+	err := s.Store.IAM().CreateRole(ctx, sallyport.Role{
 		Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: time.Hour,
 		Trust: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"sts:AssumeRole"}}`,
 	})
 	if err == nil {
-		err = s.Store.PutInlinePolicy(ctx, store.Role(name), "own", policy)
+		err = s.Store.IAM().PutInlinePolicy(ctx, store.Role(name), "own", policy)
 	}
 	if err != nil {
 		s.T.Fatal(err)
@@ -186,7 +186,7 @@ func TestSessionWhoseEndWasMissed(t *testing.T) {
 		person.Leave()
 
 		s.Store.OnGone = nil
-		if err := s.Store.SetAccessKeyActive(ctx, "ann", *keyID(t, ann), false); err != nil {
+		if err := s.Store.IAM().SetAccessKeyActive(ctx, "ann", *keyID(t, ann), false); err != nil {
 			t.Fatal(err)
 		}
 		again, err := s.Join(*joined.SessionId, *joined.TokenValue, "c", nil)
@@ -203,7 +203,7 @@ func TestSessionWhoseEndWasMissed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rec, err := s.Store.Session(ctx, id)
+		rec, err := s.Store.Sessions().Get(ctx, id)
 		if err != nil || rec.State() != sallyport.Terminated || rec.Cause != cause {
 			t.Errorf("after the restart it is %v, %q, %v", rec.State(), rec.Cause, err)
 		}
@@ -326,7 +326,7 @@ func TestPassRole(t *testing.T) {
 				t.Errorf("%s: %v", operation, err)
 			}
 		}
-		got, err := s.Store.Node(ctx, node.ID)
+		got, err := s.Store.Nodes().Get(ctx, node.ID)
 		if err != nil || got.Role != "Plain" {
 			t.Errorf("the node has the role %q, %v", got.Role, err)
 		}
@@ -472,7 +472,7 @@ func TestSessionOfANodeEndsWithIt(t *testing.T) {
 		ctx := t.Context()
 		admin := iam.NewFromConfig(s.AWS(s.Root()))
 		makeNodeRole(t, admin, "/", "Runner")
-		if err := s.Store.PutInlinePolicy(ctx, store.Role("Runner"), "own", connector); err != nil {
+		if err := s.Store.IAM().PutInlinePolicy(ctx, store.Role("Runner"), "own", connector); err != nil {
 			t.Fatal(err)
 		}
 		target, runner := s.Register(""), s.Register("Runner")

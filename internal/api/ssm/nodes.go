@@ -87,7 +87,7 @@ func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, i
 	if none {
 		return out, nil
 	}
-	nodes, cursor, err := s.db().Nodes(ctx, f, page(in.NextToken, in.MaxResults, 50))
+	nodes, cursor, err := s.db().Nodes().List(ctx, f, page(in.NextToken, in.MaxResults, 50))
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (s *Server) describeInstanceProperties(ctx context.Context, _ *api.Call, in
 	if none {
 		return out, nil
 	}
-	nodes, cursor, err := s.db().Nodes(ctx, f, page(in.NextToken, in.MaxResults, 50))
+	nodes, cursor, err := s.db().Nodes().List(ctx, f, page(in.NextToken, in.MaxResults, 50))
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +260,7 @@ func (s *Server) deregister(ctx context.Context, _ *api.Call, in *ssm.Deregister
 	if err != nil {
 		return nil, err
 	}
-	if err := s.db().Deregister(ctx, id); err != nil {
+	if err := s.db().Nodes().Deregister(ctx, id); err != nil {
 		return nil, err
 	}
 	s.Broker.EndNode(id, id.String()+" was deregistered.")
@@ -285,5 +285,5 @@ func (s *Server) updateRole(ctx context.Context, _ *api.Call, in *ssm.UpdateMana
 	if err != nil {
 		return nil, err
 	}
-	return &ssm.UpdateManagedInstanceRoleOutput{}, s.db().SetNodeRole(ctx, id, role.PathAndName(), role.ID)
+	return &ssm.UpdateManagedInstanceRoleOutput{}, s.db().Nodes().SetRole(ctx, id, role.PathAndName(), role.ID)
 }

@@ -167,7 +167,7 @@ var since = []struct {
 
 // capable checks that a node's agent can do what is asked of it.
 func (s *Server) capable(ctx context.Context, id sallyport.NodeID, what *document.Session) error {
-	n, err := s.db().Node(ctx, id)
+	n, err := s.db().Nodes().Get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func (s *Server) aboutSession(ctx context.Context, c *api.Call, text string) (ca
 	if call.id, err = sallyport.ParseSessionID(text); err != nil {
 		return call, false, q, err
 	}
-	rec, err := s.db().Session(ctx, call.id)
+	rec, err := s.db().Sessions().Get(ctx, call.id)
 	switch {
 	case err == nil:
 		call.rec = rec
@@ -363,9 +363,9 @@ func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *ssm.Desc
 	if none {
 		return out, nil
 	}
-	list := s.db().Active
+	list := s.db().Sessions().Active
 	if in.State == types.SessionStateHistory {
-		list = s.db().History
+		list = s.db().Sessions().History
 	}
 	sessions, cursor, err := list(ctx, f, page(in.NextToken, in.MaxResults, 50))
 	if err != nil {

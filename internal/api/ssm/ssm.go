@@ -93,7 +93,7 @@ func (s *Server) db() *store.DB          { return s.API.Store }
 // node returns a node, or nil if there is none of that ID: for questions, which
 // are asked before the caller learns what exists.
 func (s *Server) node(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
-	n, err := s.db().Node(ctx, id)
+	n, err := s.db().Nodes().Get(ctx, id)
 	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
 		return nil, nil
 	}

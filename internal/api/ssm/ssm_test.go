@@ -173,7 +173,7 @@ func TestParkedNode(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *servertest.Server) {
 		ctx := t.Context()
 		now := time.Now()
-		if err := s.Store.CreateRole(ctx, sallyport.Role{Name: "Poor", Path: "/", ID: sallyport.EntityID("AROA"), Created: now, MaxSession: time.Hour, Trust: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole"}]}`}); err != nil {
+		if err := s.Store.IAM().CreateRole(ctx, sallyport.Role{Name: "Poor", Path: "/", ID: sallyport.EntityID("AROA"), Created: now, MaxSession: time.Hour, Trust: `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole"}]}`}); err != nil {
 			t.Fatal(err)
 		}
 		node := s.Register("Poor")
@@ -201,14 +201,14 @@ func TestParkedNode(t *testing.T) {
 		time.Sleep(time.Minute)
 		wantCode(t, start(), "TargetNotConnected", "Its role Poor does not allow ssm:UpdateInstanceInformation.")
 
-		if err := s.Store.Attach(ctx, store.Role("Poor"), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"); err != nil {
+		if err := s.Store.IAM().Attach(ctx, store.Role("Poor"), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
 		if err := start(); err != nil {
 			t.Errorf("five seconds after it got its rights: %v", err)
 		}
-		if err := s.Store.Detach(ctx, store.Role("Poor"), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"); err != nil {
+		if err := s.Store.IAM().Detach(ctx, store.Role("Poor"), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)
@@ -364,7 +364,7 @@ func TestActivations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.Store.Node(ctx, id)
+		got, err := s.Store.Nodes().Get(ctx, id)
 		if err != nil || got.Name != "rack 7" || got.Tags["env"] != "dev" || got.Role != *role {
 			t.Errorf("node %+v, %v", got, err)
 		}

@@ -76,13 +76,13 @@ func (s *Server) addTags(ctx context.Context, _ *api.Call, in *ssm.AddTagsToReso
 		return nil, err
 	}
 	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		return &ssm.AddTagsToResourceOutput{}, noSuchResource(s.db().TagDocument(ctx, documentName(in.ResourceId), tags, maxTags))
+		return &ssm.AddTagsToResourceOutput{}, noSuchResource(s.db().Documents().Tag(ctx, documentName(in.ResourceId), tags, maxTags))
 	}
 	id, err := sallyport.ParseNodeID(*in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	return &ssm.AddTagsToResourceOutput{}, notFound(s.db().TagNode(ctx, id, tags), sallyport.InvalidResourceID)
+	return &ssm.AddTagsToResourceOutput{}, notFound(s.db().Nodes().Tag(ctx, id, tags), sallyport.InvalidResourceID)
 }
 
 func (s *Server) removeTagsOn(ctx context.Context, c *api.Call, in *ssm.RemoveTagsFromResourceInput) ([]api.Question, error) {
@@ -93,13 +93,13 @@ func (s *Server) removeTagsOn(ctx context.Context, c *api.Call, in *ssm.RemoveTa
 
 func (s *Server) removeTags(ctx context.Context, _ *api.Call, in *ssm.RemoveTagsFromResourceInput) (*ssm.RemoveTagsFromResourceOutput, error) {
 	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		return &ssm.RemoveTagsFromResourceOutput{}, noSuchResource(s.db().UntagDocument(ctx, documentName(in.ResourceId), in.TagKeys))
+		return &ssm.RemoveTagsFromResourceOutput{}, noSuchResource(s.db().Documents().Untag(ctx, documentName(in.ResourceId), in.TagKeys))
 	}
 	id, err := sallyport.ParseNodeID(*in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	return &ssm.RemoveTagsFromResourceOutput{}, notFound(s.db().UntagNode(ctx, id, in.TagKeys), sallyport.InvalidResourceID)
+	return &ssm.RemoveTagsFromResourceOutput{}, notFound(s.db().Nodes().Untag(ctx, id, in.TagKeys), sallyport.InvalidResourceID)
 }
 
 func (s *Server) listTagsOn(ctx context.Context, c *api.Call, in *ssm.ListTagsForResourceInput) ([]api.Question, error) {
@@ -109,7 +109,7 @@ func (s *Server) listTagsOn(ctx context.Context, c *api.Call, in *ssm.ListTagsFo
 
 func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForResourceInput) (*ssm.ListTagsForResourceOutput, error) {
 	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		d, err := s.db().Document(ctx, documentName(in.ResourceId))
+		d, err := s.db().Documents().Get(ctx, documentName(in.ResourceId))
 		if err != nil {
 			return nil, noSuchResource(err)
 		}
@@ -119,7 +119,7 @@ func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForR
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	n, err := s.db().Node(ctx, id)
+	n, err := s.db().Nodes().Get(ctx, id)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}

@@ -19,15 +19,15 @@ import (
 // remove deletes a user with a policy and keys, and all that hangs on it.
 func (d *door) remove(user string) {
 	d.Helper()
-	keys, err := d.db.AccessKeys(d.Context(), user)
+	keys, err := d.db.IAM().AccessKeys(d.Context(), user)
 	d.must(err)
 	for _, k := range keys {
-		d.must(d.db.DeleteAccessKey(d.Context(), user, k.ID))
+		d.must(d.db.IAM().DeleteAccessKey(d.Context(), user, k.ID))
 	}
-	if err := d.db.DeleteInlinePolicy(d.Context(), store.User(user), "own"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
+	if err := d.db.IAM().DeleteInlinePolicy(d.Context(), store.User(user), "own"); sallyport.CodeOf(err) != sallyport.NoSuchEntity {
 		d.must(err)
 	}
-	d.must(d.db.Delete(d.Context(), store.User(user)))
+	d.must(d.db.IAM().Delete(d.Context(), store.User(user)))
 }
 
 // A role trusts the users and roles that its policy named when it was put, also after
@@ -105,7 +105,7 @@ func TestStoredTrustIsBoundOnce(t *testing.T) {
 	ann := d.user(named("ann"), "")
 	now := time.Now()
 	for name, whom := range map[string]string{"anns": "ann", "gones": "gone"} {
-		d.must(d.db.CreateRole(t.Context(), sallyport.Role{Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: now, MaxSession: time.Hour, Trust: trust(`{"AWS":"`+arn+`user/`+whom+`"}`, "")}))
+		d.must(d.db.IAM().CreateRole(t.Context(), sallyport.Role{Name: name, Path: "/", ID: sallyport.EntityID("AROA"), Created: now, MaxSession: time.Hour, Trust: trust(`{"AWS":"`+arn+`user/`+whom+`"}`, "")}))
 	}
 	d.must(d.api.BindStored(t.Context()))
 	d.assumed(ann, "anns", nil)
@@ -156,13 +156,13 @@ func TestCredentialsEndWithWhatTheyRestOn(t *testing.T) {
 	_, err := d.iam(d.root).UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: aws.String("ann"), NewUserName: aws.String("anna")})
 	d.must(err)
 	check("after a change of name", true, all)
-	d.must(d.db.SetAccessKeyActive(ctx, "anna", ann.AccessKeyID, false))
+	d.must(d.db.IAM().SetAccessKeyActive(ctx, "anna", ann.AccessKeyID, false))
 	check("the key deactivated", false, all)
 	check("the key deactivated", true, others)
-	d.must(d.db.SetAccessKeyActive(ctx, "anna", ann.AccessKeyID, true))
+	d.must(d.db.IAM().SetAccessKeyActive(ctx, "anna", ann.AccessKeyID, true))
 	check("and activated", true, all)
-	d.must(d.db.DeleteInlinePolicy(ctx, store.Role("admin"), "own"))
-	d.must(d.db.Delete(ctx, store.Role("admin")))
+	d.must(d.db.IAM().DeleteInlinePolicy(ctx, store.Role("admin"), "own"))
+	d.must(d.db.IAM().Delete(ctx, store.Role("admin")))
 	d.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"`+account+`"}`, "")})
 	for claim := range all {
 		if claim != "a session token" {
@@ -171,7 +171,7 @@ func TestCredentialsEndWithWhatTheyRestOn(t *testing.T) {
 	}
 	d.remove("anna")
 	check("the user deleted", false, all)
-	d.must(d.db.SetAccessKeyActive(ctx, "", d.root.AccessKeyID, false))
+	d.must(d.db.IAM().SetAccessKeyActive(ctx, "", d.root.AccessKeyID, false))
 	check("root's key deactivated", false, map[string]aws.Credentials{"root": others["root's session token"]})
 }
 
@@ -182,7 +182,7 @@ func TestSessionPoliciesAreKeptByID(t *testing.T) {
 	ctx := t.Context()
 	const managed = arn + "policy/limits"
 	make := func(document string) {
-		d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: managed, Name: "limits", Path: "/", ID: sallyport.EntityID("ANPA"), Document: document, Created: time.Now()}))
+		d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: managed, Name: "limits", Path: "/", ID: sallyport.EntityID("ANPA"), Document: document, Created: time.Now()}))
 	}
 	make(policyOf(allow(`"iam:ListUsers"`)))
 	ann := d.user(named("ann"), policyOf(allow(`"sts:AssumeRole"`)))
@@ -192,7 +192,7 @@ func TestSessionPoliciesAreKeptByID(t *testing.T) {
 	}
 	limited := d.assumed(ann, "admin", with)
 	d.must(d.listUsers(limited))
-	d.must(d.db.DeletePolicy(ctx, managed))
+	d.must(d.db.IAM().DeletePolicy(ctx, managed))
 	make(policyOf(allow(`"*"`)))
 	d.refused(d.listUsers(limited), "AccessDenied", "session policy")
 	d.must(d.listUsers(d.assumed(ann, "admin", with)))
@@ -218,7 +218,7 @@ func TestSessionTokensAndIAM(t *testing.T) {
 			d.must(d.listUsers(d.assumed(token, "admin", nil)))
 		}
 	}
-	u, err := d.db.User(t.Context(), "ann")
+	u, err := d.db.IAM().User(t.Context(), "ann")
 	d.must(err)
 	who := &sallyport.Principal{Kind: sallyport.UserKind, Name: "ann", ID: u.ID, Root: u.ID}
 	d.must(d.listUsers(d.issue(api.Grant{Who: who, SessionToken: true, MFA: time.Now(), For: time.Hour}, time.Now())))

@@ -86,7 +86,7 @@ func question(c *api.Call, in *sts.AssumeRoleInput, r *sallyport.Role, tags map[
 
 // findRole returns the role that an ARN names, to the letter, or nil.
 func findRole(ctx context.Context, c *api.Call, arn string) (*sallyport.Role, error) {
-	r, err := c.Server.Store.Role(ctx, arn[strings.LastIndexByte(arn, '/')+1:])
+	r, err := c.Server.Store.IAM().Role(ctx, arn[strings.LastIndexByte(arn, '/')+1:])
 	if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
 		return nil, nil
 	}
@@ -188,7 +188,7 @@ func sessionPolicies(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) 
 		}
 		kept := arn
 		if _, ok := api.Builtin(arn); !ok {
-			own, err := c.Server.Store.Policy(ctx, arn)
+			own, err := c.Server.Store.IAM().Policy(ctx, arn)
 			if sallyport.CodeOf(err) == sallyport.NoSuchEntity {
 				return nil, nil, sallyport.Errorf(sallyport.ValidationException, "Policy %s was not found.", arn)
 			} else if err != nil {

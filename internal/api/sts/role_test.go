@@ -77,7 +77,7 @@ func TestWhoMayAssumeARole(t *testing.T) {
 			d := open(t)
 			u := sallyport.User{Name: "ann", Tags: map[string]string{"team": "red"}}
 			if tt.bound != "" {
-				d.must(d.db.CreatePolicy(t.Context(), sallyport.Policy{ARN: boundary, Name: "boundary", Path: "/", ID: sallyport.EntityID("ANPA"), Document: tt.bound}))
+				d.must(d.db.IAM().CreatePolicy(t.Context(), sallyport.Policy{ARN: boundary, Name: "boundary", Path: "/", ID: sallyport.EntityID("ANPA"), Document: tt.bound}))
 				u.Boundary = boundary
 			}
 			ann := d.user(u, tt.own)
@@ -201,7 +201,7 @@ func TestSessionPolicies(t *testing.T) {
 	d.role(sallyport.Role{Name: "nothing", Trust: trusting}, policyOf(deny(`"none:None"`)))
 	d.role(sallyport.Role{Name: "named", Trust: trust(`{"AWS":"`+arn+`role/admin"}`, "")})
 	const managed = arn + "policy/limits"
-	d.must(d.db.CreatePolicy(ctx, sallyport.Policy{ARN: managed, Name: "limits", Path: "/", ID: sallyport.EntityID("ANPA"), Document: policyOf(allow(`"iam:List*"`))}))
+	d.must(d.db.IAM().CreatePolicy(ctx, sallyport.Policy{ARN: managed, Name: "limits", Path: "/", ID: sallyport.EntityID("ANPA"), Document: policyOf(allow(`"iam:List*"`))}))
 	with := func(document string, arns ...string) func(*awssts.AssumeRoleInput) {
 		return func(in *awssts.AssumeRoleInput) {
 			if document != "" {
@@ -232,12 +232,12 @@ func TestSessionPolicies(t *testing.T) {
 	limited := d.assumed(ann, "admin", with("", managed))
 	both := d.assumed(ann, "admin", with(lists, managed))
 	d.must(d.listUsers(limited))
-	_, err = d.db.CreatePolicyVersion(ctx, managed, policyOf(allow(`"ssm:*"`)), true, time.Now())
+	_, err = d.db.IAM().CreatePolicyVersion(ctx, managed, policyOf(allow(`"ssm:*"`)), true, time.Now())
 	d.must(err)
 	d.refused(d.listUsers(limited), "AccessDenied", "session policy")
 	d.must(d.listUsers(both))
-	d.must(d.db.DeletePolicyVersion(ctx, managed, "v1"))
-	d.must(d.db.DeletePolicy(ctx, managed))
+	d.must(d.db.IAM().DeletePolicyVersion(ctx, managed, "v1"))
+	d.must(d.db.IAM().DeletePolicy(ctx, managed))
 	d.refused(d.listUsers(limited), "AccessDenied", "session policy")
 	d.refused(d.listUsers(both), "AccessDenied", "session policy") // what it denied is not known
 
@@ -333,10 +333,10 @@ func TestATrustThatIsTakenAway(t *testing.T) {
 	d.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"`+account+`"}`, "")})
 	s := d.assumed(ann, "admin", nil)
 	d.must(d.listUsers(s))
-	d.must(d.db.UpdateTrust(t.Context(), "admin", trust(`{"AWS":"999999999999"}`, "")))
+	d.must(d.db.IAM().UpdateTrust(t.Context(), "admin", trust(`{"AWS":"999999999999"}`, "")))
 	_, _, err := d.assume(ann, "admin", nil)
 	d.refused(err, "AccessDenied", "sts:AssumeRole")
-	d.must(d.db.PutInlinePolicy(t.Context(), store.Role("admin"), "own", policyOf(deny(`"iam:*"`))))
+	d.must(d.db.IAM().PutInlinePolicy(t.Context(), store.Role("admin"), "own", policyOf(deny(`"iam:*"`))))
 	d.refused(d.listUsers(s), "AccessDenied", "with an explicit deny in an identity-based policy")
 }
 

@@ -82,16 +82,16 @@ func (d *door) key(user string) aws.Credentials {
 	d.Helper()
 	k := sallyport.AccessKey{ID: sallyport.EntityID("AKIA"), User: user, Active: true, Created: time.Now()}
 	secret := sallyport.GenerateSecret()
-	d.must(d.db.CreateAccessKey(d.Context(), k, secret))
+	d.must(d.db.IAM().CreateAccessKey(d.Context(), k, secret))
 	return aws.Credentials{AccessKeyID: k.ID, SecretAccessKey: secret.Reveal()}
 }
 
 func (d *door) user(u sallyport.User, document string) aws.Credentials {
 	d.Helper()
 	u.Path, u.ID, u.Created = "/", sallyport.EntityID("AIDA"), time.Now()
-	d.must(d.db.CreateUser(d.Context(), u))
+	d.must(d.db.IAM().CreateUser(d.Context(), u))
 	if document != "" {
-		d.must(d.db.PutInlinePolicy(d.Context(), store.User(u.Name), "own", document))
+		d.must(d.db.IAM().PutInlinePolicy(d.Context(), store.User(u.Name), "own", document))
 	}
 	return d.key(u.Name)
 }
@@ -111,12 +111,12 @@ func (d *door) role(r sallyport.Role, documents ...string) {
 	var err error
 	r.Trust, err = d.api.BindPrincipals(d.Context(), r.Trust) // as the API keeps it
 	d.must(err)
-	d.must(d.db.CreateRole(d.Context(), r))
+	d.must(d.db.IAM().CreateRole(d.Context(), r))
 	document := policyOf(allow(`"*"`))
 	if len(documents) > 0 {
 		document = documents[0]
 	}
-	d.must(d.db.PutInlinePolicy(d.Context(), store.Role(r.Name), "own", document))
+	d.must(d.db.IAM().PutInlinePolicy(d.Context(), store.Role(r.Name), "own", document))
 }
 
 func provide(c aws.Credentials) aws.CredentialsProvider {
@@ -189,10 +189,10 @@ func (d *door) node(role string) (sallyport.NodeID, aws.Credentials) {
 	d.Helper()
 	code := sallyport.GenerateSecret()
 	now := time.Now()
-	r, err := d.db.Role(d.Context(), role)
+	r, err := d.db.IAM().Role(d.Context(), role)
 	d.must(err)
-	d.must(d.db.CreateActivation(d.Context(), sallyport.Activation{ID: "a", Code: code.Hash(), Role: r.PathAndName(), RoleID: r.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}))
-	n, err := d.db.Register(d.Context(), "a", code, sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: []byte("k"), Fingerprint: "f"}, now)
+	d.must(d.db.Activations().Create(d.Context(), sallyport.Activation{ID: "a", Code: code.Hash(), Role: r.PathAndName(), RoleID: r.ID, Limit: 1, Created: now, Expires: now.Add(time.Hour)}))
+	n, err := d.db.Nodes().Register(d.Context(), "a", code, sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: []byte("k"), Fingerprint: "f"}, now)
 	d.must(err)
 	return n.ID, d.issue(api.Grant{Who: &sallyport.Principal{Kind: sallyport.NodeKind, Node: n.ID}, For: time.Hour}, now)
 }
@@ -305,7 +305,7 @@ func TestTokensThatAreNoGood(t *testing.T) {
 	ann := d.user(named("ann"), policyOf(allow(`"sts:AssumeRole"`)))
 	d.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"`+account+`"}`, "")})
 	one, other := d.assumed(ann, "admin", nil), d.assumed(ann, "admin", nil)
-	u, err := d.db.User(t.Context(), "ann")
+	u, err := d.db.IAM().User(t.Context(), "ann")
 	d.must(err)
 	old := d.issue(api.Grant{Who: &sallyport.Principal{Kind: sallyport.UserKind, Name: "ann", ID: u.ID, Root: u.ID}, For: time.Hour}, time.Now().Add(-2*time.Hour))
 	_, err = d.who(old)
@@ -328,9 +328,9 @@ func TestTokensThatAreNoGood(t *testing.T) {
 	}
 
 	// A role that goes takes its sessions with it, and its namesake has none.
-	d.must(d.db.DeleteInlinePolicy(t.Context(), store.Role("admin"), "own"))
+	d.must(d.db.IAM().DeleteInlinePolicy(t.Context(), store.Role("admin"), "own"))
 	d.refused(d.listUsers(one), "AccessDenied", "iam:ListUsers")
-	d.must(d.db.Delete(t.Context(), store.Role("admin")))
+	d.must(d.db.IAM().Delete(t.Context(), store.Role("admin")))
 	_, err = d.who(one)
 	d.refused(err, "InvalidClientTokenId", "")
 	d.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"`+account+`"}`, "")})
@@ -344,7 +344,7 @@ func TestStoredTrustThatCannotBeRead(t *testing.T) {
 	d := open(t)
 	ann := d.user(sallyport.User{Name: "ann"}, policyOf(allow(`"sts:AssumeRole"`)))
 	d.role(sallyport.Role{Name: "work", Trust: `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"sts:AssumeRole"}}`})
-	d.must(d.db.UpdateTrust(d.Context(), "work", `{"Version":"2012-10-17","Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}}`))
+	d.must(d.db.IAM().UpdateTrust(d.Context(), "work", `{"Version":"2012-10-17","Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}}`))
 	_, _, err := d.assume(ann, "work", nil)
 	d.refused(err, "MalformedPolicyDocument", "The trust policy of role work cannot be read, so it may not be assumed.")
 	d.refused(err, "MalformedPolicyDocument", `the document has "Version" twice; keep one`)
