@@ -554,3 +554,45 @@ func TestCommentsNameTheirSubject(t *testing.T) {
 		t.Errorf("%d files were read, %v", read, err)
 	}
 }
+
+// A function given to store.DB.Update that used the database itself would wait for
+// its own end, for ever on SQLite. So within one only its Tx gives views.
+func TestUpdateUsesItsTransaction(t *testing.T) {
+	views := strings.Fields("IAM Nodes Activations Sessions Documents Keys Meta Events Outbox Jobs Update")
+	found := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			f, ok := n.(*ast.FuncLit)
+			if !ok || len(f.Type.Params.List) != 1 || !strings.HasSuffix(types.ExprString(f.Type.Params.List[0].Type), "Tx") || len(f.Type.Params.List[0].Names) != 1 {
+				return true
+			}
+			found++
+			tx := f.Type.Params.List[0].Names[0].Name
+			ast.Inspect(f.Body, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok && slices.Contains(views, s.Sel.Name) {
+					on := types.ExprString(s.X)
+					if on == "db" || strings.HasSuffix(on, "Store") || strings.HasSuffix(on, "db()") {
+						t.Errorf("%s: %s.%s is used within a transaction; use %s.%[3]s", fset.Position(s.Pos()), on, s.Sel.Name, tx)
+					}
+				}
+				return true
+			})
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found == 0 {
+		t.Error("no transaction was found")
+	}
+}

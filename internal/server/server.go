@@ -176,12 +176,15 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	if err != nil {
 		return err
 	}
-	if !inUse { // furnished before it is said to be in use, so that a kill in between is made good
-		if err := furnish(ctx, db); err != nil {
-			return err
+	err = db.Update(ctx, func(tx *store.Tx) error {
+		if !inUse {
+			if err := furnish(ctx, tx); err != nil {
+				return err
+			}
 		}
-	}
-	if err := db.Meta().SetRealm(ctx, c.realm); err != nil {
+		return tx.Meta().SetRealm(ctx, c.realm)
+	})
+	if err != nil {
 		return err
 	}
 	keys, err := c.openKeys(ctx, db)
@@ -362,16 +365,16 @@ func contained(h http.Handler, logger *slog.Logger) http.Handler {
 const NodeRole = "SallyportManagedNode"
 
 // furnish puts into a new database what everybody needs.
-func furnish(ctx context.Context, db *store.DB) error {
-	err := db.IAM().CreateRole(ctx, sallyport.Role{
+func furnish(ctx context.Context, tx *store.Tx) error {
+	err := tx.IAM().CreateRole(ctx, sallyport.Role{
 		Name: NodeRole, Path: "/service-role/", ID: sallyport.EntityID("AROA"), Created: time.Now(), MaxSession: time.Hour,
 		Description: "What managed nodes act in, unless their activation names another role.",
 		Trust:       `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ssm.amazonaws.com"},"Action":"sts:AssumeRole"}]}`,
 	})
-	if err != nil && sallyport.CodeOf(err) != sallyport.EntityAlreadyExists { // it may have got as far as this before
+	if err != nil && sallyport.CodeOf(err) != sallyport.EntityAlreadyExists { // an earlier version was killed before it set the realm
 		return err
 	}
-	return db.IAM().Attach(ctx, store.Role(NodeRole), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")
+	return tx.IAM().Attach(ctx, store.Role(NodeRole), "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore")
 }
 
 // openKeys reads the root key, or makes one for a database that never had one.

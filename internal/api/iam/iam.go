@@ -28,7 +28,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
@@ -37,7 +36,6 @@ import (
 
 // Service returns IAM's operations.
 func Service() *api.Service {
-	o := new(operations)
 	return &api.Service{
 		Name:    "iam",
 		Version: "2010-05-08",
@@ -70,20 +68,20 @@ func Service() *api.Service {
 			"CreateRole":             api.Query(onNewRole, createRole),
 			"GetRole":                api.Query(onRole, getRole),
 			"ListRoles":              api.Query(api.OnAnything, listRoles),
-			"UpdateRole":             api.Query(onRole, o.updateRole),
-			"UpdateRoleDescription":  api.Query(onRole, o.updateRoleDescription),
+			"UpdateRole":             api.Query(onRole, updateRole),
+			"UpdateRoleDescription":  api.Query(onRole, updateRoleDescription),
 			"UpdateAssumeRolePolicy": api.Query(onRole, updateAssumeRolePolicy),
 			"DeleteRole":             api.Query(onRole, deleteRole),
 
-			"PutUserPolicy":     api.Query(onBoundedUser, o.putUserPolicy),
+			"PutUserPolicy":     api.Query(onBoundedUser, putUserPolicy),
 			"GetUserPolicy":     api.Query(onUser, getUserPolicy),
 			"ListUserPolicies":  api.Query(onUser, listUserPolicies),
 			"DeleteUserPolicy":  api.Query(onBoundedUser, deleteUserPolicy),
-			"PutGroupPolicy":    api.Query(onGroup, o.putGroupPolicy),
+			"PutGroupPolicy":    api.Query(onGroup, putGroupPolicy),
 			"GetGroupPolicy":    api.Query(onGroup, getGroupPolicy),
 			"ListGroupPolicies": api.Query(onGroup, listGroupPolicies),
 			"DeleteGroupPolicy": api.Query(onGroup, deleteGroupPolicy),
-			"PutRolePolicy":     api.Query(onBoundedRole, o.putRolePolicy),
+			"PutRolePolicy":     api.Query(onBoundedRole, putRolePolicy),
 			"GetRolePolicy":     api.Query(onRole, getRolePolicy),
 			"ListRolePolicies":  api.Query(onRole, listRolePolicies),
 			"DeleteRolePolicy":  api.Query(onBoundedRole, deleteRolePolicy),
@@ -127,13 +125,6 @@ func Service() *api.Service {
 			"SimulatePrincipalPolicy": api.Query(onSimulated, simulatePrincipalPolicy),
 		},
 	}
-}
-
-// operations is what the operations of one [Service] share.
-type operations struct {
-	// changing is held by those that read a thing in order to change it: what
-	// they read must still be so when they write.
-	changing sync.Mutex
 }
 
 // val is what p points to, or nothing.

@@ -14,26 +14,29 @@ import (
 
 // putInline gives who an inline policy. The quota is for all that who has
 // together, so nothing else may be put while they are counted.
-func (o *operations) putInline(ctx context.Context, c *api.Call, who store.Entity, name, document string, quota int) error {
+func putInline(ctx context.Context, c *api.Call, who store.Entity, name, document string, quota int) error {
 	if _, err := policy.Parse(document); err != nil {
 		return err
 	}
-	o.changing.Lock()
-	defer o.changing.Unlock()
-	g, err := c.Server.Store.IAM().Grants(ctx, who)
-	if err != nil {
-		return err
-	}
-	total := policy.Size(document)
-	for _, p := range g.Policies {
-		if p.From == who && p.Name != name && !isARN(p.Name) {
-			total += policy.Size(p.Document)
+	return c.Server.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.LockIAM(); err != nil {
+			return err
 		}
-	}
-	if total > quota {
-		return sallyport.Errorf(sallyport.LimitExceeded, "Maximum policy size of %d bytes exceeded for %s %s", quota, who.Kind, who.Name)
-	}
-	return c.Server.Store.IAM().PutInlinePolicy(ctx, who, name, document)
+		g, err := tx.IAM().Grants(ctx, who)
+		if err != nil {
+			return err
+		}
+		total := policy.Size(document)
+		for _, p := range g.Policies {
+			if p.From == who && p.Name != name && !isARN(p.Name) {
+				total += policy.Size(p.Document)
+			}
+		}
+		if total > quota {
+			return sallyport.Errorf(sallyport.LimitExceeded, "Maximum policy size of %d bytes exceeded for %s %s", quota, who.Kind, who.Name)
+		}
+		return tx.IAM().PutInlinePolicy(ctx, who, name, document)
+	})
 }
 
 // isARN tells managed policies from inline ones, whose names have no colons.
@@ -48,8 +51,8 @@ func listInline(ctx context.Context, c *api.Call, who store.Entity, marker *stri
 	return each(names, func(name string) string { return name }), string(next), nil
 }
 
-func (o *operations) putUserPolicy(ctx context.Context, c *api.Call, in *iam.PutUserPolicyInput) (*iam.PutUserPolicyOutput, error) {
-	if err := o.putInline(ctx, c, store.User(*in.UserName), *in.PolicyName, *in.PolicyDocument, policy.UserQuota); err != nil {
+func putUserPolicy(ctx context.Context, c *api.Call, in *iam.PutUserPolicyInput) (*iam.PutUserPolicyOutput, error) {
+	if err := putInline(ctx, c, store.User(*in.UserName), *in.PolicyName, *in.PolicyDocument, policy.UserQuota); err != nil {
 		return nil, err
 	}
 	return &iam.PutUserPolicyOutput{}, nil
@@ -78,8 +81,8 @@ func deleteUserPolicy(ctx context.Context, c *api.Call, in *iam.DeleteUserPolicy
 	return &iam.DeleteUserPolicyOutput{}, nil
 }
 
-func (o *operations) putGroupPolicy(ctx context.Context, c *api.Call, in *iam.PutGroupPolicyInput) (*iam.PutGroupPolicyOutput, error) {
-	if err := o.putInline(ctx, c, store.Group(*in.GroupName), *in.PolicyName, *in.PolicyDocument, policy.GroupQuota); err != nil {
+func putGroupPolicy(ctx context.Context, c *api.Call, in *iam.PutGroupPolicyInput) (*iam.PutGroupPolicyOutput, error) {
+	if err := putInline(ctx, c, store.Group(*in.GroupName), *in.PolicyName, *in.PolicyDocument, policy.GroupQuota); err != nil {
 		return nil, err
 	}
 	return &iam.PutGroupPolicyOutput{}, nil
@@ -108,8 +111,8 @@ func deleteGroupPolicy(ctx context.Context, c *api.Call, in *iam.DeleteGroupPoli
 	return &iam.DeleteGroupPolicyOutput{}, nil
 }
 
-func (o *operations) putRolePolicy(ctx context.Context, c *api.Call, in *iam.PutRolePolicyInput) (*iam.PutRolePolicyOutput, error) {
-	if err := o.putInline(ctx, c, store.Role(*in.RoleName), *in.PolicyName, *in.PolicyDocument, policy.RoleQuota); err != nil {
+func putRolePolicy(ctx context.Context, c *api.Call, in *iam.PutRolePolicyInput) (*iam.PutRolePolicyOutput, error) {
+	if err := putInline(ctx, c, store.Role(*in.RoleName), *in.PolicyName, *in.PolicyDocument, policy.RoleQuota); err != nil {
 		return nil, err
 	}
 	return &iam.PutRolePolicyOutput{}, nil

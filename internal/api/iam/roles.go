@@ -99,31 +99,38 @@ func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.L
 	return &iam.ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
 }
 
+// changeRole has change alter a role's description and how long its sessions may
+// be, and returns the role as it is then.
+func changeRole(ctx context.Context, c *api.Call, name string, change func(*sallyport.Role)) (r *sallyport.Role, err error) {
+	err = c.Server.Store.Update(ctx, func(tx *store.Tx) (err error) {
+		if err := tx.LockIAM(); err != nil {
+			return err
+		}
+		if r, err = tx.IAM().Role(ctx, name); err != nil {
+			return err
+		}
+		change(r)
+		return tx.IAM().UpdateRole(ctx, name, r.Description, r.MaxSession)
+	})
+	return r, err
+}
+
 // updateRole changes a role's description, if one is given, and how long its
 // sessions may be: an hour if the input does not say, as in AWS.
-func (o *operations) updateRole(ctx context.Context, c *api.Call, in *iam.UpdateRoleInput) (*iam.UpdateRoleOutput, error) {
-	o.changing.Lock()
-	defer o.changing.Unlock()
-	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
+func updateRole(ctx context.Context, c *api.Call, in *iam.UpdateRoleInput) (*iam.UpdateRoleOutput, error) {
+	_, err := changeRole(ctx, c, *in.RoleName, func(r *sallyport.Role) {
+		r.Description = or(in.Description, r.Description)
+		r.MaxSession = time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second
+	})
 	if err != nil {
-		return nil, err
-	}
-	maxSession := time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second
-	if err := c.Server.Store.IAM().UpdateRole(ctx, r.Name, or(in.Description, r.Description), maxSession); err != nil {
 		return nil, err
 	}
 	return &iam.UpdateRoleOutput{}, nil
 }
 
-func (o *operations) updateRoleDescription(ctx context.Context, c *api.Call, in *iam.UpdateRoleDescriptionInput) (*iam.UpdateRoleDescriptionOutput, error) {
-	o.changing.Lock()
-	defer o.changing.Unlock()
-	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
+func updateRoleDescription(ctx context.Context, c *api.Call, in *iam.UpdateRoleDescriptionInput) (*iam.UpdateRoleDescriptionOutput, error) {
+	r, err := changeRole(ctx, c, *in.RoleName, func(r *sallyport.Role) { r.Description = *in.Description })
 	if err != nil {
-		return nil, err
-	}
-	r.Description = *in.Description
-	if err := c.Server.Store.IAM().UpdateRole(ctx, r.Name, r.Description, r.MaxSession); err != nil {
 		return nil, err
 	}
 	if err := show(ctx, c, r); err != nil {
