@@ -61,6 +61,12 @@ func (r Realm) Session(id SessionID) string { return r.arn("ssm", "session/"+id.
 // user's name; asking about both forms is how they come to match.
 func (r Realm) SessionNamed(name string) string { return r.arn("ssm", "session/"+name) }
 
+// Recording names the recording of a session, and RecordingNamed, as
+// [Realm.SessionNamed] does, of those whose session's ID would be name. AWS has no
+// such resource: they are of this program's own service.
+func (r Realm) Recording(id SessionID) string     { return r.RecordingNamed(id.String()) }
+func (r Realm) RecordingNamed(name string) string { return r.arn("sallyport", "recording/"+name) }
+
 // Document names a session document. AWS's own belong to no account.
 func (r Realm) Document(name string) string {
 	if strings.HasPrefix(name, "AWS-") {

@@ -90,6 +90,13 @@ const (
 	UnsupportedOperationException    Code = "UnsupportedOperationException"
 )
 
+// The codes of the operations that AWS does not have.
+const (
+	// RecordingNotAvailableException is that a session is there and its recording is
+	// not: not yet, not any more, or not at all. The message says which.
+	RecordingNotAvailableException Code = "RecordingNotAvailableException"
+)
+
 // An Error is a failure its caller is meant to see. Message is read by a
 // person: it says what went wrong and, when we know, what to do about it.
 //

@@ -54,19 +54,20 @@ var mayImport = map[string]string{
 	"internal/clientcmd": "client endpoint",
 
 	// The control plane.
-	"internal/document":        "strictjson wire",
-	"internal/store":           "statedir keyring panics",
-	"internal/record":          "wire asciicast",
-	"internal/broker":          "panics store record keyring route wire",
-	"internal/gateway":         "broker panics route socket store strictjson wire",
-	"internal/api":             "keyring panics policy sigv4 store strictjson",
-	"internal/api/ssm":         "api broker document route store wire",
-	"internal/api/ssmmessages": "api broker",
-	"internal/api/ec2messages": "api",
-	"internal/api/iam":         "api policy store",
-	"internal/api/sts":         "api policy store",
-	"internal/api/kms":         "api keyring policy store",
-	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sts " +
+	"internal/document":         "strictjson wire",
+	"internal/store":            "statedir keyring panics",
+	"internal/record":           "wire asciicast",
+	"internal/broker":           "panics store record keyring route wire",
+	"internal/gateway":          "broker panics route socket store strictjson wire",
+	"internal/api":              "keyring panics policy sigv4 store strictjson",
+	"internal/api/ssm":          "api broker document route store wire",
+	"internal/api/ssmmessages":  "api broker",
+	"internal/api/ec2messages":  "api",
+	"internal/api/iam":          "api policy store",
+	"internal/api/sts":          "api policy store",
+	"internal/api/kms":          "api keyring policy store",
+	"internal/api/sallyportapi": "api record store",
+	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sallyportapi api/sts " +
 		"broker gateway keyring panics rawio record route store strictjson",
 
 	"internal/need":       "",

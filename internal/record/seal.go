@@ -72,6 +72,27 @@ func (s *Shelf) Seal(id sallyport.SessionID) (Sealed, error) {
 	return Sealed{info.Size(), hash.Sum(nil), unread}, nil
 }
 
+// OpenCast opens the recording of a sealed session for reading. The error of one
+// that is not there is [fs.ErrNotExist].
+func (s *Shelf) OpenCast(id sallyport.SessionID) (File, error) {
+	f, err := s.disk.OpenFile(s.CastPath(id), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open recording: %w", err)
+	}
+	return f, nil
+}
+
+// HasLog reports whether a session has a log: it is on, or its recording could not
+// be made yet.
+func (s *Shelf) HasLog(id sallyport.SessionID) bool {
+	f, err := s.disk.OpenFile(s.logPath(id), os.O_RDONLY, 0)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	f.Close()
+	return true
+}
+
 // Discard removes the log of a session whose recording is sealed. One that could
 // not be read in whole is kept, under the name ID.damaged, as long as the
 // recording is.
@@ -114,9 +135,9 @@ func (s *Shelf) removeUnfinished() error {
 
 // sealed describes a recording made earlier.
 func (s *Shelf) sealed(id sallyport.SessionID) (Sealed, error) {
-	f, err := s.disk.OpenFile(s.CastPath(id), os.O_RDONLY, 0)
+	f, err := s.OpenCast(id)
 	if err != nil {
-		return Sealed{}, fmt.Errorf("open recording: %w", err)
+		return Sealed{}, err
 	}
 	defer f.Close()
 	hash := sha256.New()

@@ -247,6 +247,7 @@ func (m *matrix) input(service, operation string) map[string]any {
 			"ListInstanceAssociations":        {"InstanceId": m.named.ID},
 			"GetMessages":                     {"Destination": m.named.ID},
 			"CreateControlChannel":            {},
+			"GetRecording":                    {"SessionId": "matrix-00000000000000000"},
 			"CreateDataChannel":               {},
 		}[operation]
 		if !ok {

@@ -38,6 +38,7 @@ import (
 	"github.com/sallyport/sallyport/internal/api/ec2messages"
 	"github.com/sallyport/sallyport/internal/api/iam"
 	"github.com/sallyport/sallyport/internal/api/kms"
+	"github.com/sallyport/sallyport/internal/api/sallyportapi"
 	"github.com/sallyport/sallyport/internal/api/ssm"
 	"github.com/sallyport/sallyport/internal/api/ssmmessages"
 	"github.com/sallyport/sallyport/internal/api/sts"
@@ -211,6 +212,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		iam.Service(),
 		sts.Service(),
 		(&kms.Server{API: doors, Stores: stores}).Service(),
+		(&sallyportapi.Server{API: doors, Shelf: shelf}).Service(),
 	}
 	if err := doors.BindStored(ctx); err != nil {
 		return err
