@@ -8,6 +8,7 @@
 //	sallyport ssh-proxy, ssh-config       ssh, scp and rsync to a node
 //	sallyport nodes                       which nodes there are
 //	sallyport sessions                    which sessions are on
+//	sallyport replay ID                   what was shown in one that is over
 //
 // Whom they call, and as whom, they are told as AWS's own tools are: by the
 // environment and the profile, or by flags named as the aws CLI's. Data goes to
@@ -44,7 +45,7 @@ func (e Exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 //
 // A command whose RunE returns an [Exit] has said all there is to say.
 func Commands() []*cobra.Command {
-	all := []*cobra.Command{connectCommand(), execCommand(), cpCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand()}
+	all := []*cobra.Command{connectCommand(), execCommand(), cpCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand(), replayCommand()}
 	for _, c := range all {
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.PreRunE = func(c *cobra.Command, _ []string) error { return fromEnvironment(c.Flags()) }

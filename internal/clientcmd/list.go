@@ -133,5 +133,8 @@ func moment(t client.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return t.Local().Format("2006-01-02 15:04:05")
+	return t.Local().Format(timeLayout)
 }
+
+// timeLayout is how times are shown to people: in their own zone, which is named.
+const timeLayout = "2006-01-02 15:04:05 MST"
