@@ -70,7 +70,7 @@ func (s *Server) getRecordingOn(ctx context.Context, c *api.Call, in *getRecordi
 		return nil, err
 	}
 	q := api.Question{Action: c.Action(), Resources: []string{s.API.Realm.Recording(id)}}
-	rec, err := s.API.Store.Session(ctx, id)
+	rec, err := s.API.Store.Sessions().Get(ctx, id)
 	switch {
 	case sallyport.CodeOf(err) == sallyport.DoesNotExistException:
 		return []api.Question{q}, nil // only who may see it hears that it is not there
@@ -95,7 +95,7 @@ func (s *Server) getRecording(ctx context.Context, _ *api.Call, in *getRecording
 	if in.Offset < 0 || in.MaxBytes < 0 || in.MaxBytes > MaxPart {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "Offset must be 0 or more, and MaxBytes from 1 to %d, or 0 for that.", MaxPart)
 	}
-	rec, err := s.API.Store.Session(ctx, id)
+	rec, err := s.API.Store.Sessions().Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}

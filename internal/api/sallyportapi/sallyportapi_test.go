@@ -90,7 +90,7 @@ func record(t *testing.T, s *servertest.Server, node *servertest.Node, who aws.C
 		t.Fatal(err)
 	}
 	servertest.Eventually(t, "the recording is made", func() bool {
-		rec, err := s.Store.Session(ctx, id)
+		rec, err := s.Store.Sessions().Get(ctx, id)
 		return err == nil && rec.Log.Hash != nil
 	})
 	return id.String()
@@ -211,7 +211,7 @@ func TestNothingRecorded(t *testing.T) {
 			if err := rec.Advance(to, time.Now()); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Store.InsertSession(t.Context(), &store.SessionRecord{Session: rec}); err != nil {
+			if err := s.Store.Sessions().Insert(t.Context(), &store.SessionRecord{Session: rec}); err != nil {
 				t.Fatal(err)
 			}
 			return rec.ID.String()
