@@ -20,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-	"go.uber.org/goleak"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/agent"
@@ -28,8 +27,6 @@ import (
 	"github.com/sallyport/sallyport/internal/servertest"
 	"github.com/sallyport/sallyport/internal/wire"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A machine is a true agent on this machine, against a server in memory.
 type machine struct {

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +22,14 @@ import (
 )
 
 // endsDir is where in a state directory the ends of sessions are kept that the
-// control plane has not acknowledged, a file for each.
+// control plane has not acknowledged, a file for each. Each session that is on has
+// a reserve there: a file as large as an end may be, written when the session
+// starts, over which its end is written if the disk is full by then.
 const endsDir = "ends"
+
+// reserveMark is how the name of a reserve begins. Agents of before remove what
+// they find under such names.
+const reserveMark = ".tmp-reserve-"
 
 // What is kept of ends.
 const (
@@ -89,8 +97,65 @@ func (a *Agent) endPath(id sallyport.SessionID) string {
 	return filepath.Join(a.State, endsDir, id.String()+".json")
 }
 
-// writeEnd keeps an end. The state directory is this process's alone, so that
-// the files are counted under endsMu.
+func (a *Agent) reservePath(id sallyport.SessionID) string {
+	return filepath.Join(a.State, endsDir, reserveMark+id.String())
+}
+
+// reserveEnd makes the reserve of a session, unless an earlier program has. It is
+// not synced: what a full disk could take is its room, and a file that is written
+// has that.
+func (a *Agent) reserveEnd(id sallyport.SessionID) error {
+	if err := os.MkdirAll(filepath.Join(a.State, endsDir), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(a.reservePath(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	room := make([]byte, maxEndSize)
+	rand.Read(room) // a file system may keep zeros without giving them room
+	_, err = f.Write(room)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// releaseEnd removes the reserve of a session, if it has one.
+func (a *Agent) releaseEnd(id sallyport.SessionID) { os.Remove(a.reservePath(id)) }
+
+// writeOver writes an end over a session's reserve, in place, and gives it the
+// name of an end. Both need no room on most file systems.
+func (a *Agent) writeOver(id sallyport.SessionID, b []byte) error {
+	if len(b) > maxEndSize {
+		return fmt.Errorf("it has %d bytes, and the reserve %d", len(b), maxEndSize)
+	}
+	f, err := os.OpenFile(a.reservePath(id), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(append(b, bytes.Repeat([]byte("\n"), maxEndSize-len(b))...), 0) // which JSON may end with
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), a.endPath(id))
+}
+
+// writeEnd keeps an end, over its session's reserve if there is no other room. The
+// state directory is this process's alone, so that the files are counted under
+// endsMu.
 func (a *Agent) writeEnd(e keptEnd) error {
 	b, err := strictjson.Marshal(e)
 	if err != nil {
@@ -106,11 +171,20 @@ func (a *Agent) writeEnd(e keptEnd) error {
 	if err != nil {
 		return err
 	}
-	there = slices.DeleteFunc(there, func(e fs.DirEntry) bool { return !e.Type().IsRegular() })
+	there = slices.DeleteFunc(there, func(e fs.DirEntry) bool {
+		return !e.Type().IsRegular() || strings.HasPrefix(e.Name(), reserveMark)
+	})
 	if len(there) >= maxEnds {
 		return fmt.Errorf("%s has %d of them, which is all it may have", dir, len(there))
 	}
-	return writeFile(a.endPath(e.Session), append(b, '\n'))
+	b = append(b, '\n')
+	err = writeFile(a.endPath(e.Session), b)
+	if err != nil {
+		if oerr := a.writeOver(e.Session, b); oerr != nil {
+			return errors.Join(err, fmt.Errorf("nor over its reserve: %w", oerr))
+		}
+	}
+	return nil
 }
 
 // removeEnd forgets an end that the control plane has acknowledged.
@@ -185,6 +259,9 @@ func (k *keeper) finish(how delivery) {
 	if how == undelivered {
 		k.s.agent.announceLater(k.end)
 	}
+	if how != handedOver {
+		defer k.s.agent.releaseEnd(k.s.id)
+	}
 	k.timer.Stop()
 	k.unhook()
 	k.mu.Lock()
@@ -199,13 +276,17 @@ func (k *keeper) finish(how delivery) {
 // that this process has are left to them.
 func (a *Agent) takeUpEnds() {
 	for _, e := range a.readEnds(time.Now()) {
-		a.mu.Lock()
-		s := a.sessions[e.Session.String()]
-		a.mu.Unlock()
-		if s == nil {
+		if !a.has(e.Session.String()) {
 			a.announceLater(e)
 		}
 	}
+}
+
+// has reports whether a session is this process's, and not over.
+func (a *Agent) has(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sessions[id] != nil
 }
 
 // announceLater has an end that is kept reported until it is acknowledged or the
@@ -270,7 +351,10 @@ func (a *Agent) readEnds(now time.Time) (ends []keptEnd) {
 			a.Log.Error("end of session not read: it is no regular file", sallyport.LogPath, path)
 			continue
 		}
-		if strings.HasPrefix(entry.Name(), ".tmp-") { // a process was killed as it wrote it
+		if id, ok := strings.CutPrefix(entry.Name(), reserveMark); ok && a.has(id) { // it was taken over
+			continue
+		}
+		if strings.HasPrefix(entry.Name(), ".tmp-") { // a process was killed as it wrote it, or while the session was on
 			os.Remove(path)
 			continue
 		}

@@ -34,6 +34,7 @@ const (
 	flushWithin    = 2 * time.Second       // for the last output, as the stock agent, where the control plane does not keep it
 	unsentWithin   = time.Minute           // for what such a control plane has not had of it
 	announceWithin = 2 * time.Minute       // for the end to be acknowledged on the control channel
+	announceAfter  = stopWithin / 2        // after an agent began to stop, for its data channels alone to report ends
 	openRetryLast  = 5 * time.Second       // between tries to open the data channel
 	readSize       = 32 << 10              // of the terminal's output; a pty gives 4 KiB at most at once, and often less
 )
@@ -168,6 +169,9 @@ func (s *session) run() {
 
 	takenUp := s.complete != nil
 	if !takenUp {
+		if err := s.agent.reserveEnd(s.id); err != nil { // a full disk is a reason to open a session
+			s.log.Warn("no room reserved for the end of a session: it is lost if the agent ends before the control plane answers", sallyport.LogErr, err)
+		}
 		status, err := s.serve()
 		if s.left {
 			s.hangUp(errHeld)
@@ -186,10 +190,7 @@ func (s *session) run() {
 		s.complete.Messages = cmp.Or(s.said, &sent)
 	}
 	kept := s.keepEnd(takenUp)
-	how := undelivered
-	if s.deliver() {
-		how = acknowledged
-	}
+	how, announced := s.deliverWhileStopping()
 	handOver := held(s.line)
 	if !handOver {
 		s.stream.Close()
@@ -199,10 +200,62 @@ func (s *session) run() {
 	case how == acknowledged:
 	case handOver && s.leave() == nil:
 		how = handedOver
-	default:
-		how = s.announce()
+	case !announced:
+		how = s.announce(context.WithoutCancel(s.era), stopWithin)
 	}
 	kept.finish(how)
+}
+
+// deliverWhileStopping delivers the end of the stream. If the agent stops
+// meanwhile and the control plane has not acknowledged the end after
+// announceAfter, the end is announced too: announced. The agent would otherwise
+// wait stopWithin for one and then for the other.
+func (s *session) deliverWhileStopping() (how delivery, announced bool) {
+	ctx, told := context.WithCancel(context.WithoutCancel(s.era))
+	defer told()
+	delivering, done := context.WithCancel(ctx)
+	var announcing sync.WaitGroup
+	announcing.Go(func() {
+		s.guard(func() {
+			if !s.isStopping(delivering) {
+				return
+			}
+			announced = true
+			if how = s.announce(ctx, stopWithin-announceAfter); how == acknowledged {
+				s.hangUp(errStopping)
+			}
+		})
+	})
+	delivered := s.deliver()
+	if done(); delivered {
+		told()
+	}
+	announcing.Wait()
+	if delivered {
+		how = acknowledged
+	}
+	return how, announced
+}
+
+// isStopping waits until the agent has been stopping for announceAfter, and
+// reports false if ctx ended before, or the session is handed over.
+func (s *session) isStopping(ctx context.Context) bool {
+	select {
+	case <-s.era.Done():
+	case <-ctx.Done():
+		return false
+	}
+	if held(s.era) {
+		return false
+	}
+	timer := time.NewTimer(announceAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // acknowledged returns how many of the first messages of the stream were
@@ -298,13 +351,14 @@ func (s *session) deliver() (told bool) {
 	return s.stream.Flush(s.line) == nil
 }
 
-// announce reports on the control channel that the session is over, and returns
-// what became of that.
-func (s *session) announce() delivery {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.era), announceWithin)
+// announce reports on the control channel that the session is over, until ctx
+// ends, and returns what became of that. An agent that stops does so no longer
+// than a time.
+func (s *session) announce(ctx context.Context, stopping time.Duration) delivery {
+	ctx, cancel := context.WithTimeout(ctx, announceWithin)
 	defer cancel()
 	if s.era.Err() != nil && !held(s.era) {
-		ctx, cancel = context.WithTimeout(ctx, stopWithin)
+		ctx, cancel = context.WithTimeout(ctx, stopping)
 		defer cancel()
 	}
 	defer context.AfterFunc(s.era, func() {

@@ -425,13 +425,20 @@ func (w *World) WaitConnected() {
 // AgentHost is the link of the agent that runs.
 func (w *World) AgentHost() *memnet.Host { return w.lastAgent().host }
 
+// stopsWithin is how long an agent takes to stop, whatever answers it: it gives
+// the reports of ended sessions 3 s, and programs a moment before that.
+const stopsWithin = 4500 * time.Millisecond
+
 // StopAgent stops the agent as a signal does, and waits for it.
 func (w *World) StopAgent() {
 	w.Log.Add("agent", "is asked to stop")
 	w.fact(agentGone, nil)
-	a := w.lastAgent()
+	a, began := w.lastAgent(), time.Now()
 	a.stop()
 	<-a.done
+	if took := time.Since(began); took > stopsWithin && !a.killed.Load() {
+		w.fail("stop agent", fmt.Errorf("it took %v, and may take %v", took.Round(time.Millisecond), stopsWithin))
+	}
 }
 
 // KillAgent is what kill -9 does to the agent. What it writes from now on is not
@@ -499,6 +506,9 @@ func (w *World) Stop() (all []Problem) {
 	}
 	if n := w.lastServer().mount.Open(); n > 0 {
 		bad("%d files are open", n)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.lastAgent().state, "ends", ".tmp-*")); len(left) > 0 {
+		bad("the agent left %v", left)
 	}
 	for _, g := range goroutines() {
 		bad("a goroutine is left: %s", g)
