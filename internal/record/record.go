@@ -90,8 +90,8 @@ const (
 	PersonLeft // the person's end has detached
 	NodeLeft
 
-	// Fate is that the session ends, and why: the broker's, as JSON. It is on
-	// disk before either end is told.
+	// Fate is that the session ends, and why: the broker's, as JSON, of which a
+	// recording shows Cause and ExitStatus. It is on disk before either end is told.
 	Fate
 
 	// Flow says that what is carried is not a screen: a port's bytes, or a file's.

@@ -119,6 +119,55 @@ func TestSealPutsOutputInOrder(t *testing.T) {
 	}
 }
 
+// A recording ends with why its session ended and with which status, as the log's
+// latest fate says: printable, and at the time of the end.
+func TestEndMarker(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"State":"Terminated","EndSeq":-1}`:                         "",
+		`{"Cause":"Terminated by ann."}`:                             `[2.000000,"m","ended: Terminated by ann."]`,
+		`{"ExitStatus":0}`:                                           `[2.000000,"m","ended with status 0"]`,
+		`{"Cause":"It \u001b[31mcould\u202e not.","ExitStatus":126}`: `[2.000000,"m","ended with status 126: It ` + sallyport.Printable("\x1b[31mcould\u202e") + ` not."]`,
+		`nothing`: "",
+	} {
+		for _, last := range []bool{false, true} { // over the reserve
+			for _, alone := range []bool{false, true} {
+				shelf, id := newShelf(t), newID(t)
+				l, err := shelf.Create(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !alone {
+					_, err = l.Append(Entry{At: start, What: PersonJoined})
+				}
+				e := Entry{At: start.Add(2 * time.Second), What: Fate, Body: []byte(body)}
+				if last {
+					err = errors.Join(err, l.AppendLast(e))
+					e.At, e.Body = start, []byte(`{"Cause":"an earlier one"}`)
+				}
+				if _, aerr := l.Append(e); errors.Join(err, aerr) != nil {
+					t.Fatal(err, aerr)
+				}
+				l.Close()
+				if _, err := shelf.Seal(id); err != nil {
+					t.Fatal(err)
+				}
+				b, err := os.ReadFile(shelf.CastPath(id))
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+				got, want := lines[len(lines)-1], want
+				if alone {
+					want = strings.Replace(want, "2.0", "0.0", 1)
+				}
+				if want == "" && strings.Contains(got, "ended") || want != "" && got != want {
+					t.Errorf("%s, over the reserve: %v, alone: %v: the recording ends with %s", body, last, alone, got)
+				}
+			}
+		}
+	}
+}
+
 // The last entry takes the place of the reserve, the later of two counts, and it
 // can be written once the log was opened again. What is appended besides, and when
 // that was, is as before; one that was torn by a power cut is not read.

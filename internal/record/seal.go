@@ -3,6 +3,7 @@ package record
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -202,6 +203,9 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) (unread int6
 			head.Width, head.Height = int(size.Cols), int(size.Rows)
 		}
 		t.flow = t.flow || e.What == Flow
+		if e.What == Fate && !e.At.Before(t.endAt) { // one over the reserve is read first, and may be the later
+			t.end, t.endAt = endMarker(e.Body), e.At
+		}
 	})
 	if err != nil {
 		return 0, err
@@ -214,7 +218,35 @@ func transcribe(w io.Writer, f io.ReaderAt, id sallyport.SessionID) (unread int6
 	for len(t.early) > 0 {
 		t.skip()
 	}
+	if t.start.IsZero() { // nothing else happened
+		t.start = t.endAt
+	}
+	if t.end != "" {
+		t.cast.Marker(t.endAt.Sub(t.start), t.end)
+	}
 	return unread, t.cast.Close()
+}
+
+// endMarker is the last marker of a recording, of a [Fate]: "" if that says neither
+// why the session ended nor with which status.
+func endMarker(body []byte) string {
+	var end struct {
+		Cause      string
+		ExitStatus *int
+	}
+	if json.Unmarshal(body, &end) != nil {
+		return ""
+	}
+	cause := sallyport.Clip(sallyport.Printable(end.Cause), 1000)
+	switch {
+	case cause != "" && end.ExitStatus != nil:
+		return fmt.Sprintf("ended with status %d: %s", *end.ExitStatus, cause)
+	case cause != "":
+		return "ended: " + cause
+	case end.ExitStatus != nil:
+		return fmt.Sprintf("ended with status %d", *end.ExitStatus)
+	}
+	return ""
 }
 
 // A transcription is a recording that is being made of a log.
@@ -225,6 +257,9 @@ type transcription struct {
 	start time.Time
 	at    time.Duration // of the last entry
 	flow  bool          // it is not a screen
+
+	end   string    // the last marker
+	endAt time.Time // of the last Fate in the log
 
 	next       int64           // the frame whose turn it is
 	early      map[int64]int64 // frames that came before what they follow: where they are in the log, by number

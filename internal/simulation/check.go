@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -347,6 +348,9 @@ func (w *World) checkBytes(s *Session, rec *store.SessionRecord, truth Truth, co
 	if sum := sha256.Sum256(cast); rec.Log.Size != int64(len(cast)) || !bytes.Equal(rec.Log.Hash, sum[:]) {
 		bad(Sealed, "the store has a recording of %d bytes, %x, and it has %d bytes, %x", rec.Log.Size, rec.Log.Hash, len(cast), sum)
 	}
+	if last, want := lastMarker(cast), endMarker(rec); last != want && want != "" {
+		bad(Told, "the recording ends with %q, and the history says %q", last, want)
+	}
 	if cuts := w.powerCuts(s); cuts > 0 {
 		return append(all, w.checkGaps(s, cuts, truth, complete, out, errs)...)
 	}
@@ -455,6 +459,30 @@ func (w *World) recording(s *Session) (out, errs []byte, err error) {
 		out = rest
 	}
 	return out, errs, nil
+}
+
+// lastMarker is the text of the last line of a recording, if that is a marker.
+func lastMarker(cast []byte) string {
+	lines := bytes.Split(bytes.TrimSuffix(cast, []byte("\n")), []byte("\n"))
+	var kind, text string
+	if err := json.Unmarshal(lines[len(lines)-1], &[]any{new(float64), &kind, &text}); err != nil || kind != "m" {
+		return ""
+	}
+	return text
+}
+
+// endMarker is the last marker that the recording of a session is to have: "" for
+// one that has neither a cause nor a status.
+func endMarker(rec *store.SessionRecord) string {
+	switch {
+	case rec.Cause != "" && rec.ExitStatus != nil:
+		return fmt.Sprintf("ended with status %d: %s", *rec.ExitStatus, rec.Cause)
+	case rec.Cause != "":
+		return "ended: " + rec.Cause
+	case rec.ExitStatus != nil:
+		return fmt.Sprintf("ended with status %d", *rec.ExitStatus)
+	}
+	return ""
 }
 
 func difference(got, want []byte) string {
