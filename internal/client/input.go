@@ -158,6 +158,9 @@ func (r *run) typist(ctx context.Context) {
 // sendKey sends a key that a signal stood for, or the signal, where what is
 // typed is a command's input and may hold such bytes.
 func (r *run) sendKey(ctx context.Context, key byte) error {
+	if r.where() == farCommand {
+		defer r.sentOne()
+	}
 	if r.where() != farCommand || !r.stdin.Load() {
 		return r.stream.Send(ctx, wire.KindOutput, []byte{key})
 	}

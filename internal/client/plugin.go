@@ -170,6 +170,9 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 	case end.How == Drained: // says nothing: stdout is the connection's
 	case end.How == Deserted:
 		fmt.Fprintf(stdout, "Cannot perform start session: %v\n", io.EOF)
+	case end.How == Abandoned:
+		fmt.Fprintf(stdout, "Cannot perform start session: the interrupt did not reach the command\n")
+		return 255
 	case end.Output != "":
 		fmt.Fprintf(stdout, "\n\nSessionId: %s : %s\n\n", id, end.Output)
 	default:

@@ -99,12 +99,13 @@ func (s *Session) Say(text string) {
 type How uint8
 
 const (
-	Closed   How = iota + 1 // the control plane said that it is over
-	Expired                 // likewise, when it was to be resumed: what the node said last may be lost
-	Left                    // the person typed ~., or Ctrl-C to a port session
-	Killed                  // a signal ended the program
-	Deserted                // Stdin ended, and the node had nothing more to say
-	Drained                 // likewise, where Stdin is one end of a connection; or no process reads Stdout there
+	Closed    How = iota + 1 // the control plane said that it is over
+	Expired                  // likewise, when it was to be resumed: what the node said last may be lost
+	Left                     // the person typed ~., or Ctrl-C to a port session
+	Killed                   // a signal ended the program
+	Deserted                 // Stdin ended, and the node had nothing more to say
+	Drained                  // likewise, where Stdin is one end of a connection; or no process reads Stdout there
+	Abandoned                // the person interrupted a command again whose end did not answer the first interrupt
 )
 
 // An Ending is how a session ended.
@@ -168,7 +169,9 @@ const (
 //
 // While it runs, SIGINT, SIGQUIT and SIGTSTP are keys, and SIGTERM and SIGHUP
 // end the session. Where there is no terminal at the other end, SIGINT and
-// SIGQUIT are signals to the command there, and end a port session.
+// SIGQUIT are signals to the command there, and end a port session. One to a
+// command whose end did not acknowledge the last, which the person was told, ends
+// the session: Abandoned.
 func (s *Session) Run(ctx context.Context) (Ending, error) {
 	r := &run{
 		Session: s,
@@ -221,6 +224,8 @@ type run struct {
 	keys    chan []byte   // what was typed and is to be sent: at most 64 reads
 	urgent  chan byte     // signals, which go first
 	resized chan struct{} // the terminal may have another size: holds one token
+
+	interrupts interrupts // of a command with pipes
 
 	behind atomic.Int64 // how much of keys typist has yet to send, and 1 more until it has begun
 	line   atomic.Bool  // what was sent last ended a line
@@ -504,6 +509,10 @@ func (r *run) press(ctx context.Context, s os.Signal, key byte) {
 			if !ignored {
 				suspend()
 			}
+			return
+		}
+		if at == farCommand {
+			r.interrupt(ctx, key)
 			return
 		}
 		select {
@@ -992,8 +1001,12 @@ func newTold(r *run, away, again string, cause error) *told {
 
 func (t *told) tell(said string) {
 	hint := ""
-	if t.r.term.in != nil {
+	switch {
+	case t.r.term.in == nil:
+	case !t.r.Pipes:
 		hint = " (~. to leave)"
+	case t.r.where() == farCommand:
+		hint = " (Ctrl-C twice to leave)"
 	}
 	t.said = said
 	t.r.notice(t.away + hint + ": " + Explain(t.cause))

@@ -3,12 +3,14 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
 	"reflect"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/term"
 
+	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
@@ -30,9 +33,12 @@ type desk struct {
 }
 
 // sit runs a program on a terminal of 100 by 30.
-func sit(t *testing.T, what string) *desk {
+func sit(t *testing.T, what string, before ...func(*plane)) *desk {
 	t.Helper()
 	d := &desk{plane: newPlane(t), screen: newScreen(), status: make(chan int, 1)}
+	for _, f := range before {
+		f(d.plane)
+	}
 	address, bundle := d.serveTLS()
 	var err error
 	if d.master, d.slave, err = pty.Open(); err != nil {
@@ -397,6 +403,58 @@ func TestCommandOnTerminal(t *testing.T) {
 			d.tell(wire.KindExitCode, []byte("EXIT_CODE: 3"))
 			d.end("", nil)
 			d.gone(3)
+		})
+	}
+}
+
+// A deaf is a node's end of a connection that reads nothing while it is stalled.
+type deaf struct {
+	datachannel.Conn
+	heard *sync.RWMutex // locked while it is stalled
+}
+
+func (d deaf) ReadFrame(ctx context.Context) ([]byte, error) {
+	b, err := d.Conn.ReadFrame(ctx)
+	d.heard.RLock()
+	defer d.heard.RUnlock()
+	return b, err
+}
+
+// Over a stalled connection the person hears that an interrupt waits. If it arrives
+// after all the command has it, and the next one too; if the person interrupts
+// again before, the session is ended, and the client.
+func TestInterruptWaits(t *testing.T) {
+	for _, what := range []string{"arrives", "does not"} {
+		t.Run(what, func(t *testing.T) {
+			var stalled sync.RWMutex
+			d := sit(t, "exec", func(p *plane) {
+				p.wrap = func(_ int, c datachannel.Conn) datachannel.Conn { return deaf{c, &stalled} }
+			})
+			d.shake(ourAgent, "NonInteractiveCommands", nil)
+			d.show("out ")
+			d.screen.wait(t, "out ")
+			d.press("\x03")
+			d.flagged(wire.FlagInterrupt)
+			stalled.Lock()
+			d.press("\x03")
+			d.screen.wait(t, "nothing answers")
+			if what == "arrives" {
+				stalled.Unlock()
+				d.screen.wait(t, "the interrupt has arrived")
+				d.flagged(wire.FlagInterrupt)
+				d.press("\x03")
+				d.flagged(wire.FlagInterrupt)
+				d.tell(wire.KindExitCode, []byte("EXIT_CODE: 3"))
+				d.end("", nil)
+				d.gone(3)
+				return
+			}
+			d.press("\x03")
+			d.gone(100 + int(Abandoned))
+			stalled.Unlock()
+			if d.called("TerminateSession") == 0 {
+				t.Error("the session was not ended")
+			}
 		})
 	}
 }

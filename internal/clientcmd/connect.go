@@ -196,6 +196,9 @@ func conclude(c *cobra.Command, id string, end client.Ending) error {
 	case end.How == client.Left:
 		note(w, "left session %s", id)
 		return Exit(exitLost)
+	case end.How == client.Abandoned:
+		note(w, "left session %s, which has been ended: the interrupt did not reach the command", id)
+		return Exit(exitLost)
 	case end.How == client.Expired:
 		note(w, "%s", overBefore(id, end))
 		return Exit(exitLost)

@@ -24,7 +24,9 @@ without a terminal. No shell reads the command there: for one, run it.
 	sallyport exec web-1 -- sh -c 'df -h | tail -n +2' > disks
 	sallyport exec db-1 -- psql < schema.sql
 
-Ctrl-C and Ctrl-\ go to the command. The exit status is the command's; 127 if
+Ctrl-C and Ctrl-\ go to the command. If nothing answers, as over a connection that
+is stalled, that is said, and Ctrl-C once more ends the session and this program,
+with 255. The exit status is the command's; 127 if
 there is no such command on the node, and 126 if it cannot be started; 255 if no
 session came about or it was lost; and 128 and the signal's number if a signal
 ended this program, which ends the command too.

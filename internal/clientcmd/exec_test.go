@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/sallyport/sallyport/internal/client"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -171,4 +173,17 @@ func TestExec(t *testing.T) {
 			t.Errorf("err %v", err)
 		}
 	})
+}
+
+// A command that was given up over a stalled connection is 255, and a sentence.
+func TestAbandoned(t *testing.T) {
+	var said strings.Builder
+	c := &cobra.Command{}
+	c.SetErr(&said)
+	if err := conclude(c, "ann-0123456789abcdef0", client.Ending{How: client.Abandoned}); err != Exit(255) {
+		t.Errorf("%v", err)
+	}
+	if want := "sallyport: left session ann-0123456789abcdef0, which has been ended: the interrupt did not reach the command\n"; said.String() != want {
+		t.Errorf("%q, want %q", said.String(), want)
+	}
 }
