@@ -245,6 +245,7 @@ var mayReadJSON = map[string]string{
 	"internal/asciicast/asciicast.go: json":   "recordings that this program made",
 	"internal/broker/broker.go: json":         "the broker's own, in the store",
 	"internal/broker/session.go: json":        "the broker's own, in the log",
+	"internal/record/seal.go: json":           "the broker's own, in the log",
 	"internal/client/api.go: json":            "a number",
 	"internal/client/plugin.go: json":         "arguments of the AWS CLI, which runs this program",
 	"internal/endpoint/client.go: json":       "errors, in which AWS has both message and Message",

@@ -425,7 +425,7 @@ func (w *World) WaitConnected() {
 // AgentHost is the link of the agent that runs.
 func (w *World) AgentHost() *memnet.Host { return w.lastAgent().host }
 
-// stopsWithin is how long an agent takes to stop, whatever answers it: it gives
+// stopsWithin is how long an agent takes to stop, answered or not: it gives
 // the reports of ended sessions 3 s, and programs a moment before that.
 const stopsWithin = 4500 * time.Millisecond
 
