@@ -111,6 +111,14 @@ type Session struct {
 	Reason   string // why, in the owner's words; may be empty
 	Started  time.Time
 
+	Kind  string    // the type of its document: Standard_Stream, Port and so on; empty if it is not known
+	RunAs string    // the node's user that Run As names; empty is the agent's own
+	MFA   time.Time // when its owner had shown a second factor; zero if they had not, or if it is not known
+
+	// Epoch is how many servers have had the session, this one included. What a
+	// server stores under an earlier epoch is refused.
+	Epoch int64
+
 	MaxDuration time.Duration // 0: no limit
 
 	// Cause is why it ended, or is ending: a sentence for its owner and for
@@ -129,7 +137,7 @@ type Session struct {
 func NewSession(id SessionID, who *Principal, node NodeID, document string, at time.Time) *Session {
 	return &Session{
 		ID: id, Owner: who.ARN, OwnerID: who.ID, Root: who.Root, Basis: who.Basis,
-		Node: node, Document: document, Started: at, state: Connecting,
+		Node: node, Document: document, Started: at, MFA: who.MFA, Epoch: 1, state: Connecting,
 	}
 }
 

@@ -107,7 +107,7 @@ func (b *Broker) Run(ctx context.Context, ready func()) error {
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent)) // so that the cause is ours
 	defer cancel(nil)
-	left, err := b.Store.Sessions().Unfinished(parent)
+	left, err := b.Store.Sessions().TakeUp(parent)
 	if err != nil {
 		return fmt.Errorf("take up sessions: %w", err)
 	}
@@ -362,6 +362,7 @@ func (b *Broker) Start(ctx context.Context, r Request) (Invitation, error) {
 	}
 	rec := sallyport.NewSession(id, r.Who, r.Node, r.Document, time.Now())
 	rec.Reason, rec.MaxDuration = r.Reason, r.MaxDuration
+	rec.Kind, rec.RunAs = r.Task.DocumentContent.SessionType, r.Task.RunAsUser
 
 	s := b.newSession(rec)
 	task := r.Task
@@ -484,7 +485,7 @@ func (s *session) changeAccess(ctx context.Context, change func(*store.Access) e
 	if err != nil || same {
 		return err
 	}
-	if err := s.b.Store.Sessions().SetAccess(ctx, s.id, access); err != nil {
+	if err := s.b.Store.Sessions().SetAccess(ctx, s.id, s.rec.Epoch, access); err != nil {
 		return err
 	}
 	s.mu.Lock()

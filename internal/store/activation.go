@@ -33,7 +33,7 @@ func noActivation(id string) error {
 	return sallyport.Errorf(sallyport.InvalidActivationID, "There is no activation %s. Create one, and give the machine its id and code.", sallyport.Clip(clean(id), 64))
 }
 
-// CreateActivation adds an activation. Its Count is 0; a.Count is not read.
+// Create adds an activation. Its Count is 0; a.Count is not read.
 func (as Activations) Create(ctx context.Context, a sallyport.Activation) error {
 	if err := sallyport.CheckTags(nil, a.Tags); err != nil {
 		return wrap(err, "create activation %s", a.ID)
@@ -47,7 +47,7 @@ func (as Activations) Create(ctx context.Context, a sallyport.Activation) error 
 	return wrap(err, "create activation %s", a.ID)
 }
 
-// Activation returns an activation, or InvalidActivationId.
+// Get returns an activation, or InvalidActivationId.
 func (as Activations) Get(ctx context.Context, id string) (*sallyport.Activation, error) {
 	return findActivation(ctx, as.q(), id)
 }
@@ -69,7 +69,7 @@ type ActivationFilter struct {
 	IDs, Names, Roles []string
 }
 
-// Activations lists activations, oldest first.
+// List lists activations, oldest first.
 func (as Activations) List(ctx context.Context, f ActivationFilter, page Page) ([]*sallyport.Activation, Cursor, error) {
 	at, id, more, err := page.placeTime("activations")
 	if err != nil {
@@ -93,7 +93,7 @@ func (as Activations) List(ctx context.Context, f ActivationFilter, page Page) (
 	return list, next, nil
 }
 
-// DeleteActivation removes an activation. The nodes that came by it stay.
+// Delete removes an activation. The nodes that came by it stay.
 func (as Activations) Delete(ctx context.Context, id string) error {
 	err := as.write(ctx, func(tx *tx) error {
 		n, err := tx.exec(`DELETE FROM activations WHERE id = $1`, clean(id))

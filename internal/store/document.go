@@ -71,7 +71,7 @@ func insertDocumentVersion(tx *tx, v sallyport.DocumentVersion) error {
 	return err
 }
 
-// CreateDocument adds a document with its first version, which is v; v's number is
+// Create adds a document with its first version, which is v; v's number is
 // not read. One of that name that is there is DocumentAlreadyExists.
 func (ds Documents) Create(ctx context.Context, v sallyport.DocumentVersion, tags map[string]string) error {
 	if err := sallyport.CheckTags(nil, tags); err != nil {
@@ -121,12 +121,12 @@ func findDocument(ctx context.Context, q querier, name string) (*sallyport.Docum
 // name's only ID is when it was created.
 func documentID(created time.Time) string { return strconv.FormatInt(millis(created), 10) }
 
-// Document returns a document, or InvalidDocument.
+// Get returns a document, or InvalidDocument.
 func (ds Documents) Get(ctx context.Context, name string) (*sallyport.Document, error) {
 	return findDocument(ctx, ds.q(), name)
 }
 
-// DocumentVersion returns a document and one version of it: a number, $LATEST,
+// Version returns a document and one version of it: a number, $LATEST,
 // $DEFAULT or "", which is the default. If versionName is not empty it must be
 // that version's, or it alone says which. A document that is not there is
 // InvalidDocument, a version InvalidDocumentVersion.
@@ -165,7 +165,7 @@ func findDocumentVersion(ctx context.Context, q querier, name, version, versionN
 	return d, v, nil
 }
 
-// UpdateDocument adds v as the next version, and returns it. Base is the version
+// Update adds v as the next version, and returns it. Base is the version
 // it is made from, which must be the latest: a number, or $LATEST or "". The
 // default stays where it is.
 func (ds Documents) Update(ctx context.Context, v sallyport.DocumentVersion, base string) (added *sallyport.DocumentVersion, err error) {
@@ -211,7 +211,7 @@ func (ds Documents) Update(ctx context.Context, v sallyport.DocumentVersion, bas
 	return added, nil
 }
 
-// SetDefaultDocumentVersion makes a version the default, and returns it.
+// SetDefault makes a version the default, and returns it.
 func (ds Documents) SetDefault(ctx context.Context, name string, number int) (v *sallyport.DocumentVersion, err error) {
 	err = ds.change(ctx, documentRevision, func(tx *tx) (err error) {
 		if _, v, err = findDocumentVersion(tx.ctx, tx, name, strconv.Itoa(number), ""); err != nil {
@@ -223,7 +223,7 @@ func (ds Documents) SetDefault(ctx context.Context, name string, number int) (v 
 	return v, wrap(err, "set default version of document %s", name)
 }
 
-// DeleteDocument removes a document, or the one version that is named. One that
+// Delete removes a document, or the one version that is named. One that
 // is shared is not removed, nor is the default version alone, unless it is the
 // last: InvalidDocumentOperation.
 func (ds Documents) Delete(ctx context.Context, name, version, versionName string) error {
@@ -261,13 +261,13 @@ func (ds Documents) Delete(ctx context.Context, name, version, versionName strin
 	return wrap(err, "delete document %s", name)
 }
 
-// Documents returns all documents, by name: there are few hundred at most.
+// List returns all documents, by name: there are few hundred at most.
 func (ds Documents) List(ctx context.Context) ([]*sallyport.Document, error) {
 	list, err := collect(ctx, ds.q(), scanDocument, `SELECT `+documentColumns+` FROM documents ORDER BY name`)
 	return list, wrap(translate(err), "list documents")
 }
 
-// DocumentVersions lists the versions of a document, newest first.
+// Versions lists the versions of a document, newest first.
 func (ds Documents) Versions(ctx context.Context, name string, page Page) (*sallyport.Document, []*sallyport.DocumentVersion, Cursor, error) {
 	d, err := ds.Get(ctx, name)
 	if err != nil {
@@ -320,7 +320,7 @@ func (ds Documents) changeDocument(ctx context.Context, name string, change func
 	return wrap(err, "change document %s", name)
 }
 
-// TagDocument adds tags to a document, and UntagDocument takes some off.
+// Tag adds tags to a document.
 func (ds Documents) Tag(ctx context.Context, name string, tags map[string]string, most int) error {
 	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		if err := sallyport.CheckTags(d.Tags, tags); err != nil {
@@ -339,6 +339,7 @@ func (ds Documents) Tag(ctx context.Context, name string, tags map[string]string
 	})
 }
 
+// Untag takes tags off a document.
 func (ds Documents) Untag(ctx context.Context, name string, keys []string) error {
 	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		for _, k := range keys {
@@ -348,7 +349,7 @@ func (ds Documents) Untag(ctx context.Context, name string, keys []string) error
 	})
 }
 
-// ShareDocument changes who shares a document: account IDs, or "all".
+// Share changes who shares a document: account IDs, or "all".
 func (ds Documents) Share(ctx context.Context, name string, add, remove []string, most int) error {
 	return ds.changeDocument(ctx, name, func(d *sallyport.Document) error {
 		for _, account := range add {

@@ -86,16 +86,7 @@ func TestByID(t *testing.T) {
 func TestIDsAreFilledIn(t *testing.T) {
 	onEachDSN(t, func(t *testing.T, dsn string) {
 		ctx := t.Context()
-		db, err := connect(ctx, dsn)
-		must(t, err)
-		dir, err := fs.Sub(migrations, "migrations")
-		must(t, err)
-		p, err := goose.NewProvider(db.dialect.goose, db.write, dir, goose.WithDisableGlobalRegistry(true))
-		must(t, err)
-		_, err = p.UpTo(ctx, 3)
-		must(t, err)
-		_, err = p.DownTo(ctx, 3) // PostgreSQL's is a copy of one that is migrated
-		must(t, err)
+		db := connectAt(t, dsn, 3)
 		for _, q := range []string{
 			`INSERT INTO entities (id, kind, name, folded, path, created) VALUES ('AROA1', 'role', 'Nodes', 'nodes', '/service-role/', 0), ('AIDA1', 'user', 'Nodes', 'nodes', '/service-role/', 0), ('AROA2', 'role', 'Plain', 'plain', '/', 0)`,
 			`INSERT INTO activations (id, code, description, name, role, most, created, expires, tags) VALUES ('a', '', '', '', 'Plain', 1, 0, 0, '{}'), ('b', '', '', '', 'Gone', 1, 0, 0, '{}')`,
@@ -128,6 +119,53 @@ func TestIDsAreFilledIn(t *testing.T) {
 		must(t, err)
 		if len(left) != 2 || left[0].Root != "AIDA1" || !slices.Equal(left[0].Basis, []string{"AIDA1"}) || left[1].Root != "AROA1:ann" || len(left[1].Basis) != 0 {
 			t.Errorf("sessions: %+v %+v", left[0].Session, left[1].Session)
+		}
+	})
+}
+
+// connectAt connects to a database whose schema is of an earlier version.
+func connectAt(t *testing.T, dsn string, version int64) *DB {
+	t.Helper()
+	ctx := t.Context()
+	db, err := connect(ctx, dsn)
+	must(t, err)
+	dir, err := fs.Sub(migrations, "migrations")
+	must(t, err)
+	p, err := goose.NewProvider(db.dialect.goose, db.write, dir, goose.WithDisableGlobalRegistry(true))
+	must(t, err)
+	_, err = p.UpTo(ctx, version)
+	must(t, err)
+	_, err = p.DownTo(ctx, version) // PostgreSQL's is a copy of one that is migrated
+	must(t, err)
+	return db
+}
+
+// A database of the version before sessions had a kind and an epoch: what is on goes
+// on, and what is not known of a session is said not to be.
+func TestSessionColumnsAreFilledIn(t *testing.T) {
+	onEachDSN(t, func(t *testing.T, dsn string) {
+		ctx := t.Context()
+		old := connectAt(t, dsn, 4)
+		_, err := old.write.ExecContext(ctx, `INSERT INTO sessions (id, owner, owner_id, root, basis, node, document, reason, started, max_duration, state, ended, parameters, token, client, bound, node_token, resume, log_size, log_hash)
+			VALUES ('ann-00000000000000001', 'arn', 'AIDA1', 'AIDA1', 'AIDA1', 'mi-00000000000000001', 'D', '', 1, 0, 'Connected', 0, '', '', '', FALSE, '', '', 0, ''),
+			('ann-00000000000000002', 'arn', 'AIDA1', 'AIDA1', '', 'mi-00000000000000001', 'D', '', 2, 0, 'Terminated', 3, '', '', '', FALSE, '', '', 9, 'abc'),
+			('ann-00000000000000003', 'arn', 'AIDA1', 'AIDA1', '', 'mi-00000000000000001', 'D', '', 3, 0, 'Failed', 4, '', '', '', FALSE, '', '', 0, '')`)
+		must(t, err)
+		must(t, old.shut())
+
+		db := open(t, dsn)
+		for id, recording := range map[string]string{"ann-00000000000000001": RecordingOpen, "ann-00000000000000002": RecordingSealed, "ann-00000000000000003": ""} {
+			s, err := sallyport.ParseSessionID(id)
+			must(t, err)
+			r, err := db.Sessions().Get(ctx, s)
+			must(t, err)
+			if r.Recording != recording || r.Epoch != 1 || r.Kind != "" || !r.MFA.IsZero() || r.Root != "AIDA1" {
+				t.Errorf("%s: %+v %+v", id, r, r.Session)
+			}
+		}
+		taken, err := db.Sessions().TakeUp(ctx)
+		if err != nil || len(taken) != 1 || taken[0].Epoch != 2 {
+			t.Errorf("taken up: %+v, %v", taken, err)
 		}
 	})
 }

@@ -50,7 +50,7 @@ func scanKMSKey(s scanner) (*sallyport.KMSKey, error) {
 	return &k, err
 }
 
-// CreateKMSKey adds a key. Material is what it is made of, which is sealed; nil
+// Create adds a key. Material is what it is made of, which is sealed; nil
 // for a key in an outside KMS, of which there may be one for each there is.
 func (ks Keys) Create(ctx context.Context, k sallyport.KMSKey, material []byte) error {
 	if err := sallyport.CheckTags(nil, k.Tags); err != nil {
@@ -84,7 +84,7 @@ func (ks Keys) Create(ctx context.Context, k sallyport.KMSKey, material []byte) 
 	return wrap(err, "create KMS key")
 }
 
-// KMSKey returns a key by its ID, or NotFoundException.
+// Get returns a key by its ID, or NotFoundException.
 func (ks Keys) Get(ctx context.Context, id string) (*sallyport.KMSKey, error) {
 	return findKMSKey(ctx, ks.q(), id)
 }
@@ -97,7 +97,7 @@ func findKMSKey(ctx context.Context, q querier, id string) (*sallyport.KMSKey, e
 	return k, wrap(translate(err), "read KMS key")
 }
 
-// KMSMaterial returns what a key is made of: nil if it is in an outside KMS.
+// Material returns what a key is made of: nil if it is in an outside KMS.
 func (ks Keys) Material(ctx context.Context, id string) ([]byte, error) {
 	box, err := ks.db.materials()
 	if err != nil {
@@ -117,7 +117,7 @@ func (ks Keys) Material(ctx context.Context, id string) ([]byte, error) {
 	return material, wrap(err, "open KMS key %s", id)
 }
 
-// KMSKeys lists keys by ID.
+// List lists keys by ID.
 func (ks Keys) List(ctx context.Context, page Page) ([]*sallyport.KMSKey, Cursor, error) {
 	place, err := page.place("kms-keys", 1)
 	if err != nil {
@@ -135,7 +135,7 @@ func (ks Keys) List(ctx context.Context, page Page) ([]*sallyport.KMSKey, Cursor
 	return list, next, nil
 }
 
-// ChangeKMSKey has change alter a key's description, policy, tags, or state. An
+// Change has change alter a key's description, policy, tags, or state. An
 // error of change's leaves the key as it was.
 func (ks Keys) Change(ctx context.Context, id string, change func(k *sallyport.KMSKey) error) error {
 	err := ks.change(ctx, keyRevision, func(tx *tx) error {
@@ -156,7 +156,7 @@ func (ks Keys) Change(ctx context.Context, id string, change func(k *sallyport.K
 	return wrap(err, "change KMS key")
 }
 
-// DeleteKMSKeys removes the keys whose time has come, and what they are made of.
+// DeleteDue removes the keys whose time has come, and what they are made of.
 // What was sealed with them cannot be opened any more. It returns their IDs.
 func (ks Keys) DeleteDue(ctx context.Context, now time.Time) (gone []string, err error) {
 	err = ks.change(ctx, keyRevision, func(tx *tx) (err error) {
@@ -183,7 +183,7 @@ func scanKMSAlias(s scanner) (a sallyport.KMSAlias, err error) {
 	return a, err
 }
 
-// CreateKMSAlias adds a name for a key. One that is there is
+// CreateAlias adds a name for a key. One that is there is
 // AlreadyExistsException.
 func (ks Keys) CreateAlias(ctx context.Context, a sallyport.KMSAlias) error {
 	err := ks.change(ctx, keyRevision, func(tx *tx) error {
@@ -210,7 +210,7 @@ func (ks Keys) CreateAlias(ctx context.Context, a sallyport.KMSAlias) error {
 	return wrap(err, "create alias")
 }
 
-// UpdateKMSAlias gives a name to another key.
+// UpdateAlias gives a name to another key.
 func (ks Keys) UpdateAlias(ctx context.Context, name, key string, now time.Time) error {
 	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		if _, err := findKMSKey(tx.ctx, tx, key); err != nil {
@@ -232,7 +232,7 @@ func (ks Keys) UpdateAlias(ctx context.Context, name, key string, now time.Time)
 	return wrap(err, "update alias")
 }
 
-// DeleteKMSAlias takes a name off a key.
+// DeleteAlias takes a name off a key.
 func (ks Keys) DeleteAlias(ctx context.Context, name string) error {
 	err := ks.change(ctx, keyRevision, func(tx *tx) error {
 		a, err := findKMSAlias(tx.ctx, tx, name)
@@ -248,7 +248,7 @@ func (ks Keys) DeleteAlias(ctx context.Context, name string) error {
 	return wrap(err, "delete alias")
 }
 
-// KMSAlias returns an alias by its name, or NotFoundException.
+// Alias returns an alias by its name, or NotFoundException.
 func (ks Keys) Alias(ctx context.Context, name string) (sallyport.KMSAlias, error) {
 	return findKMSAlias(ctx, ks.q(), name)
 }
@@ -264,7 +264,7 @@ func findKMSAlias(ctx context.Context, q querier, name string) (sallyport.KMSAli
 	return a, nil
 }
 
-// KMSAliases lists aliases by name: all, or those of one key.
+// Aliases lists aliases by name: all, or those of one key.
 func (ks Keys) Aliases(ctx context.Context, key string, page Page) ([]sallyport.KMSAlias, Cursor, error) {
 	place, err := page.place("kms-aliases", 1)
 	if err != nil {

@@ -27,7 +27,7 @@ func cleanAgent(a sallyport.Agent) sallyport.Agent {
 	return a
 }
 
-// Node returns a node as of this moment, with what [DB.Ping], [DB.SetOnline]
+// Get returns a node as of this moment, with what [DB.Ping], [DB.SetOnline]
 // and [DB.Trouble] have noted and not yet written. InvalidInstanceId if there
 // is none.
 func (ns Nodes) Get(ctx context.Context, id sallyport.NodeID) (*sallyport.Node, error) {
@@ -131,7 +131,7 @@ type TagFilter struct {
 	Values []string
 }
 
-// Nodes lists nodes in order of id.
+// List lists nodes in order of id.
 //
 // A page by one field with one value is one walk down an index, and reads what
 // it returns. Several fields or values read the nodes that match one of them.
@@ -252,7 +252,7 @@ func (ns Nodes) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallypor
 		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
 }
 
-// SetNodeRole changes the role a node's credentials are for: what it is called,
+// SetRole changes the role a node's credentials are for: what it is called,
 // and which it is.
 func (ns Nodes) SetRole(ctx context.Context, id sallyport.NodeID, role, roleID string) error {
 	err := ns.change(ctx, iamRevision, func(tx *tx) error { // what the node may do changes
@@ -261,7 +261,7 @@ func (ns Nodes) SetRole(ctx context.Context, id sallyport.NodeID, role, roleID s
 	return wrap(err, "set role of node %s", id)
 }
 
-// SetNodeKey changes the key a node proves itself with. old must be the key it
+// SetKey changes the key a node proves itself with. old must be the key it
 // has, so that of two changes made from the same key only one is answered.
 func (ns Nodes) SetKey(ctx context.Context, id sallyport.NodeID, old, key []byte) error {
 	err := ns.write(ctx, func(tx *tx) error {
@@ -280,7 +280,7 @@ func (ns Nodes) SetKey(ctx context.Context, id sallyport.NodeID, old, key []byte
 	return wrap(err, "set key of node %s", id)
 }
 
-// SetNodeName changes a node's name.
+// SetName changes a node's name.
 func (ns Nodes) SetName(ctx context.Context, id sallyport.NodeID, name string) error {
 	return ns.update(ctx, "name", id, `UPDATE nodes SET name = $2 WHERE id = $1`, clean(name))
 }
@@ -294,7 +294,7 @@ func (ns Nodes) Deregister(ctx context.Context, id sallyport.NodeID) error {
 	return wrap(err, "deregister node %s", id)
 }
 
-// TagNode gives a node tags, in place of any by the same names. Names that differ
+// Tag gives a node tags, in place of any by the same names. Names that differ
 // by case alone from others are refused: see [sallyport.CheckTags].
 func (ns Nodes) Tag(ctx context.Context, id sallyport.NodeID, tags map[string]string) error {
 	return ns.onNodeTags(ctx, id, func(tx *tx) error {
@@ -313,7 +313,7 @@ func (ns Nodes) Tag(ctx context.Context, id sallyport.NodeID, tags map[string]st
 	})
 }
 
-// UntagNode takes tags off a node. It does not matter if they were not there.
+// Untag takes tags off a node. It does not matter if they were not there.
 func (ns Nodes) Untag(ctx context.Context, id sallyport.NodeID, names []string) error {
 	return ns.onNodeTags(ctx, id, func(tx *tx) error {
 		for _, name := range names {

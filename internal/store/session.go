@@ -19,6 +19,17 @@ import (
 // written it since.
 var ErrOutOfTurn = errors.New("the stored session cannot come to that state")
 
+// ErrFenced is within the error of a method that writes a session which another
+// server has taken up since: see [Sessions.TakeUp].
+var ErrFenced = errors.New("another server has taken the session up")
+
+// What is known of a session's recording.
+const (
+	RecordingOpen     = "open"     // the session is on, and its log is being written
+	RecordingSealed   = "sealed"   // the recording is made
+	RecordingUnsealed = "unsealed" // the session is over, and its log could not be made a recording yet
+)
+
 // A SessionRecord is a session, and what a server that restarts needs to take
 // it up where it was left.
 type SessionRecord struct {
@@ -28,6 +39,7 @@ type SessionRecord struct {
 	Access     Access
 	Resume     json.RawMessage // the broker's own; the store does not look inside
 	Log        Log             // zero until the session is sealed
+	Recording  string          // [RecordingOpen] and so on; empty if it is not known
 }
 
 // Access says who may attach to a session.
@@ -44,8 +56,8 @@ type Log struct {
 	Hash []byte
 }
 
-const sessionColumns = `id, owner, owner_id, root, basis, node, document, reason, started, max_duration, state, ended, cause, exit_status`
-const recordColumns = sessionColumns + `, parameters, token, client, bound, node_token, resume, log_size, log_hash`
+const sessionColumns = `id, owner, owner_id, root, basis, node, document, reason, started, max_duration, state, ended, cause, exit_status, kind, run_as, mfa, epoch`
+const recordColumns = sessionColumns + `, parameters, token, client, bound, node_token, resume, log_size, log_hash, recording`
 
 func scanSession(s scanner) (*sallyport.Session, error) { return scanSessionAnd(s) }
 
@@ -53,8 +65,8 @@ func scanSessionAnd(s scanner, more ...any) (*sallyport.Session, error) {
 	var v sallyport.Session
 	var id, basis, node, state string
 	var started, maxDuration, ended int64
-	var exit sql.NullInt64
-	if err := s.Scan(append([]any{&id, &v.Owner, &v.OwnerID, &v.Root, &basis, &node, &v.Document, &v.Reason, &started, &maxDuration, &state, &ended, &v.Cause, &exit}, more...)...); err != nil {
+	var exit, mfa sql.NullInt64
+	if err := s.Scan(append([]any{&id, &v.Owner, &v.OwnerID, &v.Root, &basis, &node, &v.Document, &v.Reason, &started, &maxDuration, &state, &ended, &v.Cause, &exit, &v.Kind, &v.RunAs, &mfa, &v.Epoch}, more...)...); err != nil {
 		return nil, err
 	}
 	var err error
@@ -69,6 +81,7 @@ func scanSessionAnd(s scanner, more ...any) (*sallyport.Session, error) {
 		return nil, err
 	}
 	v.Basis = strings.Fields(basis)
+	v.MFA = fromMillis(mfa.Int64)
 	v.Started, v.MaxDuration = fromMillis(started), time.Duration(maxDuration)*time.Millisecond
 	if exit.Valid {
 		status := int(exit.Int64)
@@ -81,7 +94,7 @@ func scanRecord(s scanner) (*SessionRecord, error) {
 	var r SessionRecord
 	var parameters, resume string
 	var token, nodeToken []byte
-	session, err := scanSessionAnd(s, &parameters, &token, &r.Access.Client, &r.Access.Bound, &nodeToken, &resume, &r.Log.Size, &r.Log.Hash)
+	session, err := scanSessionAnd(s, &parameters, &token, &r.Access.Client, &r.Access.Bound, &nodeToken, &resume, &r.Log.Size, &r.Log.Hash, &r.Recording)
 	if err != nil {
 		return nil, err
 	}
@@ -118,21 +131,21 @@ func endedMillis(s *sallyport.Session) int64 {
 	return millis(at)
 }
 
-// InsertSession adds a session.
+// Insert adds a session.
 func (ss Sessions) Insert(ctx context.Context, r *SessionRecord) error {
 	err := ss.write(ctx, func(tx *tx) error {
 		_, err := tx.exec(`INSERT INTO sessions (`+recordColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`,
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)`,
 			r.ID.String(), r.Owner, r.OwnerID, r.Root, strings.Join(r.Basis, " "), r.Node.String(), r.Document, clean(r.Reason), millis(r.Started), r.MaxDuration.Milliseconds(),
-			r.State().String(), endedMillis(r.Session), clean(r.Cause), exitStatus(r.Session),
+			r.State().String(), endedMillis(r.Session), clean(r.Cause), exitStatus(r.Session), clean(r.Kind), clean(r.RunAs), millis(r.MFA), r.Epoch,
 			clean(string(r.Parameters)), r.Access.Token[:], clean(r.Access.Client), r.Access.Bound, r.Access.NodeToken[:],
-			string(r.Resume), r.Log.Size, blob(r.Log.Hash))
+			string(r.Resume), r.Log.Size, blob(r.Log.Hash), RecordingOpen)
 		return err
 	})
 	return wrap(err, "insert session %s", r.ID)
 }
 
-// Session returns a session, on or over, or DoesNotExistException.
+// Get returns a session, on or over, or DoesNotExistException.
 func (ss Sessions) Get(ctx context.Context, id sallyport.SessionID) (*SessionRecord, error) {
 	r, err := scanRecord(ss.q().QueryRowContext(ctx, `SELECT `+recordColumns+` FROM sessions WHERE id = $1`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -171,7 +184,7 @@ var before = func() map[sallyport.State][]sallyport.State {
 	return reach
 }()
 
-// UpdateSession writes a session's state, cause, end and exit status, if the
+// Advance writes a session's state, cause, end and exit status, if the
 // session as stored may come to that state, by any number of steps; else the
 // error is [ErrOutOfTurn]. So a session that is over stays so, also if an earlier
 // state is written late.
@@ -179,7 +192,7 @@ func (ss Sessions) Advance(ctx context.Context, s *sallyport.Session) error {
 	return ss.advance(ctx, s, nil)
 }
 
-// SealSession is [Sessions.Advance] for a session's final state, with what is
+// Seal is [Sessions.Advance] for a session's final state, with what is
 // known of its log, as one step.
 func (ss Sessions) Seal(ctx context.Context, s *sallyport.Session, log Log) error {
 	return ss.advance(ctx, s, &log)
@@ -191,9 +204,14 @@ func (ss Sessions) advance(ctx context.Context, s *sallyport.Session, log *Log) 
 		set := "state = " + w.arg(s.State().String()) + ", ended = " + w.arg(endedMillis(s)) +
 			", cause = " + w.arg(clean(s.Cause)) + ", exit_status = " + w.arg(exitStatus(s))
 		if log != nil {
-			set += ", log_size = " + w.arg(log.Size) + ", log_hash = " + w.arg(blob(log.Hash))
+			recording := RecordingSealed
+			if len(log.Hash) == 0 {
+				recording = RecordingUnsealed
+			}
+			set += ", log_size = " + w.arg(log.Size) + ", log_hash = " + w.arg(blob(log.Hash)) + ", recording = " + w.arg(recording)
 		}
 		w.add("id = ?", s.ID.String())
+		w.add("epoch = ?", s.Epoch)
 		var from []string
 		for _, b := range before[s.State()] {
 			from = append(from, b.String())
@@ -204,39 +222,28 @@ func (ss Sessions) advance(ctx context.Context, s *sallyport.Session, log *Log) 
 			return err
 		}
 		var state string
-		err = tx.row(`SELECT state FROM sessions WHERE id = $1`, s.ID.String()).Scan(&state)
+		var epoch int64
+		err = tx.row(`SELECT state, epoch FROM sessions WHERE id = $1`, s.ID.String()).Scan(&state, &epoch)
 		if errors.Is(err, sql.ErrNoRows) {
 			return noSession(s.ID)
 		}
 		if err != nil {
 			return err
 		}
+		if epoch != s.Epoch {
+			return ErrFenced
+		}
 		return fmt.Errorf("from %s to %v: %w", state, s.State(), ErrOutOfTurn)
 	})
 	return wrap(err, "update session %s", s.ID)
 }
 
-// SetSessionLog writes what is known of the log of a session that is over, whose
+// SetLog writes what is known of the log of a session that is over, whose
 // recording was made later.
 func (ss Sessions) SetLog(ctx context.Context, id sallyport.SessionID, log Log) error {
-	return ss.updateSession(ctx, "set log of", id, `UPDATE sessions SET log_size = $2, log_hash = $3 WHERE id = $1 AND ended <> 0`, log.Size, blob(log.Hash))
-}
-
-// SetSessionAccess changes who may attach to a session that is not over.
-func (ss Sessions) SetAccess(ctx context.Context, id sallyport.SessionID, a Access) error {
-	return ss.updateSession(ctx, "set access to", id, `UPDATE sessions SET token = $2, client = $3, bound = $4, node_token = $5 WHERE id = $1 AND ended = 0`,
-		a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
-}
-
-// SetSessionResume replaces what the broker wants to remember of a session
-// that is not over.
-func (ss Sessions) SetResume(ctx context.Context, id sallyport.SessionID, resume json.RawMessage) error {
-	return ss.updateSession(ctx, "save", id, `UPDATE sessions SET resume = $2 WHERE id = $1 AND ended = 0`, string(resume))
-}
-
-func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.SessionID, statement string, args ...any) error {
 	err := ss.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(statement, append([]any{id.String()}, args...)...)
+		n, err := tx.exec(`UPDATE sessions SET log_size = $2, log_hash = $3, recording = $4 WHERE id = $1 AND ended <> 0`,
+			id.String(), log.Size, blob(log.Hash), RecordingSealed)
 		if err != nil || n == 1 {
 			return err
 		}
@@ -246,9 +253,59 @@ func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.
 		if n == 0 {
 			return noSession(id)
 		}
+		return fmt.Errorf("it is not over: %w", ErrOutOfTurn)
+	})
+	return wrap(err, "set log of session %s", id)
+}
+
+// SetAccess changes who may attach to a session that is not over. The caller has
+// the session under an epoch.
+func (ss Sessions) SetAccess(ctx context.Context, id sallyport.SessionID, epoch int64, a Access) error {
+	return ss.updateSession(ctx, "set access to", id, epoch, `UPDATE sessions SET token = $3, client = $4, bound = $5, node_token = $6 WHERE id = $1 AND epoch = $2 AND ended = 0`,
+		a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
+}
+
+// SetResume replaces what the broker wants to remember of a session that is not
+// over. The caller has the session under an epoch.
+func (ss Sessions) SetResume(ctx context.Context, id sallyport.SessionID, epoch int64, resume json.RawMessage) error {
+	return ss.updateSession(ctx, "save", id, epoch, `UPDATE sessions SET resume = $3 WHERE id = $1 AND epoch = $2 AND ended = 0`, string(resume))
+}
+
+// updateSession runs a statement that changes one session, whose $1 is the ID and
+// whose $2 the epoch.
+func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.SessionID, epoch int64, statement string, args ...any) error {
+	err := ss.write(ctx, func(tx *tx) error {
+		n, err := tx.exec(statement, append([]any{id.String(), epoch}, args...)...)
+		if err != nil || n == 1 {
+			return err
+		}
+		var now int64
+		err = tx.row(`SELECT epoch FROM sessions WHERE id = $1`, id.String()).Scan(&now)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return noSession(id)
+		case err != nil:
+			return err
+		case now != epoch:
+			return ErrFenced
+		}
 		return fmt.Errorf("it is over: %w", ErrOutOfTurn)
 	})
 	return wrap(err, verb+" session %s", id)
+}
+
+// TakeUp is Unfinished for a server that starts: each of the sessions is its own
+// from then on, under an epoch that no other server had. What an earlier server
+// still writes of them is refused with [ErrFenced].
+func (ss Sessions) TakeUp(ctx context.Context) (list []*SessionRecord, err error) {
+	err = ss.write(ctx, func(tx *tx) (err error) {
+		if _, err := tx.exec(`UPDATE sessions SET epoch = epoch + 1 WHERE ended = 0`); err != nil {
+			return err
+		}
+		list, err = Sessions{scope{ss.db, tx}}.Unfinished(tx.ctx)
+		return err
+	})
+	return list, wrap(err, "take up sessions")
 }
 
 // Unfinished returns every session that is not over, oldest first: what a
@@ -402,7 +459,7 @@ func (ss Sessions) listSessions(ctx context.Context, list string, page Page, que
 // to write wait no longer than that.
 const forgetTogether = 500
 
-// ForgetHistory deletes sessions that ended before then, and returns how many.
+// Forget deletes sessions that ended before then, and returns how many.
 // If it fails part of the way, what it deleted stays deleted.
 func (ss Sessions) Forget(ctx context.Context, then time.Time) (forgotten int64, err error) {
 	for _, state := range []sallyport.State{sallyport.Terminated, sallyport.Failed} {

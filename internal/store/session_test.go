@@ -36,11 +36,13 @@ func TestSessionIsKeptWhole(t *testing.T) {
 		ctx := t.Context()
 		s := testSession(5, "ann", sallyport.NewNodeID())
 		s.Reason, s.MaxDuration = "routine \x00 \xff work ✓", 90*time.Minute
+		s.Kind, s.RunAs, s.MFA = "Standard_Stream", "deploy", at(3)
 		r := &SessionRecord{
 			Session:    s,
 			Parameters: json.RawMessage(`{"portNumber":["80"]}`),
 			Access:     Access{Token: sallyport.GenerateSecret().Hash(), Client: "c-1", Bound: true, NodeToken: sallyport.GenerateSecret().Hash()},
 			Resume:     json.RawMessage(`{"acked":7}`),
+			Recording:  RecordingOpen,
 		}
 		must(t, db.Sessions().Insert(ctx, r))
 		s.Reason = "routine \ufffd \ufffd work ✓" // what no database takes is replaced
@@ -56,9 +58,9 @@ func TestSessionIsKeptWhole(t *testing.T) {
 		check()
 
 		r.Access = Access{Token: sallyport.GenerateSecret().Hash()}
-		must(t, db.Sessions().SetAccess(ctx, s.ID, r.Access))
+		must(t, db.Sessions().SetAccess(ctx, s.ID, s.Epoch, r.Access))
 		r.Resume = nil
-		must(t, db.Sessions().SetResume(ctx, s.ID, nil))
+		must(t, db.Sessions().SetResume(ctx, s.ID, s.Epoch, nil))
 		must(t, s.Advance(sallyport.Connected, at(6)))
 		must(t, db.Sessions().Advance(ctx, s))
 		check()
@@ -71,7 +73,7 @@ func TestSessionIsKeptWhole(t *testing.T) {
 		status := 130
 		must(t, s.Advance(sallyport.Terminated, at(8)))
 		s.ExitStatus = &status
-		r.Log = Log{Size: 1 << 40, Hash: []byte{1, 2, 3}}
+		r.Log, r.Recording = Log{Size: 1 << 40, Hash: []byte{1, 2, 3}}, RecordingSealed
 		must(t, db.Sessions().Seal(ctx, s, r.Log))
 		check()
 	})
@@ -84,8 +86,8 @@ func TestSessionNotThere(t *testing.T) {
 		_, err := db.Sessions().Get(ctx, s.ID)
 		wantCode(t, err, sallyport.DoesNotExistException, s.ID.String())
 		wantCode(t, db.Sessions().Advance(ctx, s), sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.Sessions().SetAccess(ctx, s.ID, Access{}), sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.Sessions().SetResume(ctx, s.ID, nil), sallyport.DoesNotExistException, s.ID.String())
+		wantCode(t, db.Sessions().SetAccess(ctx, s.ID, s.Epoch, Access{}), sallyport.DoesNotExistException, s.ID.String())
+		wantCode(t, db.Sessions().SetResume(ctx, s.ID, s.Epoch, nil), sallyport.DoesNotExistException, s.ID.String())
 	})
 }
 
@@ -141,8 +143,8 @@ func TestNoEndAttachesToASessionThatIsOver(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
 		s := inState(t, *testSession(0, "ann", sallyport.NewNodeID()), sallyport.Terminated)
 		must(t, db.Sessions().Insert(t.Context(), &SessionRecord{Session: s}))
-		if err := db.Sessions().SetAccess(t.Context(), s.ID, Access{Client: "late"}); !errors.Is(err, ErrOutOfTurn) {
-			t.Errorf("SetSessionAccess = %v, want ErrOutOfTurn", err)
+		if err := db.Sessions().SetAccess(t.Context(), s.ID, s.Epoch, Access{Client: "late"}); !errors.Is(err, ErrOutOfTurn) {
+			t.Errorf("SetAccess = %v, want ErrOutOfTurn", err)
 		}
 	})
 }
@@ -155,7 +157,7 @@ func TestUnfinishedSessionsAreFoundAgain(t *testing.T) {
 		var want []*SessionRecord
 		for state := sallyport.Connecting; state <= sallyport.Failed; state++ {
 			s := inState(t, *testSession(int(state), "ann", sallyport.NewNodeID()), state)
-			r := &SessionRecord{Session: s, Access: Access{Token: sallyport.GenerateSecret().Hash()}, Resume: json.RawMessage(`{}`)}
+			r := &SessionRecord{Session: s, Access: Access{Token: sallyport.GenerateSecret().Hash()}, Resume: json.RawMessage(`{}`), Recording: RecordingOpen}
 			must(t, db.Sessions().Insert(ctx, r))
 			if !state.Final() {
 				want = append(want, r)
@@ -305,8 +307,8 @@ func makeHistory(t testing.TB, db *DB, n, owners, nodes int) {
 			SELECT 'ann-' || `+hex+`, 'arn:aws:iam::123456789012:user/u' || CAST(i % `+strconv.Itoa(owners)+` AS TEXT), 'AIDA', 'AIDA', 'AKIA AIDA',
 				'mi-' || `+strings.ReplaceAll(hex, "(i)", "(i % "+strconv.Itoa(nodes)+")")+`,
 				'SSM-SessionManagerRunShell', 'a reason of some length, as people give', CAST($2 AS BIGINT) + CAST(i AS BIGINT) * 1000, 0,
-				CASE WHEN i % 10 = 7 THEN 'Failed' ELSE 'Terminated' END, CAST($2 AS BIGINT) + CAST(i AS BIGINT) * 1000 + 500, '', NULL,
-				'', $3, '', FALSE, $3, '', 0, $3 FROM seq`, n-1, millis(at(0)), []byte{})
+				CASE WHEN i % 10 = 7 THEN 'Failed' ELSE 'Terminated' END, CAST($2 AS BIGINT) + CAST(i AS BIGINT) * 1000 + 500, '', NULL, 'Standard_Stream', '', 0, 1,
+				'', $3, '', FALSE, $3, '', 0, $3, 'sealed' FROM seq`, n-1, millis(at(0)), []byte{})
 		return err
 	}))
 	if db.Engine() == "PostgreSQL" { // which does so by itself; SQLite never does
@@ -460,9 +462,52 @@ func TestCallerWhoHasGone(t *testing.T) {
 		cancel(gone)
 		s := testSession(0, "ann", sallyport.NewNodeID())
 		if err := db.Sessions().Insert(ctx, &SessionRecord{Session: s}); !errors.Is(err, gone) {
-			t.Errorf("InsertSession = %v, want the cause of its context", err)
+			t.Errorf("Insert = %v, want the cause of its context", err)
 		}
 		_, err := db.Sessions().Get(t.Context(), s.ID)
 		wantCode(t, err, sallyport.DoesNotExistException, "no session")
+	})
+}
+
+// A server that takes the unfinished sessions up has them alone: what one that had
+// them before still writes is refused, and changes nothing.
+func TestTakenUpSessionsAreFenced(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		old, over := testSession(0, "ann", sallyport.NewNodeID()), testSession(1, "ann", sallyport.NewNodeID())
+		must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: old}))
+		must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: over}))
+		must(t, over.Advance(sallyport.Failed, at(2)))
+		must(t, db.Sessions().Seal(ctx, over, Log{}))
+		if r, err := db.Sessions().Get(ctx, over.ID); err != nil || r.Recording != RecordingUnsealed {
+			t.Errorf("a session without a hash: %+v, %v", r, err)
+		}
+
+		taken, err := db.Sessions().TakeUp(ctx)
+		must(t, err)
+		if len(taken) != 1 || taken[0].ID != old.ID || taken[0].Epoch != old.Epoch+1 {
+			t.Fatalf("taken up: %+v", taken)
+		}
+		must(t, old.Advance(sallyport.Connected, at(3)))
+		for name, err := range map[string]error{
+			"Advance":   db.Sessions().Advance(ctx, old),
+			"Seal":      db.Sessions().Seal(ctx, old, Log{}),
+			"SetAccess": db.Sessions().SetAccess(ctx, old.ID, old.Epoch, Access{Client: "old"}),
+			"SetResume": db.Sessions().SetResume(ctx, old.ID, old.Epoch, json.RawMessage(`"old"`)),
+		} {
+			if !errors.Is(err, ErrFenced) {
+				t.Errorf("%s of the earlier server: %v", name, err)
+			}
+		}
+		r, err := db.Sessions().Get(ctx, old.ID)
+		if err != nil || r.State() != sallyport.Connecting || r.Access.Client != "" || r.Resume != nil {
+			t.Errorf("the earlier server's writes were kept: %+v, %v", r, err)
+		}
+		now := taken[0].Session
+		must(t, now.Advance(sallyport.Connected, at(4)))
+		must(t, db.Sessions().Advance(ctx, now))
+		if r, err := db.Sessions().Get(ctx, over.ID); err != nil || r.Epoch != 1 {
+			t.Errorf("a session that was over: %+v, %v", r, err)
+		}
 	})
 }

@@ -360,6 +360,10 @@ func TestRunAs(t *testing.T) {
 		if task := <-told; task.RunAsUser != "ann_unix" || !task.DocumentContent.Inputs.RunAsEnabled {
 			t.Errorf("ann's: %+v", task)
 		}
+		on, err := s.Store.Sessions().Unfinished(ctx)
+		if err != nil || len(on) != 1 || on[0].RunAs != "ann_unix" || on[0].Kind != "Standard_Stream" {
+			t.Errorf("stored: %+v, %v", on, err)
+		}
 		wantCode(t, start(s.SSM(bob)), "ValidationException", "neither by the tag SSMSessionRunAs nor by the preference")
 		wantCode(t, start(s.SSM(eve)), "ValidationException", "no user's name")
 
