@@ -59,7 +59,7 @@ func randomBytes(n int) []byte {
 // A Node is a machine that registered, and what we last heard from it.
 type Node struct {
 	ID         NodeID
-	Name       string // from its activation's DefaultInstanceName, or given since
+	Name       string // its activation's DefaultInstanceName, with a number if the activation is for several
 	Activation string // the ActivationId it registered with
 	Role       string // the IAM role its credentials are for, to show: path without its leading slash, and name
 	RoleID     string // which role that is; empty if it was gone when IDs were first kept

@@ -80,7 +80,7 @@ activation code, which is good for as many machines, and as long, as you say.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&role, "role", "service-role/"+server.NodeRole, "the IAM `role` the machines act in")
-	f.StringVar(&name, "name", "", "what to call them")
+	f.StringVar(&name, "name", "", "what to call the machine; where more than one may register, with -1, -2 … behind it")
 	f.Int32Var(&limit, "limit", 1, "how many machines may register")
 	f.DurationVar(&expires, "expires", 24*time.Hour, "for how long; at most 720h")
 	return cmd

@@ -204,7 +204,8 @@ func TestConnect(t *testing.T) {
 		{"by name", []string{"web"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000001", nil, ""},
 		{"by the computer's name", []string{"WEB1.example.com"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000001", nil, ""},
 		{"by the computer's short name", []string{"web1"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000001", nil, ""},
-		{"by a name of which one is online", []string{"old"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000005", nil, ""},
+		{"by a name of which one is online", []string{"old"}, wire.ChannelClosed{}, "", Exit(255), "  mi-00000000000000005  old  b  Online          -"},
+		{"by a name that was given, before a computer's", []string{"db1"}, wire.ChannelClosed{ExitStatus: new(int)}, "mi-00000000000000006", nil, ""},
 		{"by a name nobody has", []string{"nobody"}, wire.ChannelClosed{}, "", Exit(255), `sallyport: no node is called "nobody"; sallyport nodes lists them`},
 		{"by a name that several have", []string{"db"}, wire.ChannelClosed{}, "", Exit(255), "  mi-00000000000000003  db  db2  Online  -"},
 	}

@@ -217,9 +217,10 @@ func conclude(c *cobra.Command, id string, end client.Ending) error {
 	return nil
 }
 
-// findNode returns the ID of the node that a person means by name: an ID, the
-// name it was registered with, or its computer's name, whole or up to the first
-// dot, in either case of letters.
+// findNode returns the ID of the node that a person means by name: an ID, the name
+// that the node was registered with, or its computer's name, whole or up to the
+// first dot, in either case of letters. The name it was registered with goes before
+// a computer's, which the computer says of itself.
 func findNode(ctx context.Context, cl *client.Client, name string) (string, error) {
 	if id, err := sallyport.ParseNodeID(name); err == nil {
 		return id.String(), nil
@@ -235,10 +236,12 @@ func findNode(ctx context.Context, cl *client.Client, name string) (string, erro
 	found := named(nodes, name)
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("no node is called %q; sallyport nodes lists them", name)
+		return "", &noNodeError{name}
 	case 1:
 		return found[0].InstanceID, nil
 	}
+	// Not even one that alone is online is meant: it may be the wrong machine, and
+	// the person would not hear of it.
 	var list strings.Builder
 	fmt.Fprintf(&list, "%d nodes are called %q; name one by its id:\n", len(found), name)
 	t := tabwriter.NewWriter(&list, 0, 8, 2, ' ', 0)
@@ -249,31 +252,34 @@ func findNode(ctx context.Context, cl *client.Client, name string) (string, erro
 	return "", errors.New(strings.TrimSuffix(list.String(), "\n"))
 }
 
-// named returns the nodes called name: by their whole names, if any are, before
-// those whose computer's name only begins with it. Of several, one that alone is
-// online is meant: machines that were replaced leave their names behind.
+// A noNodeError is that no node is called name.
+type noNodeError struct{ name string }
+
+func (e *noNodeError) Error() string {
+	return fmt.Sprintf("no node is called %q; sallyport nodes lists them", e.name)
+}
+
+// named returns the nodes called name: by the names they were registered with, if
+// any are, before those whose computer is called so, and those before the ones
+// whose computer's name only begins with it.
 func named(nodes []client.Node, name string) []client.Node {
-	var whole, short []client.Node
+	var given, whole, short []client.Node
 	for _, n := range nodes {
 		host, _, _ := strings.Cut(n.ComputerName, ".")
 		switch {
-		case strings.EqualFold(n.Name, name), strings.EqualFold(n.ComputerName, name):
+		case strings.EqualFold(n.Name, name):
+			given = append(given, n)
+		case strings.EqualFold(n.ComputerName, name):
 			whole = append(whole, n)
 		case strings.EqualFold(host, name):
 			short = append(short, n)
 		}
 	}
-	if len(whole) == 0 {
-		whole = short
+	switch {
+	case len(given) > 0:
+		return given
+	case len(whole) > 0:
+		return whole
 	}
-	var online []client.Node
-	for _, n := range whole {
-		if n.PingStatus == "Online" {
-			online = append(online, n)
-		}
-	}
-	if len(online) == 1 {
-		return online
-	}
-	return whole
+	return short
 }

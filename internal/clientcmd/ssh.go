@@ -2,9 +2,13 @@ package clientcmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
 )
 
@@ -50,6 +55,11 @@ node's own sshd to say; who may come as far, for policy.`,
 			return lost(c, err)
 		}
 		node, err := findNode(c.Context(), cl, args[0])
+		if name, ok := strings.CutSuffix(strings.ToLower(args[0]), sshSuffix); ok {
+			if _, none := errors.AsType[*noNodeError](err); none {
+				node, err = findNode(c.Context(), cl, name)
+			}
+		}
 		if err != nil {
 			return lost(c, err)
 		}
@@ -78,15 +88,28 @@ node's own sshd to say; who may come as far, for policy.`,
 	return c
 }
 
+// sshSuffix is what a host's name may end in for ssh, to say that it is a node's.
+const sshSuffix = ".sallyport"
+
 func sshConfigCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ssh-config",
-		Short: "Print what has ssh reach nodes by their ID",
-		Long: `Print what has ssh, scp, sftp and rsync reach nodes by their ID. Keep it in a
-file of its own, and include that at the top of ~/.ssh/config:
+		Short: "Print what has ssh reach nodes by their name",
+		Long: `Print what has ssh, scp, sftp and rsync reach nodes. Keep it in a file of its own,
+and include that at the top of ~/.ssh/config:
 
 	sallyport ssh-config > ~/.ssh/sallyport.conf
 	Include sallyport.conf
+
+Then these reach a node:
+
+	ssh user@mi-0123456789abcdef0    by its ID
+	ssh user@web-1.sallyport         by any of its names, as connect takes them
+	ssh user@web-1                   by the name it was registered with
+
+The last are listed, as the nodes are now: print it again when there are others.
+Names that two nodes have are left out, and so are computers' own names, since a
+computer could call itself like any host of yours.
 
 The flags given here are kept in it. Keys are not: those are found where AWS's
 tools find them, when ssh is run.`,
@@ -105,11 +128,41 @@ tools find them, when ssh is run.`,
 				line = append(line, "--"+f.Name, f.Value.String())
 			}
 		})
-		_, err = fmt.Fprintf(c.OutOrStdout(), "# Nodes of Sallyport, by ID.\nHost mi-* i-*\n\tProxyCommand %s %%h %%p\n", proxyCommand(line, runtime.GOOS))
+		var nodes []client.Node
+		cl, err := load(c.Context(), settings)
+		if err == nil {
+			nodes, err = cl.Nodes(c.Context())
+		}
+		if err != nil {
+			note(c.ErrOrStderr(), "nodes are not listed by name, only by ID and by name%s: %s", sshSuffix, client.Explain(err))
+		}
+		var b strings.Builder
+		fmt.Fprintf(&b, "# Nodes of Sallyport, by ID, by name%s, and by name.\nHost mi-* i-* *%[1]s\n\tProxyCommand %s %%h %%p\n", sshSuffix, proxyCommand(line, runtime.GOOS))
+		for _, n := range sshHosts(nodes) {
+			fmt.Fprintf(&b, "Host %s\n\tHostKeyAlias %s\n\tProxyCommand %s %[2]s %%p\n", n.Name, n.InstanceID, proxyCommand(line, runtime.GOOS))
+		}
+		_, err = io.WriteString(c.OutOrStdout(), b.String())
 		return err
 	}
 	return c
 }
+
+// sshHosts returns the nodes whose names can stand for them in ssh's configuration:
+// hosts' names, without dots, each that of one node.
+func sshHosts(nodes []client.Node) (hosts []client.Node) {
+	for _, n := range nodes {
+		if id, err := sallyport.ParseNodeID(n.InstanceID); err != nil || id.String() != n.InstanceID {
+			continue
+		}
+		if sshName.MatchString(n.Name) && len(named(nodes, n.Name)) == 1 {
+			hosts = append(hosts, n)
+		}
+	}
+	slices.SortFunc(hosts, func(a, b client.Node) int { return strings.Compare(a.Name, b.Name) })
+	return hosts
+}
+
+var sshName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 // proxyCommand writes a command as ssh_config(5) has it: ssh replaces what
 // follows a percent sign, and a shell reads the rest, or on Windows the system.

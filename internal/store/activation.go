@@ -107,7 +107,9 @@ func (as Activations) Delete(ctx context.Context, id string) error {
 
 // Register makes a machine a node by an activation: it checks the code, the
 // date and the count, counts one more, and adds the node with the
-// activation's name, role and tags, all as one step. Of n the caller sets ID,
+// activation's name, role and tags, all as one step. The nodes of an activation
+// that is for several have numbers after the name, so that no two are
+// called the same. Of n the caller sets ID,
 // PublicKey and Fingerprint, and may set Agent.
 //
 // A machine that registers again becomes another node, unless it does so with the
@@ -141,6 +143,13 @@ func (ns Nodes) Register(ctx context.Context, activation string, code sallyport.
 			return sallyport.Errorf(sallyport.InvalidActivation, "Activation %s has been used for the %d registrations it allows. Create another.", a.ID, a.Limit)
 		}
 		n.Activation, n.Name, n.Role, n.RoleID, n.Tags = a.ID, a.Name, a.Role, a.RoleID, a.Tags
+		if a.Limit > 1 && a.Name != "" {
+			var number int
+			if err := tx.row(`SELECT registrations FROM activations WHERE id = $1`, a.ID).Scan(&number); err != nil {
+				return err
+			}
+			n.Name += "-" + strconv.Itoa(number)
+		}
 		return insertNode(tx, &n)
 	})
 	if err != nil {

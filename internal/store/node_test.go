@@ -91,7 +91,7 @@ func TestRegister(t *testing.T) {
 			Expires: at(100), Tags: map[string]string{"env": "lab"}}
 		must(t, db.Activations().Create(ctx, a))
 
-		want := &sallyport.Node{ID: sallyport.NewNodeID(), Name: "bench", Activation: a.ID, Role: "node", RoleID: "AROA1", Registered: at(5), Tags: a.Tags,
+		want := &sallyport.Node{ID: sallyport.NewNodeID(), Name: "bench-1", Activation: a.ID, Role: "node", RoleID: "AROA1", Registered: at(5), Tags: a.Tags,
 			PublicKey: []byte{1, 2}, Fingerprint: "fp", Agent: sallyport.Agent{Name: "amazon-ssm-agent", Version: "3.3.1.0", PlatformType: "Linux"}}
 		got, err := db.Nodes().Register(ctx, a.ID, code, sallyport.Node{ID: want.ID, PublicKey: want.PublicKey, Fingerprint: "fp", Agent: want.Agent, Online: true}, at(5).Add(time.Microsecond))
 		must(t, err)

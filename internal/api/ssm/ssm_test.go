@@ -365,7 +365,7 @@ func TestActivations(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := s.Store.Nodes().Get(ctx, id)
-		if err != nil || got.Name != "rack 7" || got.Tags["env"] != "dev" || got.Role != *role {
+		if err != nil || got.Name != "rack 7-1" || got.Tags["env"] != "dev" || got.Role != *role {
 			t.Errorf("node %+v, %v", got, err)
 		}
 		if _, err := n.TryRegister(*a.ActivationId, strings.Repeat("x", 43)); sallyport.CodeOf(err) != sallyport.InvalidActivation {
@@ -375,8 +375,12 @@ func TestActivations(t *testing.T) {
 			t.Errorf("the same machine again: %v, %v, want %v", again, err, id)
 		}
 		n.Fingerprint = "another machine"
-		if other, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); err != nil || other == id {
+		other, err := n.TryRegister(*a.ActivationId, *a.ActivationCode)
+		if err != nil || other == id {
 			t.Errorf("another machine: %v, %v", other, err)
+		}
+		if got, err := s.Store.Nodes().Get(ctx, other); err != nil || got.Name != "rack 7-2" {
+			t.Errorf("another machine: %+v, %v", got, err)
 		}
 		n.Fingerprint = "one machine more"
 		if _, err := n.TryRegister(*a.ActivationId, *a.ActivationCode); sallyport.CodeOf(err) != sallyport.InvalidActivation || !strings.Contains(err.Error(), "2 registrations") {
