@@ -150,6 +150,7 @@ func (ns Nodes) Register(ctx context.Context, activation string, code sallyport.
 			}
 			n.Name += "-" + strconv.Itoa(number)
 		}
+		tx.leaves(Event{At: at, Kind: NodeEvent, Name: "Registered", Subject: n.ID.String(), Details: details("name", n.Name, "activation", n.Activation, "role", n.Role)})
 		return insertNode(tx, &n)
 	})
 	if err != nil {

@@ -23,11 +23,12 @@ import (
 //
 // What has to follow a commit is done before transact returns: this process's
 // caches learn that a revision has moved on, and OnGone is told which identities
-// are not in force any more.
+// are not in force any more. What has to go with it is written last: the events.
 func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	call, called := take(ctx)
 	var after *run             // the last time that do came to its end
 	var moved [revisions]int64 // by any of the times
 	whole := func(t *tx) error {
@@ -35,6 +36,12 @@ func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
 		t = &tx{t.sql, t.ctx, &run{}}
 		defer t.run.over.Store(true)
 		if err := do(t); err != nil {
+			return err
+		}
+		if call != nil {
+			t.leaves(*call)
+		}
+		if err := t.writeEvents(); err != nil {
 			return err
 		}
 		if t.run.broken != nil {
@@ -53,6 +60,9 @@ func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
 		err = alone(ctx, db.write, whole)
 	}
 	err = translate(err)
+	if call != nil {
+		called(err == nil)
+	}
 	// Also after an error: a commit may fail after the fact.
 	for part, number := range moved {
 		if number != 0 {

@@ -168,6 +168,7 @@ func (ks Keys) DeleteDue(ctx context.Context, now time.Time) (gone []string, err
 			if _, err = tx.exec(`DELETE FROM kms_aliases WHERE key_id = $1`, id); err == nil {
 				_, err = tx.exec(`DELETE FROM kms_keys WHERE id = $1`, id)
 			}
+			tx.leaves(Event{At: now, Kind: ServerEvent, Name: "KeyDeleted", Subject: id})
 		}
 		return err
 	})

@@ -289,6 +289,7 @@ func (ns Nodes) SetName(ctx context.Context, id sallyport.NodeID, name string) e
 func (ns Nodes) Deregister(ctx context.Context, id sallyport.NodeID) error {
 	err := ns.change(ctx, iamRevision, func(tx *tx) error {
 		tx.goes(id.String())
+		tx.leaves(Event{Kind: NodeEvent, Name: "Deregistered", Subject: id.String()})
 		return tx.updateNode(id, `DELETE FROM nodes WHERE id = $1`) // its tags go with it
 	})
 	return wrap(err, "deregister node %s", id)
@@ -353,7 +354,10 @@ func (ns Nodes) onNodeTags(ctx context.Context, id sallyport.NodeID, do func(*tx
 // MarkAllOffline is for a server that starts: no node's channel can be open yet.
 func (ns Nodes) MarkAllOffline(ctx context.Context) error {
 	err := ns.write(ctx, func(tx *tx) error {
-		_, err := tx.exec(`UPDATE nodes SET online = FALSE WHERE online = TRUE`)
+		n, err := tx.exec(`UPDATE nodes SET online = FALSE WHERE online = TRUE`)
+		if n > 0 {
+			tx.leaves(Event{Kind: NodeEvent, Name: "AllOffline", Subject: "*", Details: details("nodes", strconv.FormatInt(n, 10))})
+		}
 		return err
 	})
 	return wrap(err, "mark nodes offline")

@@ -147,6 +147,7 @@ func (db *DB) Run(ctx context.Context, every time.Duration, failed func(error)) 
 
 // Flush writes what is pending now. What it cannot write it keeps.
 func (db *DB) Flush(ctx context.Context) error {
+	ctx = withoutCall(ctx)
 	p := &db.pending
 	select { // one at a time, or an older note could be written over a newer
 	case p.flushing <- struct{}{}:
@@ -199,13 +200,29 @@ func writeNodes(tx *tx, ids []sallyport.NodeID, notes map[sallyport.NodeID]nodeN
 			}
 		}
 		if n.online != nil {
-			if _, err := tx.exec(`UPDATE nodes SET online = $2 WHERE id = $1 AND online <> $2`, id.String(), *n.online); err != nil {
+			changed, err := tx.exec(`UPDATE nodes SET online = $2 WHERE id = $1 AND online <> $2`, id.String(), *n.online)
+			if err != nil {
 				return err
+			}
+			if changed > 0 {
+				name := "Offline"
+				if *n.online {
+					name = "Online"
+				}
+				tx.leaves(Event{At: n.ping, Kind: NodeEvent, Name: name, Subject: id.String()})
 			}
 		}
 		if !n.trouble.At.IsZero() {
-			if _, err := tx.exec(`UPDATE nodes SET trouble_at = $2, trouble = $3 WHERE id = $1 AND trouble_at <= $2`, id.String(), millis(n.trouble.At), n.trouble.Reason); err != nil {
+			at, reason := millis(n.trouble.At), n.trouble.Reason
+			changed, err := tx.exec(`UPDATE nodes SET trouble_at = $2, trouble = $3 WHERE id = $1 AND trouble_at <= $2 AND trouble <> $3`, id.String(), at, reason)
+			if err == nil && changed == 0 {
+				_, err = tx.exec(`UPDATE nodes SET trouble_at = $2 WHERE id = $1 AND trouble_at <= $2 AND trouble = $3`, id.String(), at, reason)
+			}
+			if err != nil {
 				return err
+			}
+			if changed > 0 {
+				tx.leaves(Event{At: n.trouble.At, Kind: NodeEvent, Name: "Trouble", Subject: id.String(), Details: details("reason", reason)})
 			}
 		}
 	}

@@ -140,9 +140,23 @@ func (ss Sessions) Insert(ctx context.Context, r *SessionRecord) error {
 			r.State().String(), endedMillis(r.Session), clean(r.Cause), exitStatus(r.Session), clean(r.Kind), clean(r.RunAs), millis(r.MFA), r.Epoch,
 			clean(string(r.Parameters)), r.Access.Token[:], clean(r.Access.Client), r.Access.Bound, r.Access.NodeToken[:],
 			string(r.Resume), r.Log.Size, blob(r.Log.Hash), RecordingOpen)
+		tx.leaves(stateEvent(r.Session, r.Started))
 		return err
 	})
 	return wrap(err, "insert session %s", r.ID)
+}
+
+// stateEvent is the event of a session that has come to a state, at a time; zero is
+// now.
+func stateEvent(s *sallyport.Session, at time.Time) Event {
+	e := Event{At: at, Kind: SessionEvent, Name: s.State().String(), Subject: s.ID.String()}
+	if s.State() == sallyport.Connecting {
+		e.Actor, e.ActorID = s.Owner, s.Root
+		e.Details = details("node", s.Node.String(), "document", s.Document, "kind", s.Kind, "runAs", s.RunAs, "reason", s.Reason)
+	} else {
+		e.Details = details("node", s.Node.String(), "cause", s.Cause)
+	}
+	return e
 }
 
 // Get returns a session, on or over, or DoesNotExistException.
@@ -217,7 +231,18 @@ func (ss Sessions) advance(ctx context.Context, s *sallyport.Session, log *Log) 
 			from = append(from, b.String())
 		}
 		w.in("state", from)
-		n, err := tx.exec(`UPDATE sessions SET `+set+` WHERE `+w.String(), w.args...)
+		update := `UPDATE sessions SET ` + set + ` WHERE ` + w.String()
+		same := w.args
+		other := w.arg(s.State().String())
+		n, err := tx.exec(update+` AND state <> `+other, w.args...)
+		if err == nil && n == 1 {
+			at, _ := s.Ended()
+			tx.leaves(stateEvent(s, at))
+			return nil
+		}
+		if err == nil { // it is in that state already, or may not come to it
+			n, err = tx.exec(update, same...)
+		}
 		if err != nil || n == 1 {
 			return err
 		}

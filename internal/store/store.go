@@ -9,7 +9,7 @@
 //	db.Update(ctx, func(tx *Tx) error   or a part of one
 //	      │  tx.IAM().User(ctx, name)
 //	      │
-//	   views: IAM Nodes Activations Sessions Documents Keys Meta
+//	   views: IAM Nodes Activations Sessions Documents Keys Events Meta
 //	      │
 //	     *DB    group commit, coalesced pings
 //	   ┌──┴───────────┐
@@ -29,8 +29,8 @@
 //     Update is that caller's alone, also where several are committed together.
 //   - With a full disk methods that write return [ErrFull], nothing that was
 //     there is harmed, and all is well again when there is room.
-//   - Time is what the caller says it is, to the millisecond; nothing here
-//     reads a clock.
+//   - Time is what the caller says it is, to the millisecond. A clock is read for
+//     events alone, where the caller has not said when they were.
 //
 // It does not check what the edge must check (names, limits of length, whether
 // a policy parses), nor who may do what. Text that strangers chose freely is

@@ -139,8 +139,9 @@ type run struct {
 
 // effects is what has to be done with or after the commit.
 type effects struct {
-	moved [revisions]int64 // the revisions that were moved on, and to what; 0 is not
-	gone  []string         // IDs for OnGone
+	moved  [revisions]int64 // the revisions that were moved on, and to what; 0 is not
+	gone   []string         // IDs for OnGone
+	events []Event          // to be written with the commit
 }
 
 // errOver is the error of a transaction that is used after its function returned.
