@@ -70,7 +70,7 @@ the state directory, for the user who runs the server alone.`,
 	f.BoolVar(&c.NewestAgentWins, "newest-agent-wins", false, "when two agents use one node's identity, keep the one that came last, not the first")
 	f.BoolVar(&c.RequireSigned, "require-signed", false, "refuse clients too old to sign their sockets")
 	f.StringSliceVar(&c.KeyStores, "key-store", nil, "an outside KMS that keys may be in, as vault=vault:https://vault.example:8200/transit or aws=aws:eu-central-1")
-	f.DurationVar(&c.KeepHistory, "keep-history", 0, "forget ended sessions after that long (default never)")
+	f.DurationVar(&c.KeepHistory, "keep-history", 0, "forget ended sessions, and events, after that long (default never)")
 	f.BoolVar(&verbose, "verbose", false, "log more")
 	f.BoolVar(&asJSON, "log-json", false, "log as JSON")
 	return cmd

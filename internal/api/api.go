@@ -181,6 +181,11 @@ func (s *Server) answer(ctx context.Context, c *Call) (out []byte, err error) {
 	if err := s.authenticate(c, op.Admits); err != nil {
 		return nil, err
 	}
+	if c.Who != nil && c.Who.Node.IsZero() { // what a node calls is a heartbeat; its changes of state are events of their own
+		ctx, _ = store.WithCall(ctx, store.Event{
+			At: c.At, Kind: store.CallEvent, Name: c.Action(), Actor: c.Who.ARN, ActorID: c.Who.Root, Request: c.ID, Source: Remote(c.Request),
+		})
+	}
 	return op.run(ctx, c)
 }
 

@@ -83,6 +83,9 @@ func OnNothing[In any](context.Context, *Call, *In) ([]Question, error) { return
 // AccessDeniedException that names the action and the resource; and the
 // statement, for a caller who may see policies.
 func (c *Call) Allow(ctx context.Context, q Question) error {
+	if len(q.Resources) > 0 { // the log may say what a refusal must not
+		store.CallOn(ctx, q.Resources[0])
+	}
 	return c.Server.allow(ctx, c.Who, c.Request, q)
 }
 

@@ -442,6 +442,9 @@ func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *reco
 	then := time.Now().Add(-keep)
 	n, err := db.Sessions().Forget(ctx, then)
 	if err == nil {
+		_, err = db.Events().Forget(ctx, then)
+	}
+	if err == nil {
 		err = shelf.Expire(then)
 	}
 	if err != nil && ctx.Err() == nil {
