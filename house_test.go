@@ -56,6 +56,7 @@ var mayImport = map[string]string{
 	// The control plane.
 	"internal/document":         "strictjson wire",
 	"internal/store":            "statedir keyring panics",
+	"internal/worker":          "panics store",
 	"internal/record":           "wire asciicast",
 	"internal/broker":           "panics store record keyring route wire",
 	"internal/gateway":          "broker panics route socket store strictjson wire",
@@ -68,7 +69,7 @@ var mayImport = map[string]string{
 	"internal/api/kms":          "api keyring policy store",
 	"internal/api/sallyportapi": "api record store",
 	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sallyportapi api/sts " +
-		"broker gateway keyring panics rawio record route store strictjson",
+		"broker gateway keyring panics rawio record route store strictjson worker",
 
 	"internal/need":       "",
 	"internal/simulation": "agent asciicast client memnet pty record server store",

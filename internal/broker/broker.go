@@ -607,6 +607,23 @@ func (b *Broker) tidy(ctx context.Context, id sallyport.SessionID) error {
 	return b.Shelf.Discard(id, log)
 }
 
+// SealJob is the kind of the jobs that [Broker.SealLate] does. Their name is the
+// session's ID.
+const SealJob = "seal recording"
+
+// SealLate makes the recording of a session that ended when that could not be done,
+// as on a full disk.
+func (b *Broker) SealLate(ctx context.Context, job store.Item) error {
+	id, err := sallyport.ParseSessionID(job.Name)
+	if err != nil {
+		return err
+	}
+	if err := b.tidy(ctx, id); !errors.Is(err, fs.ErrNotExist) { // Tidy may have been there before
+		return err
+	}
+	return nil
+}
+
 // Capabilities are what this control plane can do for agents of ours.
 func Capabilities() []string { return []string{wire.CapEnd} }
 

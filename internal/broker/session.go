@@ -1053,6 +1053,9 @@ func (s *session) save(ctx context.Context) bool {
 	return true
 }
 
+// sealAgain is when a recording that could not be made is tried again.
+const sealAgain = time.Minute
+
 // finish seals the recording and saves the end; the log stays until that is
 // done. It reports false if it has to be tried again.
 func (s *session) finish(ctx context.Context) bool {
@@ -1077,7 +1080,15 @@ func (s *session) finish(ctx context.Context) bool {
 	// A server that is stopping saves this much: the log is sealed already.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := s.b.Store.Sessions().Seal(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256})
+	err := s.b.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.Sessions().Seal(ctx, &rec, store.Log{Size: sealed.Size, Hash: sealed.SHA256}); err != nil {
+			return err
+		}
+		if sealErr == nil || errors.Is(sealErr, fs.ErrNotExist) {
+			return nil
+		}
+		return tx.Jobs().Add(ctx, store.Item{Kind: SealJob, Name: s.id.String(), Due: time.Now().Add(sealAgain)})
+	})
 	if err != nil && !errors.Is(err, store.ErrOutOfTurn) { // out of turn, an earlier try was carried out after all
 		s.out.Error("end of session not saved", sallyport.LogErr, err)
 		return false

@@ -51,12 +51,13 @@ import (
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/statedir"
 	"github.com/sallyport/sallyport/internal/store"
+	"github.com/sallyport/sallyport/internal/worker"
 )
 
 // How long the server takes over things.
 const (
 	flushEvery   = 2 * time.Second  // pings and last uses, to the store
-	tidyEvery    = time.Hour        // recordings, history
+	tidyEvery    = time.Hour        // recordings, keys, history
 	stopWithin   = 5 * time.Second  // for requests that are under way
 	headerWithin = 10 * time.Second // for a request's header
 	idleConn     = 30 * time.Second // for a connection between requests
@@ -222,6 +223,11 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned, NewestWins: c.NewestAgentWins,
 	}
 
+	work, err := jobs(ctx, c.KeepHistory, db, shelf, sessions, logger)
+	if err != nil {
+		return err
+	}
+
 	adminWeb := &http.Server{Handler: c.adminHandler(doors, caPEM, metrics(sessions, bus)), ReadHeaderTimeout: headerWithin, ErrorLog: web.ErrorLog}
 
 	// And they run. The broker is up before the first request can come.
@@ -234,7 +240,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		return db.Run(gctx, flushEvery, func(err error) { logger.Error("last pings not written", sallyport.LogErr, err) })
 	})
 	g.Go(func() error { return db.Hold(gctx) })
-	g.Go(func() error { return tidy(gctx, c.KeepHistory, db, shelf, sessions, logger) })
+	g.Go(func() error { return work.Run(gctx) })
 	g.Go(func() error { return serve(gctx, adminWeb, admin) })
 	g.Go(func() error {
 		select {
@@ -404,54 +410,61 @@ func (s *settled) openKeys(ctx context.Context, db *store.DB) (*keyring.Keyring,
 	return keys, db.Unlock(ctx, keys)
 }
 
-// tidy makes recordings that could not be made when their sessions ended,
-// deletes the KMS keys whose time has come, and forgets history that is old
-// enough.
-func tidy(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) error {
-	timer := time.NewTimer(time.Minute) // when sessions have been taken up
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-			timer.Reset(tidyEvery)
+// jobs returns what does the server's queued jobs. Each hour: recordings that could
+// not be made when their sessions ended are made, KMS keys whose time has come are
+// deleted, and history that is old enough is forgotten.
+func jobs(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) (*worker.Worker, error) {
+	const (
+		sealAll    = "seal recordings"
+		deleteKeys = "delete KMS keys"
+		forget     = "forget history"
+	)
+	w := &worker.Worker{Queue: db.Jobs(), Log: logger, Do: map[string]func(context.Context, store.Item) error{
+		broker.SealJob: b.SealLate,
+		sealAll: func(ctx context.Context, _ store.Item) error {
+			_, err := b.Tidy(ctx)
+			return err
+		},
+		deleteKeys: func(ctx context.Context, _ store.Item) error {
+			gone, err := db.Keys().DeleteDue(ctx, time.Now())
+			if len(gone) > 0 {
+				logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
+			}
+			return err
+		},
+		forget: func(ctx context.Context, _ store.Item) error {
+			if keep == 0 {
+				return nil
+			}
+			return forgetHistory(ctx, time.Now().Add(-keep), db, shelf, logger)
+		},
+	}}
+	err := db.Update(ctx, func(tx *store.Tx) error {
+		for _, kind := range []string{sealAll, deleteKeys, forget} {
+			// When sessions have been taken up.
+			if err := tx.Jobs().Add(ctx, store.Item{Kind: kind, Name: kind, Due: time.Now().Add(time.Minute), Every: tidyEvery}); err != nil {
+				return err
+			}
 		}
-		err := panics.Run(func() error {
-			tidyOnce(ctx, keep, db, shelf, b, logger)
-			return nil
-		})
-		if err != nil {
-			logger.Error("tidying panicked", sallyport.LogErr, err, panics.Stack(err))
-		}
-	}
+		return nil
+	})
+	return w, err
 }
 
-func tidyOnce(ctx context.Context, keep time.Duration, db *store.DB, shelf *record.Shelf, b *broker.Broker, logger *slog.Logger) {
-	if _, err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
-		logger.Error("recordings not sealed", sallyport.LogErr, err)
-	}
-	if gone, err := db.Keys().DeleteDue(ctx, time.Now()); err != nil && ctx.Err() == nil {
-		logger.Error("KMS keys not deleted", sallyport.LogErr, err)
-	} else if len(gone) > 0 {
-		logger.Info("KMS keys deleted, as was scheduled", "keys", gone)
-	}
-	if keep == 0 {
-		return
-	}
-	then := time.Now().Add(-keep)
+// forgetHistory deletes what is known of sessions that ended before then: their
+// rows, recordings, and the events and dead items of that time.
+func forgetHistory(ctx context.Context, then time.Time, db *store.DB, shelf *record.Shelf, logger *slog.Logger) error {
 	n, err := db.Sessions().Forget(ctx, then)
-	if err == nil {
-		_, err = db.Events().Forget(ctx, then)
-	}
-	if err == nil {
-		err = shelf.Expire(then)
-	}
-	if err != nil && ctx.Err() == nil {
-		logger.Error("history not forgotten", sallyport.LogErr, err)
-	} else if n > 0 {
+	if n > 0 {
 		logger.Info("history forgotten", "sessions", n)
 	}
+	if err != nil {
+		return err
+	}
+	_, events := db.Events().Forget(ctx, then)
+	_, dead := db.Jobs().Forget(ctx, then)
+	_, untold := db.Outbox().Forget(ctx, then)
+	return errors.Join(shelf.Expire(then), events, dead, untold)
 }
 
 // quiet has net/http's own complaints, which strangers cause, logged at debug level,

@@ -21,6 +21,8 @@ func childMain(name string) bool {
 	switch name {
 	case "write-until-killed":
 		writeUntilKilled(os.Args[2])
+	case "lease-and-wait":
+		leaseAndWait(os.Args[2])
 	case "fill-disk":
 		fillDisk(os.Args[2])
 	default:

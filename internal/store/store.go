@@ -9,7 +9,7 @@
 //	db.Update(ctx, func(tx *Tx) error   or a part of one
 //	      │  tx.IAM().User(ctx, name)
 //	      │
-//	   views: IAM Nodes Activations Sessions Documents Keys Events Meta
+//	   views: IAM Nodes Activations Sessions Documents Keys Events Jobs Outbox Meta
 //	      │
 //	     *DB    group commit, coalesced pings
 //	   ┌──┴───────────┐
