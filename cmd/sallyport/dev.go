@@ -98,8 +98,13 @@ func dev(ctx context.Context, state, listen string, verbose bool, out io.Writer)
 func devAgent(ctx context.Context, r server.Running, state string, log *slog.Logger, ready func(sallyport.NodeID)) error {
 	reg, err := agent.Load(state)
 	if err == nil {
-		if _, known := r.Store.Nodes().Get(ctx, reg.Node); known != nil || reg.Endpoint != r.Endpoint {
+		if _, known := r.Store.Nodes().Get(ctx, reg.Node); known != nil {
 			err = errors.New("of another server")
+		} else if reg.Endpoint != r.Endpoint { // of this one, at another port
+			reg.Endpoint, reg.CA = r.Endpoint, string(r.CA)
+			if err := reg.Save(state); err != nil {
+				return err
+			}
 		}
 	}
 	if err != nil {

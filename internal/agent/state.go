@@ -131,12 +131,8 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 	if err := os.Rename(filepath.Join(r.State, attemptKeyFile), filepath.Join(r.State, keyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("keep the node's key: %w", err)
 	}
-	b, err := json.MarshalIndent(reg, "", "\t")
-	if err == nil {
-		err = writeFile(filepath.Join(r.State, registrationFile), append(b, '\n'))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("keep the registration: %w", err)
+	if err := reg.Save(r.State); err != nil {
+		return nil, err
 	}
 	os.Remove(filepath.Join(r.State, attemptFile)) // it says nothing that the registration does not
 	return reg, nil
@@ -197,6 +193,19 @@ func writeFile(name string, b []byte) error {
 		return err
 	}
 	return os.Rename(tmp.Name(), name)
+}
+
+// Save writes the registration into a state directory, over an earlier one of the same
+// key.
+func (r *Registration) Save(dir string) error {
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err == nil {
+		err = writeFile(filepath.Join(dir, registrationFile), append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("keep the registration: %w", err)
+	}
+	return nil
 }
 
 // Load reads the registration in a state directory.

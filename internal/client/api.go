@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -49,11 +51,12 @@ func (i invitation) value() Invitation {
 	return Invitation{SessionID: i.SessionID, StreamURL: i.StreamURL, Token: sallyport.NewSecret(i.TokenValue)}
 }
 
-// StartSession asks for a session. A refusal is a *sallyport.Error.
+// StartSession asks for a session. A refusal is a *sallyport.Error; one of the
+// document says what to add to the caller's policy.
 func (c *Client) StartSession(ctx context.Context, in StartSession) (Invitation, error) {
 	var out invitation
 	if err := c.api.Call(ctx, "ssm", "AmazonSSM.StartSession", in, &out); err != nil {
-		return Invitation{}, err
+		return Invitation{}, explainDocument(err, in.DocumentName)
 	}
 	if out.SessionID == "" || out.StreamURL == "" || out.TokenValue == "" {
 		return Invitation{}, fmt.Errorf("start session: the answer lacks a SessionId, a StreamUrl or a TokenValue")
@@ -61,6 +64,18 @@ func (c *Client) StartSession(ctx context.Context, in StartSession) (Invitation,
 	inv := out.value()
 	inv.Target = in.Target
 	return inv, nil
+}
+
+// explainDocument adds to a refusal of the document that a session was asked for
+// with what a policy has to have: people who may start shells on a node have named
+// the node in it, and no document.
+func explainDocument(err error, document string) error {
+	refused, ok := errors.AsType[*sallyport.Error](err)
+	if !ok || document == "" || refused.Code != sallyport.AccessDeniedException || !strings.Contains(refused.Message, ":document/"+document+" ") {
+		return err
+	}
+	return sallyport.Errorf(refused.Code, "%s. This starts a session with the document %s, so the Resource of the statement that allows ssm:StartSession has to have \"arn:aws:ssm:*:*:document/%[2]s\" too.",
+		strings.TrimSuffix(refused.Message, "."), document)
 }
 
 // ResumeSession asks for another token for a session that is on. If it is over
