@@ -29,6 +29,11 @@ vet:
 lint:
 	$(TOOL) staticcheck ./...
 	$(TOOL) staticcheck -tags interop ./internal/interop
+	$(GO) run -C tools ./apigen -check
+
+generate: ## make internal/api/*/model_gen.go of internal/api/models, and docs/operations.md of the operations
+	$(GO) run -C tools ./apigen
+	$(GO) test ./internal/server -run 'TestOperationsPage$$' -update
 
 bench: build  ## figures, as ratios against what runs beside them
 	$(GO) run ./internal/bench
@@ -53,4 +58,4 @@ cross:   ## build for every system
 		echo $$os/$$arch; GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/sallyport || exit 1; \
 		GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/sallyport-agent || exit 1; done; done
 
-.PHONY: help build run test check vet lint bench interop fuzz simulate cross
+.PHONY: help build run test check vet lint generate bench interop fuzz simulate cross

@@ -87,6 +87,7 @@ const (
 	MalformedPolicyDocumentException Code = "MalformedPolicyDocumentException"
 	NotFoundException                Code = "NotFoundException"
 	TagException                     Code = "TagException"
+	XksKeyAlreadyInUseException      Code = "XksKeyAlreadyInUseException"
 	UnsupportedOperationException    Code = "UnsupportedOperationException"
 )
 

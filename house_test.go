@@ -35,6 +35,7 @@ var mayImport = map[string]string{
 	"internal/asciicast":  "",
 	"internal/panics":     "",
 	"internal/statedir":   "",
+	"internal/shape":      "strictjson",
 	"internal/memnet":     "",
 	"internal/usage":      "",
 	"internal/route":      "",
@@ -60,14 +61,14 @@ var mayImport = map[string]string{
 	"internal/record":           "wire asciicast",
 	"internal/broker":           "panics store record keyring route wire",
 	"internal/gateway":          "broker panics route socket store strictjson wire",
-	"internal/api":              "keyring panics policy sigv4 store strictjson",
-	"internal/api/ssm":          "api broker document route store wire",
-	"internal/api/ssmmessages":  "api broker",
-	"internal/api/ec2messages":  "api",
-	"internal/api/iam":          "api policy store",
-	"internal/api/sts":          "api policy store",
-	"internal/api/kms":          "api keyring policy store",
-	"internal/api/sallyportapi": "api record store",
+	"internal/api":              "keyring panics policy shape sigv4 store",
+	"internal/api/ssm":          "api broker document route shape store wire",
+	"internal/api/ssmmessages":  "api broker shape",
+	"internal/api/ec2messages":  "api shape",
+	"internal/api/iam":          "api policy shape store",
+	"internal/api/sts":          "api policy shape store",
+	"internal/api/kms":          "api keyring policy shape store",
+	"internal/api/sallyportapi": "api record shape store",
 	"internal/server": "statedir api api/ssm api/ssmmessages api/ec2messages api/iam api/kms api/sallyportapi api/sts " +
 		"broker gateway keyring panics rawio record route store strictjson worker",
 
@@ -195,11 +196,11 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 // nothing needs any longer is an error too.
 //
 // forTests are the packages that are no part of a program that is shipped.
-var forTests = []string{"internal/bench/", "internal/servertest/", "internal/simulation/", "internal/interop/", "internal/need/"}
+var forTests = []string{"tools/", "internal/bench/", "internal/servertest/", "internal/simulation/", "internal/interop/", "internal/need/"}
 
 // mayPanic are the statements that panic.
 var mayPanic = map[string]string{
-	"internal/api/constraints.go: panic":         "the file is embedded; every start reads all of it",
+	"internal/api/row.go: panic":                 "a row whose question is not about its input, which is found when the server starts",
 	"internal/api/ssm/sessions.go: panic":        "the text is a constant; every start reads it",
 	"internal/client/session.go: panic":          "it goes on with a panic, once the terminal is as it was",
 	"internal/datachannel/datachannel.go: panic": "Stream.Sends is set by the program",
@@ -212,24 +213,15 @@ var mayPanic = map[string]string{
 // mayAssert are the type assertions that panic, and calls of functions like
 // regexp.MustCompile whose argument is no constant.
 var mayAssert = map[string]string{
-	"cmd/sallyport/activation.go: conn.(*tls.Conn)":                              "a tls.Dialer returns nothing else",
-	"internal/api/constraints.go: regexp.MustCompile(`^(?:` + s.Pattern + `)$`)": "the patterns are embedded; every start compiles them",
-	"internal/api/iam/authorize.go: f.Interface().(T)":                           "the field's type is checked where the operation is declared",
-	"internal/api/json.go: f.Addr().Interface().(*[]byte)":                       "the kind was looked at",
-	"internal/api/json.go: f.Addr().Interface().(*bool)":                         "the kind was looked at, and the SDK has no named ones",
-	"internal/api/json.go: f.Addr().Interface().(*int32)":                        "likewise",
-	"internal/api/json.go: f.Addr().Interface().(*int64)":                        "likewise",
-	"internal/api/json.go: f.Addr().Interface().(*time.Time)":                    "the type was looked at",
-	"internal/api/json.go: f.Addr().Interface().(smithy.Deserializable)":         "the type was looked at",
-	"internal/api/json.go: f.Interface().(smithy.Deserializable)":                "the type was looked at",
-	"internal/api/json.go: smithyhttp.NewStackRequest().(*smithyhttp.Request)":   "it returns nothing else",
-	"internal/api/query.go: v.Interface().(time.Time)":                           "the type was looked at",
-	"internal/client/port.go: four.Addr().(*net.TCPAddr)":                        "a TCP listener's address",
-	"internal/client/port.go: listeners[0].Addr().(*net.TCPAddr)":                "a TCP listener's address",
-	"internal/document/session.go: filled.(map[string]any)":                      "fill returns what it was given: a map",
-	"internal/keyring/outside.go: http.DefaultTransport.(*http.Transport)":       "nothing here replaces it",
-	"internal/policy/parse.go: t.(string)":                                       "json.Decoder returns no other token for a key",
-	"internal/pty/pipes_unix.go: s.Sys().(syscall.WaitStatus)":                   "what package os has there on Unix",
+	"internal/api/row.go: in.(*In)":                                        "the row was refused otherwise",
+	"internal/shape/shape.go: regexp.MustCompile(`^(?:` + p.Text + `)$`)":  "tools/reducemodel compiled it",
+	"cmd/sallyport/activation.go: conn.(*tls.Conn)":                        "a tls.Dialer returns nothing else",
+	"internal/client/port.go: four.Addr().(*net.TCPAddr)":                  "a TCP listener's address",
+	"internal/client/port.go: listeners[0].Addr().(*net.TCPAddr)":          "a TCP listener's address",
+	"internal/document/session.go: filled.(map[string]any)":                "fill returns what it was given: a map",
+	"internal/keyring/outside.go: http.DefaultTransport.(*http.Transport)": "nothing here replaces it",
+	"internal/policy/parse.go: t.(string)":                                 "json.Decoder returns no other token for a key",
+	"internal/pty/pipes_unix.go: s.Sys().(syscall.WaitStatus)":             "what package os has there on Unix",
 }
 
 // mayReadJSON are the calls of json.Unmarshal and json.NewDecoder: all else reads
@@ -238,10 +230,7 @@ var mayAssert = map[string]string{
 var mayReadJSON = map[string]string{
 	"internal/agent/handover.go: json":        "the agent's own file, of the version before",
 	"internal/agent/state.go: json":           "the agent's own file",
-	"internal/api/constraints.go: json":       "embedded",
-	"internal/api/gen.go: json":               "no part of the program",
 	"internal/api/identity.go: json":          "sealed by this server",
-	"internal/api/json.go: json":              "text that it has just written",
 	"internal/api/ssm/sessions.go: json":      "document wrote it",
 	"internal/asciicast/asciicast.go: json":   "recordings that this program made",
 	"internal/broker/broker.go: json":         "the broker's own, in the store",
@@ -265,8 +254,6 @@ var mayExit = map[string]string{
 	"cmd/sallyport-agent/main.go: os.Exit": "main",
 	"cmd/sallyport/main.go: os.Exit":       "main",
 	"internal/agentcmd/files.go: os.Exit":  "the main of a program by another name",
-	"internal/api/gen.go: log.Fatal":       "no part of the program",
-	"internal/api/gen.go: log.Fatalf":      "no part of the program",
 }
 
 // guarded are the packages whose goroutines deal with what strangers send: each

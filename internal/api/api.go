@@ -1,33 +1,35 @@
-// Package api is AWS's doors: it says what a caller wants, and whether they may.
+// Package api answers AWS's APIs: it finds out what a caller wants, and whether
+// the caller may. [Server.ServeHTTP] answers one request.
 //
-// A request passes five doors, in this order, and is answered at the first it
+// A request passes these steps, in this order, and is answered at the first it
 // cannot pass:
 //
-//	operation  what do they ask for?    X-Amz-Target, Action and Version, or a path
+//	service    for whom is it?          a [Door], by the request's headers and path
+//	body       read, within bounds      as long as the service allows
+//	operation  what is asked for?       a row of the service: [Op]
 //	signature  who is asking?           sigv4, and the keys in the store
-//	input      does it make sense?      AWS's own models: constraints.json
+//	input      does it make sense?      shape, by AWS's own models
 //	policy     may they?                policy, and the documents in the store
 //	operation  it is done
 //
 // One folder beside this file is one service, one file in it one operation or a
-// family of them. An operation is declared with [SDK], [Plain] or [Query], each
-// of which wants to know what policy must allow, so none can be added without
-// saying so. What a request names is, from the first time it is looked up, one
-// thing with one ID: policy is asked about it and the operation acts on it, even
-// if the name is given to another meanwhile ([store.ResolveOnce]). Only this
-// package asks policy; the console and the sockets of the gateway come through
-// it too ([Server.AdmitSocket]).
+// family of them. An operation is one row of [Service.Ops], which says all there
+// is to know of it but how it is done. What a request names is, from the first time
+// it is looked up, one thing with one ID: policy is asked about it and the
+// operation acts on it, even if the name is given to another meanwhile
+// ([store.ResolveOnce]). Only this package asks policy; the console and the
+// sockets of the gateway come through it too ([Server.AdmitSocket]).
 //
 // It knows nothing of sockets.
 package api
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"syscall"
 	"time"
 
@@ -36,13 +38,15 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/panics"
+	"github.com/sallyport/sallyport/internal/shape"
+	"github.com/sallyport/sallyport/internal/sigv4"
 	"github.com/sallyport/sallyport/internal/store"
 )
 
-// Bodies are read whole before anything else is done with them, so their size
-// is bounded: AWS's own limit on a request to Systems Manager, and enough for
-// the largest policy, escaped.
-const maxBody = 256 << 10
+// DefaultMaxBody bounds the body of a request, which is read whole before
+// anything else is done with it: AWS's own limit on a request to Systems
+// Manager, and enough for the largest policy, escaped.
+const DefaultMaxBody = 256 << 10
 
 // A Server answers API requests. Its fields are set before it first serves.
 type Server struct {
@@ -52,6 +56,10 @@ type Server struct {
 	Log      *slog.Logger
 	Services []*Service
 
+	// Undeclared is told, in tests, of what an operation does and its row does not
+	// say: a code that it answers, a condition key that it sets. Nil is nothing.
+	Undeclared func(what string)
+
 	limits  limits
 	bodies  bodies
 	bearers bearers
@@ -60,10 +68,12 @@ type Server struct {
 
 // A Service is one of AWS's, as we answer it.
 type Service struct {
-	Name    string // as signatures are scoped to it: "ssm"
-	Target  string // what X-Amz-Target begins with, in a JSON service: "AmazonSSM"
-	Version string // of the API, in a query service: "2010-05-08"
-	XMLNS   string // of the answers of a query service
+	Name  string // as signatures are scoped to it: "ssm"
+	Door  Door   // how it is spoken to
+	Model *shape.Model
+
+	// MaxBody is how many bytes a request may have; [DefaultMaxBody] if 0.
+	MaxBody int64
 
 	// Global services have no region. Their clients sign for the partition's
 	// own, us-east-1, or for the region they are configured with.
@@ -73,50 +83,10 @@ type Service struct {
 	// a second factor. (STS API Reference, "GetSessionToken": it is so of IAM.)
 	SecondFactor bool
 
-	// Path says which operation a path asks for, and about what, in a service
-	// told by paths; its answers are XML, with status 201. Nil in others.
-	Path func(method, path string) (operation, subject string)
-
 	Ops map[string]Op // by name
 }
 
-// An Op is an operation, declared.
-type Op struct {
-	// Admits says whose call the operation takes.
-	Admits Admission
-
-	run func(context.Context, *Call) ([]byte, error)
-}
-
-// An Admission says whose call an operation takes.
-type Admission uint8
-
-const (
-	Signed           Admission = iota // any principal's, signed with an access key
-	WithoutSignature                  // anyone's: the body proves who asks
-	ByNodeKey                         // a node's, signed with its own RSA key
-	ByNode                            // a node's, signed with its credentials
-)
-
-// Unsigned makes op one that needs no signature. They are few.
-func Unsigned(op Op) Op {
-	op.Admits = WithoutSignature
-	return op
-}
-
-// NodeKey makes op one that a node signs with its own key, before it has
-// credentials.
-func NodeKey(op Op) Op {
-	op.Admits = ByNodeKey
-	return op
-}
-
-// Node makes op one that is answered to nodes alone, even where policies allow it
-// to other callers.
-func Node(op Op) Op {
-	op.Admits = ByNode
-	return op
-}
+func (s *Service) maxBody() int64 { return cmp.Or(s.MaxBody, DefaultMaxBody) }
 
 // A Call is one request, once it is known what is asked and by whom.
 type Call struct {
@@ -134,8 +104,20 @@ type Call struct {
 	// Subject is what the path named, in a service told by paths.
 	Subject string
 
-	form map[string]any // of a query service
+	// Stream is the body of an operation that streams it. Reading it fails at its
+	// end if it is not the body that was signed.
+	Stream io.Reader
+
+	hash  sigv4.Hash  // of the body
+	input shape.Value // what was checked
 }
+
+// Input is what was read and checked.
+func (c *Call) Input() shape.Value { return c.input }
+
+// Text returns a member of the input that is text and not within another; "" if there
+// is none. Name is what the member is called on the wire.
+func (c *Call) Text(name string) string { return c.input.Member(name) }
 
 // Action is what policies call the operation.
 func (c *Call) Action() string { return c.Service.Name + ":" + c.Operation }
@@ -147,6 +129,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &Call{Request: r, ID: uuid.NewString(), At: time.Now(), Server: s}
 	w.Header().Set("x-amzn-RequestId", c.ID)
 	w.Header().Set("Cache-Control", "no-store")
+	s.route(c)
 	release, err := s.readBody(w, c)
 	if err != nil {
 		s.fail(w, c, err)
@@ -158,66 +141,109 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, c, err)
 		return
 	}
-	switch {
-	case c.Service.Path != nil:
-		w.Header().Set("Content-Type", "text/xml")
-		w.WriteHeader(http.StatusCreated)
-	case c.Service.Version != "":
-		w.Header().Set("Content-Type", "text/xml")
-	default:
-		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	c.Service.Door.Answer(w, c, out)
+}
+
+// route finds the service that a request is for, and the operation, as far as
+// they are known without its body.
+func (s *Server) route(c *Call) {
+	scope := ""
+	if sigv4.Signed(c.Request) {
+		if claim, err := sigv4.Read(c.Request); err == nil {
+			scope = claim.Service
+		}
 	}
-	w.Write(out) // the client has gone if this fails
+	for _, service := range s.Services {
+		if service.Door.Claims(service, c.Request, scope) {
+			c.Service = service
+			c.Operation, c.Subject = service.Door.Name(c.Request)
+			return
+		}
+	}
 }
 
 // answer does what a request asks for. A panic is an error, of this request
 // alone.
-func (s *Server) answer(ctx context.Context, c *Call) (out []byte, err error) {
+func (s *Server) answer(ctx context.Context, c *Call) (out shape.Output, err error) {
 	defer panics.Recover(&err)
-	op, err := s.find(c)
-	if err != nil {
+	if c.Service == nil {
+		if err := s.findForm(c); err != nil {
+			return nil, err
+		}
+	}
+	var input shape.Value
+	parsed := c.Operation == "" // the body says which it is, and is not read before for strangers
+	if parsed {
+		if input, err = c.Service.Door.Parse(c); err != nil {
+			return nil, err
+		}
+	}
+	op, ok := c.Service.Ops[c.Operation]
+	if !ok {
+		return nil, c.unknown()
+	}
+	if err := s.authenticate(c, &op); err != nil {
 		return nil, err
 	}
-	if err := s.authenticate(c, op.Admits); err != nil {
-		return nil, err
+	if !parsed {
+		if input, err = c.Service.Door.Parse(c); err != nil {
+			return nil, err
+		}
 	}
-	if c.Who != nil && c.Who.Node.IsZero() { // what a node calls is a heartbeat; its changes of state are events of their own
-		ctx, _ = store.WithCall(ctx, store.Event{
-			At: c.At, Kind: store.CallEvent, Name: c.Action(), Actor: c.Who.ARN, ActorID: c.Who.Root, Request: c.ID, Source: Remote(c.Request),
-		})
-	}
-	return op.run(ctx, c)
+	return op.run(c.noted(ctx, &op), c, input)
 }
 
-// find says which operation is asked for.
-func (s *Server) find(c *Call) (Op, error) {
-	r := c.Request
-	if target := r.Header.Get("X-Amz-Target"); target != "" {
-		prefix, name, _ := strings.Cut(target, ".")
+// noted returns a context in which the change that a call makes leaves an event,
+// if the row says that it leaves one. What a node registers with leaves one of its
+// own.
+func (c *Call) noted(ctx context.Context, op *Op) context.Context {
+	e := store.Event{At: c.At, Kind: store.CallEvent, Name: c.Action(), Request: c.ID, Source: Remote(c.Request)}
+	switch {
+	case op.Event != WriteEvent:
+		return ctx
+	case c.Who != nil:
+		e.Actor, e.ActorID = c.Who.ARN, c.Who.Root
+	case c.Node != nil:
+		e.Actor, e.ActorID = c.Server.Realm.Node(c.Node.ID), c.Node.ID.String()
+	default:
+		return ctx
+	}
+	ctx, _ = store.WithCall(ctx, e)
+	return ctx
+}
+
+// unknown is the error for an operation that the service does not have.
+func (c *Call) unknown() error {
+	if d, ok := c.Service.Door.(Query); ok {
+		return unknownAction(c.Operation, d.Version)
+	}
+	return sallyport.Errorf(sallyport.UnknownOperationException, "%q is not an operation that is answered here.",
+		sallyport.Clip(cmp.Or(c.Request.Header.Get("X-Amz-Target"), c.Operation), 100))
+}
+
+// findForm finds the service of a form that is not signed for any here: by its
+// version.
+func (s *Server) findForm(c *Call) error {
+	if target := c.Request.Header.Get("X-Amz-Target"); target != "" {
+		return sallyport.Errorf(sallyport.UnknownOperationException, "%q is not an operation that is answered here.", sallyport.Clip(target, 100))
+	}
+	if isForm(c.Request) && c.Request.URL.Path == "/" {
+		form, err := c.form()
+		if err != nil {
+			return err
+		}
 		for _, service := range s.Services {
-			if service.Target == "" || service.Target != prefix {
-				continue
-			}
-			c.Service, c.Operation = service, name
-			if op, ok := service.Ops[name]; ok && r.Method == http.MethodPost && r.URL.Path == "/" {
-				return op, nil
+			if d, ok := service.Door.(Query); ok && d.Version == form.Get("Version") {
+				c.Service = service
+				return nil
 			}
 		}
-		return Op{}, sallyport.Errorf(sallyport.UnknownOperationException, "%q is not an operation that is answered here.", sallyport.Clip(target, 100))
-	}
-	for _, service := range s.Services {
-		if service.Path == nil {
-			continue
-		}
-		if name, subject := service.Path(r.Method, r.URL.Path); name != "" {
-			c.Service, c.Operation, c.Subject = service, name, subject
-			return service.Ops[name], nil
+		if form.Get("Action") != "" {
+			c.Service = &Service{Door: Query{}} // which says so in the form its clients read
+			return unknownAction(form.Get("Action"), form.Get("Version"))
 		}
 	}
-	if op, ok, err := s.findQuery(c); ok || err != nil {
-		return op, err
-	}
-	return Op{}, sallyport.Errorf(sallyport.UnknownOperationException, "The request names no operation: it has neither X-Amz-Target nor Action and Version.")
+	return sallyport.Errorf(sallyport.UnknownOperationException, "The request names no operation: it has neither X-Amz-Target nor Action and Version.")
 }
 
 // fail answers with an error, in the form the service's clients read.
@@ -229,35 +255,10 @@ func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
 	if e.Code == sallyport.InternalServerError && c.Request.Context().Err() == nil {
 		s.Log.ErrorContext(c.Request.Context(), "request failed", sallyport.LogTarget, c.Operation, sallyport.LogRequest, c.ID, sallyport.LogErr, err, panics.Stack(err))
 	}
-	switch {
-	case c.Service != nil && c.Service.Version != "":
-		failQuery(w, c, e)
-		return
-	case c.Service != nil && c.Service.Path != nil:
-		failXML(w, e)
+	c.checkCode(e.Code)
+	if c.Service == nil {
+		JSON{}.Fail(w, c, e)
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	w.Header().Set("x-amzn-ErrorType", string(e.Code))
-	w.WriteHeader(StatusOf(e.Code))
-	// botocore reads message before Message, stock agents read __type alone, and
-	// the SDK for Go the header first: all are sent.
-	json.NewEncoder(w).Encode(struct {
-		Type    sallyport.Code `json:"__type"`
-		Message string         `json:"message"`
-	}{e.Code, e.Message})
-}
-
-// StatusOf is the HTTP status an error is sent with. AWS's JSON protocols send
-// nearly all as 400.
-func StatusOf(c sallyport.Code) int {
-	switch c {
-	case sallyport.InternalServerError:
-		return http.StatusInternalServerError
-	case sallyport.ServiceUnavailableException:
-		return http.StatusServiceUnavailable
-	case sallyport.RequestEntityTooLarge:
-		return http.StatusRequestEntityTooLarge
-	}
-	return http.StatusBadRequest
+	c.Service.Door.Fail(w, c, e)
 }

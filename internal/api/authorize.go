@@ -70,15 +70,6 @@ func (q Question) called() string {
 	return "*"
 }
 
-// OnAnything declares an operation that is authorized as its own action on "*".
-func OnAnything[In any](_ context.Context, c *Call, _ *In) ([]Question, error) {
-	return []Question{{Action: c.Action()}}, nil
-}
-
-// OnNothing declares an operation that every caller with credentials may call, or
-// that is admitted by other means than policy. Say beside it why.
-func OnNothing[In any](context.Context, *Call, *In) ([]Question, error) { return nil, nil }
-
 // Allow returns nil if the caller may do what q asks about, and otherwise an
 // AccessDeniedException that names the action and the resource; and the
 // statement, for a caller who may see policies.

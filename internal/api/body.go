@@ -1,7 +1,9 @@
 package api
 
 import (
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 	"net/http"
 	"os"
@@ -75,13 +77,18 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 		return nil, err
 	}
 	r := c.Request
+	if c.Service != nil && c.Service.Ops[c.Operation].Stream {
+		return s.stream(w, c)
+	}
 	limit := int64(maxUnknown)
 	body := &counted{of: &s.bodies.strangers, share: guesser(r), most: bodiesOfStrangers, each: ofOneAddress}
 	switch {
 	case strings.HasPrefix(known, "mi-"), strings.HasPrefix(known, "i-"):
 		body.of, body.share, body.most, body.each = &s.bodies.nodes, known, bodiesOfNodes, ofOneNode
 	case known != "":
-		limit = maxBody
+		if limit = DefaultMaxBody; c.Service != nil {
+			limit = c.Service.maxBody()
+		}
 		body.of, body.share, body.most, body.each = &s.bodies.callers, known, bodiesOfCallers, ofOneKey
 	}
 	tooLong := sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", limit)
@@ -92,6 +99,7 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 	conn.SetReadDeadline(time.Now().Add(bodyWithin)) // where there is a connection to set it on
 	c.Body, err = io.ReadAll(body)
 	if err == nil {
+		c.hash = sigv4.HashOf(c.Body)
 		return body.release, nil
 	}
 	body.release()
@@ -107,16 +115,47 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 	return nil, sallyport.Errorf(sallyport.SerializationException, "The request body was cut short.")
 }
 
+// stream lets an operation read the body itself: as long as the service allows, and
+// no other than the one whose hash was signed.
+func (s *Server) stream(w http.ResponseWriter, c *Call) (release func(), err error) {
+	if c.hash, err = sigv4.Promised(c.Request); err != nil {
+		return nil, err
+	}
+	c.Stream = &hashed{r: http.MaxBytesReader(w, c.Request.Body, c.Service.maxBody()), sum: sha256.New(), want: c.hash}
+	return func() {}, nil
+}
+
+// A hashed reader fails at its end if what it read has another hash.
+type hashed struct {
+	r    io.Reader
+	sum  hash.Hash
+	want sigv4.Hash
+}
+
+func (h *hashed) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	h.sum.Write(p[:n])
+	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", tooLong.Limit)
+	}
+	if err == io.EOF && sigv4.Hash(h.sum.Sum(nil)) != h.want {
+		err = sallyport.Errorf(sallyport.InvalidSignatureException, "The body is not the one that was signed.")
+	}
+	return n, err
+}
+
 // mayRead returns the access key or the node that the request names, if there is
 // such a one. The error is for a request that needs a signature, and has none.
 func (s *Server) mayRead(c *Call) (known string, err error) {
 	r := c.Request
 	if !sigv4.Signed(r) {
-		op, err := s.find(c)
-		if err == nil && op.run != nil && op.Admits != WithoutSignature && r.Header.Get("X-Amz-Target")+pathOf(c) != "" {
-			return "", s.authenticate(c, op.Admits)
+		if c.Service == nil {
+			return "", nil // query calls name their operation in the body
 		}
-		return "", nil // query calls name their operation in the body
+		if op, ok := c.Service.Ops[c.Operation]; ok && op.Admits != WithoutSignature {
+			return "", s.authenticate(c, &op)
+		}
+		return "", nil
 	}
 	claim, err := sigv4.Read(r)
 	if err != nil {
@@ -132,14 +171,6 @@ func (s *Server) mayRead(c *Call) (known string, err error) {
 		return "", nil
 	}
 	return claim.AccessKeyID, nil
-}
-
-// pathOf is the operation that the path names, if it does.
-func pathOf(c *Call) string {
-	if c.Service != nil && c.Service.Path != nil {
-		return c.Operation
-	}
-	return ""
 }
 
 var errNoRoom = errors.New("there is no room for another body")

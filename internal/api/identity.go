@@ -20,15 +20,15 @@ import (
 )
 
 // authenticate finds out who made a call, if the operation wants to know.
-func (s *Server) authenticate(c *Call, want Admission) error {
-	if want == WithoutSignature {
+func (s *Server) authenticate(c *Call, op *Op) error {
+	if op.Admits == WithoutSignature {
 		return s.limits.mayRegister(c.Request, c.At)
 	}
 	err := func() (err error) {
-		if want == ByNodeKey {
+		if op.Admits == ByNodeKey {
 			c.Node, err = s.nodeByKey(c)
 		} else {
-			c.Who, err = s.principal(c.Request, c.Service, sigv4.HashOf(c.Body), c.At)
+			c.Who, err = s.principal(c.Request, c.Service, c.hash, c.At)
 		}
 		return err
 	}()
@@ -37,12 +37,19 @@ func (s *Server) authenticate(c *Call, want Admission) error {
 		return s.limits.failed(c.Request, c.At, err)
 	case err != nil:
 		return err
-	case want == ByNode && c.Who.Node.IsZero():
+	case op.Admits == ByNodeKey:
+		return nil
+	case op.Admits == ByNode && c.Who.Node.IsZero():
 		return sallyport.Errorf(sallyport.AccessDeniedException,
 			"%s is answered to the agent on a managed node alone, with the node's own credentials.", c.Operation)
 	case c.Service.SecondFactor && c.Who.SessionToken && c.Who.MFA.IsZero():
 		return sallyport.Errorf(sallyport.UnrecognizedClientException,
 			"The security token included in the request is invalid: credentials from GetSessionToken that were got without a second factor do not call this service. Use the access key, or assume a role.")
+	}
+	for _, r := range op.Refuses {
+		if r.Is(c.Who) {
+			return sallyport.Errorf(sallyport.AccessDeniedException, "%s", r.Says(c))
+		}
 	}
 	return nil
 }
@@ -394,8 +401,8 @@ func (s *Server) nodeByKey(c *Call) (*sallyport.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key of %s: %w", id, err)
 	}
-	err = claim.VerifyRSA(c.Request, sigv4.HashOf(c.Body), key, c.At)
-	if _, tooFar := claim.SkewOf(c.At); tooFar && claim.VerifyRSA(c.Request, sigv4.HashOf(c.Body), key, claim.Time) == nil {
+	err = claim.VerifyRSA(c.Request, c.hash, key, c.At)
+	if _, tooFar := claim.SkewOf(c.At); tooFar && claim.VerifyRSA(c.Request, c.hash, key, claim.Time) == nil {
 		s.clockTrouble(ctx, id, claim, c.At)
 	}
 	if err != nil {

@@ -10,23 +10,28 @@ import (
 	"testing"
 
 	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/shape"
 )
+
+type nothing struct{}
+
+func (*nothing) Read(shape.Value)   {}
+func (*nothing) Write(shape.Writer) {}
 
 // A panic in an operation is InternalServerError to its caller, and one line in
 // the log with the request's ID.
 func TestAPanicIsInternalServerError(t *testing.T) {
-	type nothing struct{}
-	none := func(context.Context, *api.Call, *nothing) ([]api.Question, error) { return nil, nil }
+	none := api.Nothing("it is a test")
 	var log bytes.Buffer
 	s := &api.Server{
 		Log: slog.New(slog.NewJSONHandler(&log, nil)),
-		Services: []*api.Service{{Name: "x", Target: "X", Ops: map[string]api.Op{
-			"Break": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) {
+		Services: []*api.Service{{Name: "x", Door: api.JSON{Target: "X"}, Model: &shape.Model{}, Ops: map[string]api.Op{
+			"Break": api.Read(func(context.Context, *api.Call, *nothing) (*nothing, error) {
 				var log *slog.Logger // as a field that was never set
 				log.Info("x")
 				return nil, nil
-			})),
-			"Work": api.Unsigned(api.Plain(none, func(context.Context, *api.Call, *nothing) (*nothing, error) { return new(nothing), nil })),
+			}, none, api.Unsigned),
+			"Work": api.Read(func(context.Context, *api.Call, *nothing) (*nothing, error) { return new(nothing), nil }, none, api.Unsigned),
 		}}},
 	}
 	call := func(op string) *httptest.ResponseRecorder {

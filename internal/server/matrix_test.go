@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -34,51 +35,20 @@ import (
 )
 
 // The matrix: every operation that a server declares, called by every kind of
-// caller. What should happen follows from whose call the operation is declared
-// to take and from its line in testdata/matrix.txt, which says what policy is
-// asked. An operation without a line fails the test, and so does a line without
-// an operation, or one whose question is not asked: for each action of a line, a
-// caller who is allowed all the others is refused with that action's name.
+// caller. What should happen follows from its row: whose call it takes, and what
+// policy is asked. A row that declares a question which is not asked fails the test,
+// as does one that asks a question it does not declare: for each action of a row,
+// a caller who is allowed all the others is refused with that action's name, and one
+// who is allowed these alone is let in. docs/operations.md has the rows to read.
 
-// An expectation is a line of matrix.txt.
-type expectation struct {
-	asks  []string // actions, each of which has to be allowed
-	flags []string
-}
-
-func (e *expectation) is(flag string) bool { return slices.Contains(e.flags, flag) }
-
-func readMatrix(t *testing.T) map[string]*expectation {
-	t.Helper()
-	b, err := os.ReadFile("testdata/matrix.txt")
-	if err != nil {
-		t.Fatal(err)
+// asked returns the actions that policy is always asked about, by a row.
+func asked(service *api.Service, operation string) (actions []string) {
+	for _, a := range service.Ops[operation].Asks.About {
+		if !a.Maybe {
+			actions = append(actions, cmp.Or(a.Action, service.Name+":"+operation))
+		}
 	}
-	lines := map[string]*expectation{}
-	for line := range strings.Lines(string(b)) {
-		words := strings.Fields(line)
-		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
-			continue
-		}
-		if lines[words[0]] != nil || len(words) < 2 {
-			t.Fatalf("%s is there twice, or says nothing", words[0])
-		}
-		e := &expectation{}
-		for _, word := range words[1:] {
-			switch {
-			case word == "own":
-				e.asks = append(e.asks, words[0])
-			case strings.Contains(word, ":"):
-				e.asks = append(e.asks, word)
-			case slices.Contains([]string{"nothing", "parked", "not-root", "not-node", "not-temporary", "terse"}, word):
-				e.flags = append(e.flags, word)
-			default:
-				t.Fatalf("%s: %q is no word of the matrix", words[0], word)
-			}
-		}
-		lines[words[0]] = e
-	}
-	return lines
+	return actions
 }
 
 // What a request is answered, as far as the matrix goes.
@@ -111,13 +81,32 @@ type matrix struct {
 	named       *servertest.Node // that inputs of nodes' operations name
 }
 
-// A shape is a type of AWS's models, as constraints.json has it.
+// A shape is a type, as the models in internal/api/models have it.
 type shape struct {
 	Type     string
-	Members  map[string]string
+	Members  map[string]struct{ Shape string }
 	Required []string
-	Member   string
+	Member   *struct{ Shape string }
 	Enum     []string
+}
+
+// readModels returns the shapes of the services; inputs are "op " and the
+// operation's name.
+func (m *matrix) readModels() {
+	m.shapes = map[string]map[string]shape{}
+	for _, name := range []string{"ssm", "iam", "kms", "sts"} {
+		b, err := os.ReadFile("../api/models/" + name + ".json")
+		m.must(err)
+		var model struct {
+			Operations map[string]struct{ Input string }
+			Shapes     map[string]shape
+		}
+		m.must(json.Unmarshal(b, &model))
+		for operation, op := range model.Operations {
+			model.Shapes["op "+operation] = model.Shapes[op.Input]
+		}
+		m.shapes[name] = model.Shapes
+	}
 }
 
 const (
@@ -259,10 +248,10 @@ func (m *matrix) input(service, operation string) map[string]any {
 	structure = func(s shape) map[string]any {
 		values := map[string]any{}
 		for _, name := range s.Required {
-			of := m.shapes[service][s.Members[name]]
+			of := m.shapes[service][s.Members[name].Shape]
 			switch {
-			case of.Type == "list" && m.shapes[service][of.Member].Type == "structure":
-				values[name] = []any{structure(m.shapes[service][of.Member])}
+			case of.Type == "list" && m.shapes[service][of.Member.Shape].Type == "structure":
+				values[name] = []any{structure(m.shapes[service][of.Member.Shape])}
 			case of.Type == "list":
 				values[name] = []any{m.sample(service, operation, name)}
 			case of.Type == "structure":
@@ -306,9 +295,10 @@ func (m *matrix) request(service *api.Service, operation string) (*http.Request,
 	m.Helper()
 	input := m.input(service.Name, operation)
 	at, body, header := servertest.Endpoint+"/", []byte(nil), http.Header{}
+	query, isQuery := service.Door.(api.Query)
 	switch {
-	case service.Version != "":
-		values := url.Values{"Action": {operation}, "Version": {service.Version}}
+	case isQuery:
+		values := url.Values{"Action": {operation}, "Version": {query.Version}}
 		form("", input, values)
 		body = []byte(values.Encode())
 		header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -317,8 +307,8 @@ func (m *matrix) request(service *api.Service, operation string) (*http.Request,
 		body, err = json.Marshal(input)
 		m.must(err)
 		header.Set("Content-Type", "application/x-amz-json-1.1")
-		if service.Path == nil {
-			header.Set("X-Amz-Target", service.Target+"."+operation)
+		if door, ok := service.Door.(api.JSON); ok {
+			header.Set("X-Amz-Target", door.Target+"."+operation)
 			break
 		}
 		at = servertest.Endpoint + map[string]string{"CreateControlChannel": "/v1/control-channel/" + m.named.ID.String(), "CreateDataChannel": "/v1/data-channel/matrix-00000000000000000"}[operation]
@@ -370,12 +360,9 @@ func (m *matrix) signed(c aws.Credentials, service string) func(r *http.Request,
 }
 
 func TestMatrixOfOperationsAndIdentities(t *testing.T) {
-	lines := readMatrix(t)
 	synctest.Test(t, func(t *testing.T) {
 		m := &matrix{T: t, Server: servertest.Start(t, func(c *server.Config) { c.KeepHistory = 0 })}
-		b, err := os.ReadFile("../api/constraints.json")
-		m.must(err)
-		m.must(json.Unmarshal(b, &m.shapes))
+		m.readModels()
 
 		m.role("everything", accountTrust, everything)
 		m.role("nothing", accountTrust, nothing)
@@ -427,13 +414,11 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 			for _, operation := range slices.Sorted(maps.Keys(service.Ops)) {
 				found++
 				name := service.Name + ":" + operation
-				e := lines[name]
-				if e == nil {
-					t.Errorf("%s has no line in testdata/matrix.txt; add what policy has to allow for it", name)
-					continue
+				op := service.Ops[operation]
+				admits, asks := op.Admits, asked(service, operation)
+				refuses := func(who string) bool {
+					return slices.ContainsFunc(op.Refuses, func(r api.Refusal) bool { return r.Who == who })
 				}
-				delete(lines, name)
-				admits := service.Ops[operation].Admits
 
 				// want checks one call. Says is in the text of a refusal.
 				want := func(caller string, how func(*http.Request, []byte), verdict, says string) {
@@ -478,11 +463,11 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 				}
 
 				first := "" // what a refusal names
-				if len(e.asks) > 0 {
-					first = e.asks[0]
+				if len(asks) > 0 {
+					first = asks[0]
 				}
 				able := in
-				if e.is("not-node") || e.is("not-temporary") {
+				if refuses("managed nodes") || refuses("short-lived credentials") {
 					able = denied
 				}
 				want("a node that may everything", signed(node(m.self)), able, "")
@@ -494,7 +479,7 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 						want("another node", signed(node(m.other)), denied, "")
 					}
 					powerless := denied
-					if e.is("parked") {
+					if len(asks) == 0 { // it is parked instead
 						powerless = in
 					}
 					for caller, n := range map[string]*servertest.Node{"a node whose role allows nothing": m.weak, "a node whose role does not trust nodes": m.stray} {
@@ -506,13 +491,13 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 				}
 
 				// People, by what policies allow.
-				if e.is("not-root") {
+				if refuses("the account's root") {
 					want("root", signed(root), denied, "")
 				} else {
 					want("root", signed(root), in, "")
 				}
 				temporary, tokens := in, in
-				if e.is("not-temporary") {
+				if refuses("short-lived credentials") {
 					temporary, tokens = denied, denied
 				}
 				if service.SecondFactor {
@@ -521,7 +506,7 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 				want("a role that may everything", signed(roleAll), temporary, "")
 				want("a session token of a user who may everything", signed(token), tokens, "")
 				want("a user who may everything", signed(all), in, "")
-				if len(e.asks) == 0 {
+				if len(asks) == 0 {
 					want("a user with no policy", signed(none), in, "")
 					continue
 				}
@@ -531,27 +516,24 @@ func TestMatrixOfOperationsAndIdentities(t *testing.T) {
 				} {
 					want(caller, signed(c), denied, first)
 				}
-				m.allow("exact", statements(append([]string{"Allow"}, e.asks...)))
-				m.must(m.Store.IAM().PutInlinePolicy(t.Context(), store.Role("exact"), "test", statements(append([]string{"Allow"}, e.asks...))))
+				m.allow("exact", statements(append([]string{"Allow"}, asks...)))
+				m.must(m.Store.IAM().PutInlinePolicy(t.Context(), store.Role("exact"), "test", statements(append([]string{"Allow"}, asks...))))
 				want("a user who is allowed what is asked", signed(exact), in, "")
 				want("a role that allows what is asked", signed(roleExact), in, "")
-				for i, action := range e.asks {
-					m.allow("exact", statements([]string{"Allow", "none:None"}, append([]string{"Allow"}, slices.Delete(slices.Clone(e.asks), i, i+1)...)))
-					if len(e.asks) == 1 {
+				for i, action := range asks {
+					m.allow("exact", statements([]string{"Allow", "none:None"}, append([]string{"Allow"}, slices.Delete(slices.Clone(asks), i, i+1)...)))
+					if len(asks) == 1 {
 						m.allow("exact", nothing)
 					}
 					want("a user who is allowed all of it but "+action, signed(exact), denied, action)
 					m.allow("exact", statements([]string{"Allow", "*"}, []string{"Deny", action}))
 					says := "explicit deny"
-					if e.is("terse") {
+					if op.Asks.Terse {
 						says = action
 					}
 					want("a user who is denied "+action, signed(exact), denied, says)
 				}
 			}
-		}
-		for name := range lines {
-			t.Errorf("%s has a line in testdata/matrix.txt, and is no operation", name)
 		}
 		if found == 0 {
 			t.Error("there are no operations")

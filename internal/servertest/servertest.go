@@ -77,6 +77,7 @@ func (s *Server) start() {
 		cancel()
 		s.T.Fatalf("server did not start: %v", err)
 	}
+	s.API.Undeclared = func(what string) { s.T.Error(what) }
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.CA)
 	s.HTTP = &http.Client{Transport: &http.Transport{DialContext: s.host.Dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}

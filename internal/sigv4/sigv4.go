@@ -74,6 +74,17 @@ func HashOf(body []byte) Hash { return sha256.Sum256(body) }
 // EmptyBody is the hash of no bytes, which is what a GET carries.
 var EmptyBody = HashOf(nil)
 
+// Promised is the hash that a request says its body has, in X-Amz-Content-Sha256:
+// for a body that is read after the signature was checked, and must then have
+// that hash. The error is an InvalidSignatureException.
+func Promised(r *http.Request) (Hash, error) {
+	b, err := hex.DecodeString(r.Header.Get("X-Amz-Content-Sha256"))
+	if err != nil || len(b) != sha256.Size {
+		return Hash{}, sallyport.Errorf(sallyport.InvalidSignatureException, "X-Amz-Content-Sha256 must be the hash of the body, in hexadecimal digits.")
+	}
+	return Hash(b), nil
+}
+
 // A Claim is what a request says about who signed it, and when, and for whom.
 type Claim struct {
 	AccessKeyID string // or a node's ID, in the RSA variant

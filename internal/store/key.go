@@ -72,7 +72,7 @@ func (ks Keys) Create(ctx context.Context, k sallyport.KMSKey, material []byte) 
 		case err != nil:
 			return err
 		case same > 0:
-			return sallyport.Errorf(sallyport.AlreadyExistsException, "There is a KMS key for %s of key store %s already.", k.Outside.Name, k.Outside.Store)
+			return sallyport.Errorf(sallyport.XksKeyAlreadyInUseException, "There is a KMS key for %s of key store %s already.", k.Outside.Name, k.Outside.Store)
 		case all >= maxKMSKeys:
 			return sallyport.Errorf(sallyport.LimitExceededException, "There are %d KMS keys, and there may be no more. Schedule the deletion of some.", all)
 		}

@@ -39,7 +39,7 @@ func TestKMSKeyLives(t *testing.T) {
 		}
 		again := outside
 		again.ID = uuid.NewString()
-		wantCode(t, db.Keys().Create(ctx, again, nil), sallyport.AlreadyExistsException, "sessions of key store vault")
+		wantCode(t, db.Keys().Create(ctx, again, nil), sallyport.XksKeyAlreadyInUseException, "sessions of key store vault")
 		_, err = db.Keys().Get(ctx, again.ID)
 		wantCode(t, err, sallyport.NotFoundException, again.ID)
 

@@ -29,34 +29,23 @@ type Server struct {
 // Service lists the operations.
 func (s *Server) Service() *api.Service {
 	return &api.Service{
-		Name:   "ec2messages",
-		Target: "EC2WindowsMessageDeliveryService",
+		Name:  "ec2messages",
+		Door:  api.JSON{Target: "EC2WindowsMessageDeliveryService"},
+		Model: model,
 		Ops: map[string]api.Op{
-			"GetMessages": api.Node(api.Plain(s.getMessagesOn, s.getMessages)),
+			"GetMessages": api.Read(s.getMessages, api.By(askMessages, api.Resource("")), api.Node, api.Quiet),
 		},
 	}
 }
 
-type getMessagesInput struct {
-	Destination                string
-	MessagesRequestId          string
-	VisibilityTimeoutInSeconds int
-}
-
-type getMessagesOutput struct {
-	Destination       string
-	Messages          []struct{}
-	MessagesRequestId string
-}
-
-func (s *Server) getMessagesOn(_ context.Context, c *api.Call, in *getMessagesInput) ([]api.Question, error) {
-	if in.Destination != c.Who.Node.String() {
+func askMessages(_ context.Context, c *api.Call, in *GetMessagesInput) ([]api.Question, error) {
+	if in.Destination == nil || *in.Destination != c.Who.Node.String() {
 		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "Messages are for a managed node alone, with the node's own credentials.")
 	}
 	return []api.Question{{Action: c.Action()}}, nil
 }
 
-func (s *Server) getMessages(ctx context.Context, _ *api.Call, in *getMessagesInput) (*getMessagesOutput, error) {
+func (s *Server) getMessages(ctx context.Context, _ *api.Call, in *GetMessagesInput) (*GetMessagesOutput, error) {
 	timer := time.NewTimer(hold)
 	defer timer.Stop()
 	select {
@@ -64,5 +53,5 @@ func (s *Server) getMessages(ctx context.Context, _ *api.Call, in *getMessagesIn
 	case <-ctx.Done():
 	case <-s.Stopping:
 	}
-	return &getMessagesOutput{in.Destination, []struct{}{}, in.MessagesRequestId}, nil
+	return &GetMessagesOutput{Destination: in.Destination, Messages: []Message{}, MessagesRequestId: in.MessagesRequestId}, nil
 }

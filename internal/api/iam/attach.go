@@ -4,9 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/store"
@@ -31,95 +28,95 @@ func attach(ctx context.Context, c *api.Call, who store.Entity, arn string) erro
 // attached is a page of the managed policies that who has. There are ten at
 // most, so the page is cut here; the store's cursors would be too long for a
 // Marker.
-func attached(ctx context.Context, c *api.Call, who store.Entity, prefix, marker *string, maxItems *int32) ([]types.AttachedPolicy, string, error) {
+func attached(ctx context.Context, c *api.Call, who store.Entity, prefix, marker *string, maxItems *int32) ([]AttachedPolicy, string, error) {
 	arns, _, err := c.Server.Store.IAM().Attached(ctx, who, store.Page{Limit: 1000})
 	if err != nil {
 		return nil, "", err
 	}
-	list := []types.AttachedPolicy{}
+	list := []AttachedPolicy{}
 	for _, arn := range arns {
 		parts := policyARN.FindStringSubmatch(arn)
 		if parts != nil && strings.HasPrefix(parts[2], val(prefix)) {
-			list = append(list, types.AttachedPolicy{PolicyArn: &arn, PolicyName: &parts[3]})
+			list = append(list, AttachedPolicy{PolicyArn: &arn, PolicyName: &parts[3]})
 		}
 	}
-	return window(list, func(p types.AttachedPolicy) string { return *p.PolicyArn }, marker, maxItems)
+	return window(list, func(p AttachedPolicy) string { return *p.PolicyArn }, marker, maxItems)
 }
 
-func attachUserPolicy(ctx context.Context, c *api.Call, in *iam.AttachUserPolicyInput) (*iam.AttachUserPolicyOutput, error) {
-	if err := attach(ctx, c, store.User(*in.UserName), *in.PolicyArn); err != nil {
+func attachUserPolicy(ctx context.Context, c *api.Call, in *AttachUserPolicyInput) (*AttachUserPolicyOutput, error) {
+	if err := attach(ctx, c, store.User(in.UserName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.AttachUserPolicyOutput{}, nil
+	return &AttachUserPolicyOutput{}, nil
 }
 
-func detachUserPolicy(ctx context.Context, c *api.Call, in *iam.DetachUserPolicyInput) (*iam.DetachUserPolicyOutput, error) {
-	if err := c.Server.Store.IAM().Detach(ctx, store.User(*in.UserName), *in.PolicyArn); err != nil {
+func detachUserPolicy(ctx context.Context, c *api.Call, in *DetachUserPolicyInput) (*DetachUserPolicyOutput, error) {
+	if err := c.Server.Store.IAM().Detach(ctx, store.User(in.UserName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.DetachUserPolicyOutput{}, nil
+	return &DetachUserPolicyOutput{}, nil
 }
 
-func listAttachedUserPolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedUserPoliciesInput) (*iam.ListAttachedUserPoliciesOutput, error) {
-	list, next, err := attached(ctx, c, store.User(*in.UserName), in.PathPrefix, in.Marker, in.MaxItems)
+func listAttachedUserPolicies(ctx context.Context, c *api.Call, in *ListAttachedUserPoliciesInput) (*ListAttachedUserPoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.User(in.UserName), in.PathPrefix, in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListAttachedUserPoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListAttachedUserPoliciesOutput{AttachedPolicies: list, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func attachGroupPolicy(ctx context.Context, c *api.Call, in *iam.AttachGroupPolicyInput) (*iam.AttachGroupPolicyOutput, error) {
-	if err := attach(ctx, c, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
+func attachGroupPolicy(ctx context.Context, c *api.Call, in *AttachGroupPolicyInput) (*AttachGroupPolicyOutput, error) {
+	if err := attach(ctx, c, store.Group(in.GroupName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.AttachGroupPolicyOutput{}, nil
+	return &AttachGroupPolicyOutput{}, nil
 }
 
-func detachGroupPolicy(ctx context.Context, c *api.Call, in *iam.DetachGroupPolicyInput) (*iam.DetachGroupPolicyOutput, error) {
-	if err := c.Server.Store.IAM().Detach(ctx, store.Group(*in.GroupName), *in.PolicyArn); err != nil {
+func detachGroupPolicy(ctx context.Context, c *api.Call, in *DetachGroupPolicyInput) (*DetachGroupPolicyOutput, error) {
+	if err := c.Server.Store.IAM().Detach(ctx, store.Group(in.GroupName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.DetachGroupPolicyOutput{}, nil
+	return &DetachGroupPolicyOutput{}, nil
 }
 
-func listAttachedGroupPolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedGroupPoliciesInput) (*iam.ListAttachedGroupPoliciesOutput, error) {
-	list, next, err := attached(ctx, c, store.Group(*in.GroupName), in.PathPrefix, in.Marker, in.MaxItems)
+func listAttachedGroupPolicies(ctx context.Context, c *api.Call, in *ListAttachedGroupPoliciesInput) (*ListAttachedGroupPoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.Group(in.GroupName), in.PathPrefix, in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListAttachedGroupPoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListAttachedGroupPoliciesOutput{AttachedPolicies: list, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func attachRolePolicy(ctx context.Context, c *api.Call, in *iam.AttachRolePolicyInput) (*iam.AttachRolePolicyOutput, error) {
-	if err := attach(ctx, c, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
+func attachRolePolicy(ctx context.Context, c *api.Call, in *AttachRolePolicyInput) (*AttachRolePolicyOutput, error) {
+	if err := attach(ctx, c, store.Role(in.RoleName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.AttachRolePolicyOutput{}, nil
+	return &AttachRolePolicyOutput{}, nil
 }
 
-func detachRolePolicy(ctx context.Context, c *api.Call, in *iam.DetachRolePolicyInput) (*iam.DetachRolePolicyOutput, error) {
-	if err := c.Server.Store.IAM().Detach(ctx, store.Role(*in.RoleName), *in.PolicyArn); err != nil {
+func detachRolePolicy(ctx context.Context, c *api.Call, in *DetachRolePolicyInput) (*DetachRolePolicyOutput, error) {
+	if err := c.Server.Store.IAM().Detach(ctx, store.Role(in.RoleName), in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.DetachRolePolicyOutput{}, nil
+	return &DetachRolePolicyOutput{}, nil
 }
 
-func listAttachedRolePolicies(ctx context.Context, c *api.Call, in *iam.ListAttachedRolePoliciesInput) (*iam.ListAttachedRolePoliciesOutput, error) {
-	list, next, err := attached(ctx, c, store.Role(*in.RoleName), in.PathPrefix, in.Marker, in.MaxItems)
+func listAttachedRolePolicies(ctx context.Context, c *api.Call, in *ListAttachedRolePoliciesInput) (*ListAttachedRolePoliciesOutput, error) {
+	list, next, err := attached(ctx, c, store.Role(in.RoleName), in.PathPrefix, in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListAttachedRolePoliciesOutput{AttachedPolicies: list, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListAttachedRolePoliciesOutput{AttachedPolicies: list, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
 // boundary is a permissions boundary as answers have it.
-func boundary(arn string) *types.AttachedPermissionsBoundary {
+func boundary(arn string) *AttachedPermissionsBoundary {
 	if arn == "" {
 		return nil
 	}
 	// IAM says Policy where its model says PermissionsBoundaryPolicy. (AWS CLI
 	// reference, get-user and get-role.)
-	return &types.AttachedPermissionsBoundary{PermissionsBoundaryArn: &arn, PermissionsBoundaryType: "Policy"}
+	return &AttachedPermissionsBoundary{PermissionsBoundaryArn: &arn, PermissionsBoundaryType: "Policy"}
 }
 
 // checkBoundary refuses an ARN that is no policy's; "" is no boundary.
@@ -137,30 +134,30 @@ func setBoundary(ctx context.Context, c *api.Call, who store.Entity, arn string)
 	return c.Server.Store.IAM().SetBoundary(ctx, who, arn)
 }
 
-func putUserPermissionsBoundary(ctx context.Context, c *api.Call, in *iam.PutUserPermissionsBoundaryInput) (*iam.PutUserPermissionsBoundaryOutput, error) {
-	if err := setBoundary(ctx, c, store.User(*in.UserName), *in.PermissionsBoundary); err != nil {
+func putUserPermissionsBoundary(ctx context.Context, c *api.Call, in *PutUserPermissionsBoundaryInput) (*PutUserPermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.User(in.UserName), in.PermissionsBoundary); err != nil {
 		return nil, err
 	}
-	return &iam.PutUserPermissionsBoundaryOutput{}, nil
+	return &PutUserPermissionsBoundaryOutput{}, nil
 }
 
-func deleteUserPermissionsBoundary(ctx context.Context, c *api.Call, in *iam.DeleteUserPermissionsBoundaryInput) (*iam.DeleteUserPermissionsBoundaryOutput, error) {
-	if err := setBoundary(ctx, c, store.User(*in.UserName), ""); err != nil {
+func deleteUserPermissionsBoundary(ctx context.Context, c *api.Call, in *DeleteUserPermissionsBoundaryInput) (*DeleteUserPermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.User(in.UserName), ""); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteUserPermissionsBoundaryOutput{}, nil
+	return &DeleteUserPermissionsBoundaryOutput{}, nil
 }
 
-func putRolePermissionsBoundary(ctx context.Context, c *api.Call, in *iam.PutRolePermissionsBoundaryInput) (*iam.PutRolePermissionsBoundaryOutput, error) {
-	if err := setBoundary(ctx, c, store.Role(*in.RoleName), *in.PermissionsBoundary); err != nil {
+func putRolePermissionsBoundary(ctx context.Context, c *api.Call, in *PutRolePermissionsBoundaryInput) (*PutRolePermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.Role(in.RoleName), in.PermissionsBoundary); err != nil {
 		return nil, err
 	}
-	return &iam.PutRolePermissionsBoundaryOutput{}, nil
+	return &PutRolePermissionsBoundaryOutput{}, nil
 }
 
-func deleteRolePermissionsBoundary(ctx context.Context, c *api.Call, in *iam.DeleteRolePermissionsBoundaryInput) (*iam.DeleteRolePermissionsBoundaryOutput, error) {
-	if err := setBoundary(ctx, c, store.Role(*in.RoleName), ""); err != nil {
+func deleteRolePermissionsBoundary(ctx context.Context, c *api.Call, in *DeleteRolePermissionsBoundaryInput) (*DeleteRolePermissionsBoundaryOutput, error) {
+	if err := setBoundary(ctx, c, store.Role(in.RoleName), ""); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteRolePermissionsBoundaryOutput{}, nil
+	return &DeleteRolePermissionsBoundaryOutput{}, nil
 }

@@ -1,17 +1,15 @@
 package iam
 
 import (
+	"cmp"
 	"context"
 	"maps"
-	"reflect"
 	"regexp"
 	"slices"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
+	"github.com/sallyport/sallyport/internal/shape"
 )
 
 // What policy is asked, by what an operation is about. The condition keys are
@@ -19,42 +17,37 @@ import (
 // "Actions, resources, and condition keys for AWS Identity and Access
 // Management".)
 
-// member returns a member of an input by name, or nothing if the input has
-// none by that name. Inputs are the SDK's structs, which have no methods.
-func member[T any](in any, name string) T {
-	f := reflect.ValueOf(in).Elem().FieldByName(name)
-	if !f.IsValid() {
-		var nothing T
-		return nothing
-	}
-	return f.Interface().(T)
-}
-
-func text(in any, name string) string { return val(member[*string](in, name)) }
-
-// ask completes the one question of an operation with what its input says.
-func ask(c *api.Call, in any, q api.Question) ([]api.Question, error) {
+// ask completes the question of an operation with what its input says.
+func ask(c *api.Call, q api.Question) ([]api.Question, error) {
 	q.Action = c.Action()
 	if q.Keys == nil {
 		q.Keys = map[string]string{}
 	}
-	tags, err := readTags(member[[]types.Tag](in, "Tags"))
-	if err != nil {
+	f := c.Input().Fields()
+	if list, ok := f.Optional("Tags"); ok {
+		tags, err := readTags(shape.List(list, shape.Size{}, func(e shape.Value) (t Tag) { t.Read(e); return t }))
+		if err != nil {
+			return nil, err
+		}
+		q.RequestTags, q.TagKeys = tags, slices.Sorted(maps.Keys(tags))
+	}
+	if list, ok := f.Optional("TagKeys"); ok {
+		q.TagKeys = shape.List(list, shape.Size{}, func(e shape.Value) string { return e.Text(nil) })
+	}
+	if err := setARN(c, &q, "PermissionsBoundary", "iam:PermissionsBoundary"); err != nil {
 		return nil, err
 	}
-	q.RequestTags, q.TagKeys = tags, slices.Sorted(maps.Keys(tags))
-	if keys := member[[]string](in, "TagKeys"); len(keys) > 0 {
-		q.TagKeys = keys
-	}
-	for parameter, key := range map[string]string{"PolicyArn": "iam:PolicyARN", "PermissionsBoundary": "iam:PermissionsBoundary"} {
-		if arn := text(in, parameter); arn != "" {
-			if err := checkPolicyARN(arn); err != nil {
-				return nil, err
-			}
-			q.Keys[key] = arn
-		}
-	}
 	return []api.Question{q}, nil
+}
+
+// setARN sets a condition key to the ARN of a policy that a member has.
+func setARN(c *api.Call, q *api.Question, member, key string) error {
+	arn := c.Text(member)
+	if arn == "" {
+		return nil
+	}
+	q.Keys[key] = arn
+	return checkPolicyARN(arn)
 }
 
 // policyARN is the form of a managed policy's ARN: ours, AWS's, or another
@@ -99,48 +92,93 @@ func aboutUser(ctx context.Context, c *api.Call, name string) (api.Question, *sa
 	return q, u, nil
 }
 
-func onUser[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	q, _, err := aboutUser(ctx, c, text(in, "UserName"))
+const (
+	resourceTag = "iam:ResourceTag/"
+	boundaryKey = "iam:PermissionsBoundary"
+	policyKey   = "iam:PolicyARN"
+)
+
+// What the rows of [Service] ask about. Each asks about one thing that the input
+// names. Bounded are those that change what a user or role may: the boundary it has
+// is a condition. Attaching are those of them that name a managed policy.
+var (
+	onUser        = api.On(askUser, api.Resource("user", resourceTag))
+	onUserLimits  = api.On(askUser, api.Resource("user", resourceTag, boundaryKey))
+	onBoundedUser = api.On(askBoundedUser, api.Resource("user", resourceTag, boundaryKey))
+	onAttachUser  = api.On(attaching(askBoundedUser), api.Resource("user", resourceTag, boundaryKey, policyKey))
+	onNewUser     = api.On(askNewUser, api.Resource("user", boundaryKey))
+	onMovedUser   = api.By(askMovedUser, api.Resource("user", resourceTag))
+	onSelf        = api.On(askSelf, api.Resource("user", resourceTag))
+	onKeyOwner    = api.By(askKeyOwner, api.Resource("user", resourceTag))
+
+	onGroup       = api.On(askGroup, api.Resource("group"))
+	onAttachGroup = api.On(attaching(askGroup), api.Resource("group", policyKey))
+	onNewGroup    = api.On(askNewGroup, api.Resource("group"))
+	onMovedGroup  = api.By(askMovedGroup, api.Resource("group"))
+
+	onRole        = api.On(askRole, api.Resource("role", resourceTag))
+	onRoleLimits  = api.On(askRole, api.Resource("role", resourceTag, boundaryKey))
+	onBoundedRole = api.On(askBoundedRole, api.Resource("role", resourceTag, boundaryKey))
+	onAttachRole  = api.On(attaching(askBoundedRole), api.Resource("role", resourceTag, boundaryKey, policyKey))
+	onNewRole     = api.On(askNewRole, api.Resource("role", boundaryKey))
+
+	onPolicy    = api.On(askPolicy, api.Resource("policy"))
+	onNewPolicy = api.On(askNewPolicy, api.Resource("policy"))
+)
+
+// attaching adds the managed policy that is attached or detached to a question.
+func attaching(ask func(context.Context, *api.Call) ([]api.Question, error)) func(context.Context, *api.Call) ([]api.Question, error) {
+	return func(ctx context.Context, c *api.Call) ([]api.Question, error) {
+		qs, err := ask(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		return qs, setARN(c, &qs[0], "PolicyArn", policyKey)
+	}
+}
+
+func askUser(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, _, err := aboutUser(ctx, c, c.Text("UserName"))
 	if err != nil {
 		return nil, err
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-// onBoundedUser is for what changes a user's rights: the boundary the user has
+// askBoundedUser is for what changes a user's rights: the boundary the user has
 // is a condition.
-func onBoundedUser[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	q, u, err := aboutUser(ctx, c, text(in, "UserName"))
+func askBoundedUser(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, u, err := aboutUser(ctx, c, c.Text("UserName"))
 	if err != nil {
 		return nil, err
 	}
 	if u != nil && u.Boundary != "" {
 		q.Keys["iam:PermissionsBoundary"] = u.Boundary
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-func onNewUser[In any](_ context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	name := text(in, "UserName")
-	return ask(c, in, api.Question{Name: "user " + name, Resources: []string{c.Server.Realm.User(path(in), name)}})
+func askNewUser(_ context.Context, c *api.Call) ([]api.Question, error) {
+	name := c.Text("UserName")
+	return ask(c, api.Question{Name: "user " + name, Resources: []string{c.Server.Realm.User(path(c), name)}})
 }
 
 // path is where a new thing is to be.
-func path(in any) string { return or(member[*string](in, "Path"), "/") }
+func path(c *api.Call) string { return cmp.Or(c.Text("Path"), "/") }
 
-// onMovedUser asks about the user as it is and as it will be. Otherwise a caller
+// askMovedUser asks about the user as it is and as it will be. Otherwise a caller
 // that may change one user could give it a name that other policies allow more.
-func onMovedUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) ([]api.Question, error) {
-	q, u, err := aboutUser(ctx, c, *in.UserName)
+func askMovedUser(ctx context.Context, c *api.Call, in *UpdateUserInput) ([]api.Question, error) {
+	q, u, err := aboutUser(ctx, c, in.UserName)
 	if err != nil {
 		return nil, err
 	}
-	all, err := ask(c, in, q)
+	all, err := ask(c, q)
 	if err != nil || in.NewPath == nil && in.NewUserName == nil {
 		return all, err
 	}
 	to := all[0]
-	path, name := "/", or(in.NewUserName, *in.UserName)
+	path, name := "/", or(in.NewUserName, in.UserName)
 	if u != nil {
 		path = u.Path
 	}
@@ -150,10 +188,10 @@ func onMovedUser(ctx context.Context, c *api.Call, in *iam.UpdateUserInput) ([]a
 
 // self is the user an operation is about: the caller, if the input names no user.
 // It is "" for the account's root.
-func self(c *api.Call, name *string) (string, error) {
+func self(c *api.Call, name string) (string, error) {
 	switch {
-	case name != nil:
-		return *name, nil
+	case name != "":
+		return name, nil
 	case c.Who.Kind == sallyport.Root:
 		return "", nil
 	case c.Who.Kind == sallyport.UserKind:
@@ -162,26 +200,26 @@ func self(c *api.Call, name *string) (string, error) {
 	return "", sallyport.Errorf(sallyport.ValidationException, "Must specify userName when calling with non-User credentials")
 }
 
-func onSelf[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	name, err := self(c, member[*string](in, "UserName"))
+func askSelf(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	name, err := self(c, c.Text("UserName"))
 	if err != nil {
 		return nil, err
 	}
 	if name == "" {
-		return ask(c, in, api.Question{Resources: []string{c.Server.Realm.Root()}})
+		return ask(c, api.Question{Resources: []string{c.Server.Realm.Root()}})
 	}
 	q, _, err := aboutUser(ctx, c, name)
 	if err != nil {
 		return nil, err
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-// onKeyOwner asks about the user that owns a key. For a key that is not there it
+// askKeyOwner asks about the user that owns a key. For a key that is not there it
 // asks about every user, so that only a caller that may ask about all of them learns
 // that.
-func onKeyOwner(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedInput) ([]api.Question, error) {
-	owner, err := c.Server.Store.IAM().AccessKeyOwner(ctx, *in.AccessKeyId)
+func askKeyOwner(ctx context.Context, c *api.Call, in *GetAccessKeyLastUsedInput) ([]api.Question, error) {
+	owner, err := c.Server.Store.IAM().AccessKeyOwner(ctx, in.AccessKeyId)
 	ok, err := found(err)
 	if err != nil {
 		return nil, err
@@ -195,8 +233,8 @@ func onKeyOwner(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedIn
 			return nil, err
 		}
 	}
-	q.Name = "access key " + *in.AccessKeyId
-	return ask(c, in, q)
+	q.Name = "access key " + in.AccessKeyId
+	return ask(c, q)
 }
 
 func aboutGroup(ctx context.Context, c *api.Call, name string) (api.Question, *sallyport.Group, error) {
@@ -209,31 +247,31 @@ func aboutGroup(ctx context.Context, c *api.Call, name string) (api.Question, *s
 	return q, g, nil
 }
 
-func onGroup[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	q, _, err := aboutGroup(ctx, c, text(in, "GroupName"))
+func askGroup(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, _, err := aboutGroup(ctx, c, c.Text("GroupName"))
 	if err != nil {
 		return nil, err
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-func onNewGroup[In any](_ context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	name := text(in, "GroupName")
-	return ask(c, in, api.Question{Name: "group " + name, Resources: []string{c.Server.Realm.Group(path(in), name)}})
+func askNewGroup(_ context.Context, c *api.Call) ([]api.Question, error) {
+	name := c.Text("GroupName")
+	return ask(c, api.Question{Name: "group " + name, Resources: []string{c.Server.Realm.Group(path(c), name)}})
 }
 
-// onMovedGroup asks twice, as [onMovedUser] does.
-func onMovedGroup(ctx context.Context, c *api.Call, in *iam.UpdateGroupInput) ([]api.Question, error) {
-	q, g, err := aboutGroup(ctx, c, *in.GroupName)
+// askMovedGroup asks twice, as [askMovedUser] does.
+func askMovedGroup(ctx context.Context, c *api.Call, in *UpdateGroupInput) ([]api.Question, error) {
+	q, g, err := aboutGroup(ctx, c, in.GroupName)
 	if err != nil {
 		return nil, err
 	}
-	all, err := ask(c, in, q)
+	all, err := ask(c, q)
 	if err != nil || in.NewPath == nil && in.NewGroupName == nil {
 		return all, err
 	}
 	to := all[0]
-	path, name := "/", or(in.NewGroupName, *in.GroupName)
+	path, name := "/", or(in.NewGroupName, in.GroupName)
 	if g != nil {
 		path = g.Path
 	}
@@ -252,34 +290,34 @@ func aboutRole(ctx context.Context, c *api.Call, name string) (api.Question, *sa
 	return q, r, nil
 }
 
-func onRole[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	q, _, err := aboutRole(ctx, c, text(in, "RoleName"))
+func askRole(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, _, err := aboutRole(ctx, c, c.Text("RoleName"))
 	if err != nil {
 		return nil, err
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-// onBoundedRole is [onBoundedUser] for roles.
-func onBoundedRole[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	q, r, err := aboutRole(ctx, c, text(in, "RoleName"))
+// askBoundedRole is [askBoundedUser] for roles.
+func askBoundedRole(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, r, err := aboutRole(ctx, c, c.Text("RoleName"))
 	if err != nil {
 		return nil, err
 	}
 	if r != nil && r.Boundary != "" {
 		q.Keys["iam:PermissionsBoundary"] = r.Boundary
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-func onNewRole[In any](_ context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	name := text(in, "RoleName")
-	return ask(c, in, api.Question{Name: "role " + name, Resources: []string{c.Server.Realm.Role(path(in), name)}})
+func askNewRole(_ context.Context, c *api.Call) ([]api.Question, error) {
+	name := c.Text("RoleName")
+	return ask(c, api.Question{Name: "role " + name, Resources: []string{c.Server.Realm.Role(path(c), name)}})
 }
 
-// onPolicy asks about a managed policy, whose ARN the caller knows already.
-func onPolicy[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	arn := text(in, "PolicyArn")
+// askPolicy asks about a managed policy, whose ARN the caller knows already.
+func askPolicy(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	arn := c.Text("PolicyArn")
 	if err := checkPolicyARN(arn); err != nil {
 		return nil, err
 	}
@@ -290,10 +328,10 @@ func onPolicy[In any](ctx context.Context, c *api.Call, in *In) ([]api.Question,
 	} else if ok {
 		q.Tags = p.Tags
 	}
-	return ask(c, in, q)
+	return ask(c, q)
 }
 
-func onNewPolicy[In any](_ context.Context, c *api.Call, in *In) ([]api.Question, error) {
-	name := text(in, "PolicyName")
-	return ask(c, in, api.Question{Name: "policy " + name, Resources: []string{c.Server.Realm.ManagedPolicy(path(in), name)}})
+func askNewPolicy(_ context.Context, c *api.Call) ([]api.Question, error) {
+	name := c.Text("PolicyName")
+	return ask(c, api.Question{Name: "policy " + name, Resources: []string{c.Server.Realm.ManagedPolicy(path(c), name)}})
 }

@@ -130,7 +130,7 @@ func (d *door) call(c aws.Credentials, operation, form string) answer {
 	values, err := url.ParseQuery(form)
 	d.must(err)
 	values.Set("Action", operation)
-	values.Set("Version", iam.Service().Version)
+	values.Set("Version", iam.Service().Door.(api.Query).Version)
 	body := values.Encode()
 	r, err := http.NewRequestWithContext(d.Context(), http.MethodPost, d.url+"/", strings.NewReader(body))
 	d.must(err)

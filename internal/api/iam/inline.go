@@ -4,8 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -51,92 +49,92 @@ func listInline(ctx context.Context, c *api.Call, who store.Entity, marker *stri
 	return each(names, func(name string) string { return name }), string(next), nil
 }
 
-func putUserPolicy(ctx context.Context, c *api.Call, in *iam.PutUserPolicyInput) (*iam.PutUserPolicyOutput, error) {
-	if err := putInline(ctx, c, store.User(*in.UserName), *in.PolicyName, *in.PolicyDocument, policy.UserQuota); err != nil {
+func putUserPolicy(ctx context.Context, c *api.Call, in *PutUserPolicyInput) (*PutUserPolicyOutput, error) {
+	if err := putInline(ctx, c, store.User(in.UserName), in.PolicyName, in.PolicyDocument, policy.UserQuota); err != nil {
 		return nil, err
 	}
-	return &iam.PutUserPolicyOutput{}, nil
+	return &PutUserPolicyOutput{}, nil
 }
 
-func getUserPolicy(ctx context.Context, c *api.Call, in *iam.GetUserPolicyInput) (*iam.GetUserPolicyOutput, error) {
-	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName)
+func getUserPolicy(ctx context.Context, c *api.Call, in *GetUserPolicyInput) (*GetUserPolicyOutput, error) {
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.User(in.UserName), in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.GetUserPolicyOutput{UserName: in.UserName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+	return &GetUserPolicyOutput{UserName: &in.UserName, PolicyName: &in.PolicyName, PolicyDocument: document(doc)}, nil
 }
 
-func listUserPolicies(ctx context.Context, c *api.Call, in *iam.ListUserPoliciesInput) (*iam.ListUserPoliciesOutput, error) {
-	names, next, err := listInline(ctx, c, store.User(*in.UserName), in.Marker, in.MaxItems)
+func listUserPolicies(ctx context.Context, c *api.Call, in *ListUserPoliciesInput) (*ListUserPoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.User(in.UserName), in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListUserPoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListUserPoliciesOutput{PolicyNames: names, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func deleteUserPolicy(ctx context.Context, c *api.Call, in *iam.DeleteUserPolicyInput) (*iam.DeleteUserPolicyOutput, error) {
-	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.User(*in.UserName), *in.PolicyName); err != nil {
+func deleteUserPolicy(ctx context.Context, c *api.Call, in *DeleteUserPolicyInput) (*DeleteUserPolicyOutput, error) {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.User(in.UserName), in.PolicyName); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteUserPolicyOutput{}, nil
+	return &DeleteUserPolicyOutput{}, nil
 }
 
-func putGroupPolicy(ctx context.Context, c *api.Call, in *iam.PutGroupPolicyInput) (*iam.PutGroupPolicyOutput, error) {
-	if err := putInline(ctx, c, store.Group(*in.GroupName), *in.PolicyName, *in.PolicyDocument, policy.GroupQuota); err != nil {
+func putGroupPolicy(ctx context.Context, c *api.Call, in *PutGroupPolicyInput) (*PutGroupPolicyOutput, error) {
+	if err := putInline(ctx, c, store.Group(in.GroupName), in.PolicyName, in.PolicyDocument, policy.GroupQuota); err != nil {
 		return nil, err
 	}
-	return &iam.PutGroupPolicyOutput{}, nil
+	return &PutGroupPolicyOutput{}, nil
 }
 
-func getGroupPolicy(ctx context.Context, c *api.Call, in *iam.GetGroupPolicyInput) (*iam.GetGroupPolicyOutput, error) {
-	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName)
+func getGroupPolicy(ctx context.Context, c *api.Call, in *GetGroupPolicyInput) (*GetGroupPolicyOutput, error) {
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Group(in.GroupName), in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.GetGroupPolicyOutput{GroupName: in.GroupName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+	return &GetGroupPolicyOutput{GroupName: &in.GroupName, PolicyName: &in.PolicyName, PolicyDocument: document(doc)}, nil
 }
 
-func listGroupPolicies(ctx context.Context, c *api.Call, in *iam.ListGroupPoliciesInput) (*iam.ListGroupPoliciesOutput, error) {
-	names, next, err := listInline(ctx, c, store.Group(*in.GroupName), in.Marker, in.MaxItems)
+func listGroupPolicies(ctx context.Context, c *api.Call, in *ListGroupPoliciesInput) (*ListGroupPoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.Group(in.GroupName), in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListGroupPoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListGroupPoliciesOutput{PolicyNames: names, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func deleteGroupPolicy(ctx context.Context, c *api.Call, in *iam.DeleteGroupPolicyInput) (*iam.DeleteGroupPolicyOutput, error) {
-	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Group(*in.GroupName), *in.PolicyName); err != nil {
+func deleteGroupPolicy(ctx context.Context, c *api.Call, in *DeleteGroupPolicyInput) (*DeleteGroupPolicyOutput, error) {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Group(in.GroupName), in.PolicyName); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteGroupPolicyOutput{}, nil
+	return &DeleteGroupPolicyOutput{}, nil
 }
 
-func putRolePolicy(ctx context.Context, c *api.Call, in *iam.PutRolePolicyInput) (*iam.PutRolePolicyOutput, error) {
-	if err := putInline(ctx, c, store.Role(*in.RoleName), *in.PolicyName, *in.PolicyDocument, policy.RoleQuota); err != nil {
+func putRolePolicy(ctx context.Context, c *api.Call, in *PutRolePolicyInput) (*PutRolePolicyOutput, error) {
+	if err := putInline(ctx, c, store.Role(in.RoleName), in.PolicyName, in.PolicyDocument, policy.RoleQuota); err != nil {
 		return nil, err
 	}
-	return &iam.PutRolePolicyOutput{}, nil
+	return &PutRolePolicyOutput{}, nil
 }
 
-func getRolePolicy(ctx context.Context, c *api.Call, in *iam.GetRolePolicyInput) (*iam.GetRolePolicyOutput, error) {
-	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName)
+func getRolePolicy(ctx context.Context, c *api.Call, in *GetRolePolicyInput) (*GetRolePolicyOutput, error) {
+	doc, err := c.Server.Store.IAM().InlinePolicy(ctx, store.Role(in.RoleName), in.PolicyName)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.GetRolePolicyOutput{RoleName: in.RoleName, PolicyName: in.PolicyName, PolicyDocument: document(doc)}, nil
+	return &GetRolePolicyOutput{RoleName: &in.RoleName, PolicyName: &in.PolicyName, PolicyDocument: document(doc)}, nil
 }
 
-func listRolePolicies(ctx context.Context, c *api.Call, in *iam.ListRolePoliciesInput) (*iam.ListRolePoliciesOutput, error) {
-	names, next, err := listInline(ctx, c, store.Role(*in.RoleName), in.Marker, in.MaxItems)
+func listRolePolicies(ctx context.Context, c *api.Call, in *ListRolePoliciesInput) (*ListRolePoliciesOutput, error) {
+	names, next, err := listInline(ctx, c, store.Role(in.RoleName), in.Marker, in.MaxItems)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListRolePoliciesOutput{PolicyNames: names, IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListRolePoliciesOutput{PolicyNames: names, IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func deleteRolePolicy(ctx context.Context, c *api.Call, in *iam.DeleteRolePolicyInput) (*iam.DeleteRolePolicyOutput, error) {
-	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Role(*in.RoleName), *in.PolicyName); err != nil {
+func deleteRolePolicy(ctx context.Context, c *api.Call, in *DeleteRolePolicyInput) (*DeleteRolePolicyOutput, error) {
+	if err := c.Server.Store.IAM().DeleteInlinePolicy(ctx, store.Role(in.RoleName), in.PolicyName); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteRolePolicyOutput{}, nil
+	return &DeleteRolePolicyOutput{}, nil
 }

@@ -4,9 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 )
@@ -20,16 +17,16 @@ func owner(user string) *string {
 	return &user
 }
 
-func status(k *sallyport.AccessKey) types.StatusType {
+func status(k *sallyport.AccessKey) StatusType {
 	if k.Active {
-		return types.StatusTypeActive
+		return StatusTypeActive
 	}
-	return types.StatusTypeInactive
+	return StatusTypeInactive
 }
 
 // createAccessKey makes a key. Its secret is in this answer and in no other.
-func createAccessKey(ctx context.Context, c *api.Call, in *iam.CreateAccessKeyInput) (*iam.CreateAccessKeyOutput, error) {
-	user, err := self(c, in.UserName)
+func createAccessKey(ctx context.Context, c *api.Call, in *CreateAccessKeyInput) (*CreateAccessKeyOutput, error) {
+	user, err := self(c, val(in.UserName))
 	if err != nil {
 		return nil, err
 	}
@@ -40,13 +37,13 @@ func createAccessKey(ctx context.Context, c *api.Call, in *iam.CreateAccessKeyIn
 	if err := c.Server.Store.IAM().CreateAccessKey(ctx, k, secret); err != nil {
 		return nil, err
 	}
-	return &iam.CreateAccessKeyOutput{AccessKey: &types.AccessKey{
+	return &CreateAccessKeyOutput{AccessKey: &AccessKey{
 		AccessKeyId: &k.ID, SecretAccessKey: new(secret.Reveal()), Status: status(&k), UserName: owner(user), CreateDate: &k.Created,
 	}}, nil
 }
 
-func listAccessKeys(ctx context.Context, c *api.Call, in *iam.ListAccessKeysInput) (*iam.ListAccessKeysOutput, error) {
-	user, err := self(c, in.UserName)
+func listAccessKeys(ctx context.Context, c *api.Call, in *ListAccessKeysInput) (*ListAccessKeysOutput, error) {
+	user, err := self(c, val(in.UserName))
 	if err != nil {
 		return nil, err
 	}
@@ -58,41 +55,41 @@ func listAccessKeys(ctx context.Context, c *api.Call, in *iam.ListAccessKeysInpu
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListAccessKeysOutput{
-		AccessKeyMetadata: each(keys, func(k sallyport.AccessKey) types.AccessKeyMetadata {
-			return types.AccessKeyMetadata{AccessKeyId: &k.ID, CreateDate: &k.Created, Status: status(&k), UserName: owner(user)}
+	return &ListAccessKeysOutput{
+		AccessKeyMetadata: each(keys, func(k sallyport.AccessKey) AccessKeyMetadata {
+			return AccessKeyMetadata{AccessKeyId: &k.ID, CreateDate: &k.Created, Status: status(&k), UserName: owner(user)}
 		}),
-		IsTruncated: next != "", Marker: some(next),
+		IsTruncated: new(next != ""), Marker: some(next),
 	}, nil
 }
 
-func updateAccessKey(ctx context.Context, c *api.Call, in *iam.UpdateAccessKeyInput) (*iam.UpdateAccessKeyOutput, error) {
-	user, err := self(c, in.UserName)
+func updateAccessKey(ctx context.Context, c *api.Call, in *UpdateAccessKeyInput) (*UpdateAccessKeyOutput, error) {
+	user, err := self(c, val(in.UserName))
 	if err != nil {
 		return nil, err
 	}
-	if in.Status == types.StatusTypeExpired {
+	if in.Status == StatusTypeExpired {
 		return nil, sallyport.Errorf(sallyport.InvalidInput, "A key cannot be made to expire. Its status can be set to Active or Inactive.")
 	}
-	if err := c.Server.Store.IAM().SetAccessKeyActive(ctx, user, *in.AccessKeyId, in.Status == types.StatusTypeActive); err != nil {
+	if err := c.Server.Store.IAM().SetAccessKeyActive(ctx, user, in.AccessKeyId, in.Status == StatusTypeActive); err != nil {
 		return nil, err
 	}
-	return &iam.UpdateAccessKeyOutput{}, nil
+	return &UpdateAccessKeyOutput{}, nil
 }
 
-func deleteAccessKey(ctx context.Context, c *api.Call, in *iam.DeleteAccessKeyInput) (*iam.DeleteAccessKeyOutput, error) {
-	user, err := self(c, in.UserName)
+func deleteAccessKey(ctx context.Context, c *api.Call, in *DeleteAccessKeyInput) (*DeleteAccessKeyOutput, error) {
+	user, err := self(c, val(in.UserName))
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.IAM().DeleteAccessKey(ctx, user, *in.AccessKeyId); err != nil {
+	if err := c.Server.Store.IAM().DeleteAccessKey(ctx, user, in.AccessKeyId); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteAccessKeyOutput{}, nil
+	return &DeleteAccessKeyOutput{}, nil
 }
 
-func getAccessKeyLastUsed(ctx context.Context, c *api.Call, in *iam.GetAccessKeyLastUsedInput) (*iam.GetAccessKeyLastUsedOutput, error) {
-	user, err := c.Server.Store.IAM().AccessKeyOwner(ctx, *in.AccessKeyId)
+func getAccessKeyLastUsed(ctx context.Context, c *api.Call, in *GetAccessKeyLastUsedInput) (*GetAccessKeyLastUsedOutput, error) {
+	user, err := c.Server.Store.IAM().AccessKeyOwner(ctx, in.AccessKeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -100,13 +97,13 @@ func getAccessKeyLastUsed(ctx context.Context, c *api.Call, in *iam.GetAccessKey
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(keys, func(k sallyport.AccessKey) bool { return k.ID == *in.AccessKeyId })
+	i := slices.IndexFunc(keys, func(k sallyport.AccessKey) bool { return k.ID == in.AccessKeyId })
 	if i < 0 {
-		return nil, sallyport.Errorf(sallyport.NoSuchEntity, "The Access Key with id %s cannot be found.", *in.AccessKeyId) // any more
+		return nil, sallyport.Errorf(sallyport.NoSuchEntity, "The Access Key with id %s cannot be found.", in.AccessKeyId) // any more
 	}
-	used := &types.AccessKeyLastUsed{Region: new("N/A"), ServiceName: new("N/A")} // AWS's words for never
+	used := &AccessKeyLastUsed{Region: new("N/A"), ServiceName: new("N/A")} // AWS's words for never
 	if k := keys[i]; !k.LastUsed.IsZero() {
-		used = &types.AccessKeyLastUsed{LastUsedDate: &k.LastUsed, Region: new(c.Server.Realm.Region), ServiceName: &k.LastService}
+		used = &AccessKeyLastUsed{LastUsedDate: &k.LastUsed, Region: new(c.Server.Realm.Region), ServiceName: &k.LastService}
 	}
-	return &iam.GetAccessKeyLastUsedOutput{AccessKeyLastUsed: used, UserName: owner(user)}, nil
+	return &GetAccessKeyLastUsedOutput{AccessKeyLastUsed: used, UserName: owner(user)}, nil
 }

@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -37,15 +34,15 @@ func findPolicy(ctx context.Context, c *api.Call, arn string) (*sallyport.Policy
 }
 
 // listedPolicy is a policy as lists have it: without tags and description.
-func listedPolicy(p *sallyport.Policy, uses store.Uses) types.Policy {
-	return types.Policy{
+func listedPolicy(p *sallyport.Policy, uses store.Uses) Policy {
+	return Policy{
 		Arn: &p.ARN, PolicyName: &p.Name, PolicyId: &p.ID, Path: &p.Path, DefaultVersionId: &p.Default,
 		AttachmentCount: new(int32(uses.Attachments)), PermissionsBoundaryUsageCount: new(int32(uses.Boundaries)),
-		IsAttachable: true, CreateDate: &p.Created, UpdateDate: &p.Updated,
+		IsAttachable: new(true), CreateDate: &p.Created, UpdateDate: &p.Updated,
 	}
 }
 
-func wholePolicy(p *sallyport.Policy, uses store.Uses) *types.Policy {
+func wholePolicy(p *sallyport.Policy, uses store.Uses) *Policy {
 	out := listedPolicy(p, uses)
 	out.Description, out.Tags = some(p.Description), writeTags(p.Tags)
 	return &out
@@ -61,26 +58,28 @@ func checkManaged(text string) error {
 	return nil
 }
 
-func createPolicy(ctx context.Context, c *api.Call, in *iam.CreatePolicyInput) (*iam.CreatePolicyOutput, error) {
+func createPolicy(ctx context.Context, c *api.Call, in *CreatePolicyInput) (*CreatePolicyOutput, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkManaged(*in.PolicyDocument); err != nil {
+	if err := checkManaged(in.PolicyDocument); err != nil {
 		return nil, err
 	}
 	p := sallyport.Policy{
-		ARN: c.Server.Realm.ManagedPolicy(path(in), *in.PolicyName), Name: *in.PolicyName, Path: path(in), ID: sallyport.EntityID("ANPA"),
-		Description: val(in.Description), Created: c.At, Updated: c.At, Tags: tags, Default: "v1", Document: *in.PolicyDocument,
+		ARN: c.Server.Realm.ManagedPolicy(or(in.Path, "/"), in.PolicyName), Name: in.PolicyName, Path: or(in.Path, "/"), ID: sallyport.EntityID("ANPA"),
+		Description: val(in.Description), Created: c.At, Updated: c.At, Tags: tags, Default: "v1", Document: in.PolicyDocument,
 	}
 	if err := c.Server.Store.IAM().CreatePolicy(ctx, p); err != nil {
 		return nil, err
 	}
-	return &iam.CreatePolicyOutput{Policy: wholePolicy(&p, store.Uses{})}, nil
+	out := wholePolicy(&p, store.Uses{})
+	out.Description = nil // as in AWS, whose GetPolicy alone has it
+	return &CreatePolicyOutput{Policy: out}, nil
 }
 
-func getPolicy(ctx context.Context, c *api.Call, in *iam.GetPolicyInput) (*iam.GetPolicyOutput, error) {
-	p, err := findPolicy(ctx, c, *in.PolicyArn)
+func getPolicy(ctx context.Context, c *api.Call, in *GetPolicyInput) (*GetPolicyOutput, error) {
+	p, err := findPolicy(ctx, c, in.PolicyArn)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +87,11 @@ func getPolicy(ctx context.Context, c *api.Call, in *iam.GetPolicyInput) (*iam.G
 	if err != nil {
 		return nil, err
 	}
-	return &iam.GetPolicyOutput{Policy: wholePolicy(p, uses[p.ARN])}, nil
+	out := wholePolicy(p, uses[p.ARN])
+	if out.Tags == nil {
+		out.Tags = []Tag{} // its element is there, as in AWS
+	}
+	return &GetPolicyOutput{Policy: out}, nil
 }
 
 // The markers of ListPolicies say which half of the list they are in: AWS's own
@@ -100,7 +103,7 @@ const (
 
 // listPolicies may answer fewer than it was asked for though there are more,
 // where a filter took some away; IAM's may too.
-func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (*iam.ListPoliciesOutput, error) {
+func listPolicies(ctx context.Context, c *api.Call, in *ListPoliciesInput) (*ListPoliciesOutput, error) {
 	marker, most := val(in.Marker), int(or(in.MaxItems, defaultMaxItems))
 	name, inBuiltin := strings.CutPrefix(marker, afterBuiltin)
 	cursor, inOwn := strings.CutPrefix(marker, afterOwn)
@@ -112,18 +115,18 @@ func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (
 	}
 	var list []*sallyport.Policy
 	next := ""
-	if in.Scope != types.PolicyScopeTypeLocal && !inOwn {
+	if in.Scope != PolicyScopeTypeLocal && !inOwn {
 		list = builtinsAfter(name, val(in.PathPrefix))
 		if len(list) > most {
 			list = list[:most]
 			next = afterBuiltin + list[most-1].Name
 		}
 	}
-	if in.Scope != types.PolicyScopeTypeAws && next == "" {
+	if in.Scope != PolicyScopeTypeAws && next == "" {
 		if len(list) == most {
 			next = afterOwn
 		} else {
-			own, after, err := c.Server.Store.IAM().Policies(ctx, val(in.PathPrefix), in.OnlyAttached, store.Page{After: store.Cursor(cursor), Limit: most - len(list)})
+			own, after, err := c.Server.Store.IAM().Policies(ctx, val(in.PathPrefix), val(in.OnlyAttached), store.Page{After: store.Cursor(cursor), Limit: most - len(list)})
 			if err != nil {
 				return nil, marked(err)
 			}
@@ -139,13 +142,13 @@ func listPolicies(ctx context.Context, c *api.Call, in *iam.ListPoliciesInput) (
 	}
 	list = slices.DeleteFunc(list, func(p *sallyport.Policy) bool {
 		u := uses[p.ARN]
-		return in.OnlyAttached && u.Attachments == 0 ||
-			in.PolicyUsageFilter == types.PolicyUsageTypePermissionsPolicy && u.Attachments == 0 ||
-			in.PolicyUsageFilter == types.PolicyUsageTypePermissionsBoundary && u.Boundaries == 0
+		return val(in.OnlyAttached) && u.Attachments == 0 ||
+			in.PolicyUsageFilter == PolicyUsageTypePermissionsPolicy && u.Attachments == 0 ||
+			in.PolicyUsageFilter == PolicyUsageTypePermissionsBoundary && u.Boundaries == 0
 	})
-	return &iam.ListPoliciesOutput{
-		Policies:    each(list, func(p *sallyport.Policy) types.Policy { return listedPolicy(p, uses[p.ARN]) }),
-		IsTruncated: next != "", Marker: some(next),
+	return &ListPoliciesOutput{
+		Policies:    each(list, func(p *sallyport.Policy) Policy { return listedPolicy(p, uses[p.ARN]) }),
+		IsTruncated: new(next != ""), Marker: some(next),
 	}, nil
 }
 
@@ -161,19 +164,19 @@ func builtinsAfter(name, prefix string) []*sallyport.Policy {
 	return list
 }
 
-func deletePolicy(ctx context.Context, c *api.Call, in *iam.DeletePolicyInput) (*iam.DeletePolicyOutput, error) {
-	if err := checkOwn(*in.PolicyArn); err != nil {
+func deletePolicy(ctx context.Context, c *api.Call, in *DeletePolicyInput) (*DeletePolicyOutput, error) {
+	if err := checkOwn(in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.IAM().DeletePolicy(ctx, *in.PolicyArn); err != nil {
+	if err := c.Server.Store.IAM().DeletePolicy(ctx, in.PolicyArn); err != nil {
 		return nil, err
 	}
-	return &iam.DeletePolicyOutput{}, nil
+	return &DeletePolicyOutput{}, nil
 }
 
 // aVersion is a version as lists have it: without its document.
-func aVersion(v sallyport.PolicyVersion) types.PolicyVersion {
-	return types.PolicyVersion{VersionId: &v.ID, IsDefaultVersion: v.Default, CreateDate: &v.Created}
+func aVersion(v sallyport.PolicyVersion) PolicyVersion {
+	return PolicyVersion{VersionId: &v.ID, IsDefaultVersion: &v.Default, CreateDate: &v.Created}
 }
 
 // versions are those of a policy, newest first. AWS's own have one each.
@@ -184,37 +187,37 @@ func versions(ctx context.Context, c *api.Call, arn string) ([]sallyport.PolicyV
 	return c.Server.Store.IAM().PolicyVersions(ctx, arn)
 }
 
-func createPolicyVersion(ctx context.Context, c *api.Call, in *iam.CreatePolicyVersionInput) (*iam.CreatePolicyVersionOutput, error) {
-	if err := checkOwn(*in.PolicyArn); err != nil {
+func createPolicyVersion(ctx context.Context, c *api.Call, in *CreatePolicyVersionInput) (*CreatePolicyVersionOutput, error) {
+	if err := checkOwn(in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := checkManaged(*in.PolicyDocument); err != nil {
+	if err := checkManaged(in.PolicyDocument); err != nil {
 		return nil, err
 	}
-	v, err := c.Server.Store.IAM().CreatePolicyVersion(ctx, *in.PolicyArn, *in.PolicyDocument, in.SetAsDefault, c.At)
+	v, err := c.Server.Store.IAM().CreatePolicyVersion(ctx, in.PolicyArn, in.PolicyDocument, val(in.SetAsDefault), c.At)
 	if err != nil {
 		return nil, err
 	}
-	return &iam.CreatePolicyVersionOutput{PolicyVersion: new(aVersion(v))}, nil
+	return &CreatePolicyVersionOutput{PolicyVersion: new(aVersion(v))}, nil
 }
 
-func getPolicyVersion(ctx context.Context, c *api.Call, in *iam.GetPolicyVersionInput) (*iam.GetPolicyVersionOutput, error) {
-	all, err := versions(ctx, c, *in.PolicyArn)
+func getPolicyVersion(ctx context.Context, c *api.Call, in *GetPolicyVersionInput) (*GetPolicyVersionOutput, error) {
+	all, err := versions(ctx, c, in.PolicyArn)
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range all {
-		if v.ID == *in.VersionId {
+		if v.ID == in.VersionId {
 			out := aVersion(v)
 			out.Document = document(v.Document)
-			return &iam.GetPolicyVersionOutput{PolicyVersion: &out}, nil
+			return &GetPolicyVersionOutput{PolicyVersion: &out}, nil
 		}
 	}
-	return nil, sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s version %s does not exist or is not attachable.", *in.PolicyArn, *in.VersionId)
+	return nil, sallyport.Errorf(sallyport.NoSuchEntity, "Policy %s version %s does not exist or is not attachable.", in.PolicyArn, in.VersionId)
 }
 
-func listPolicyVersions(ctx context.Context, c *api.Call, in *iam.ListPolicyVersionsInput) (*iam.ListPolicyVersionsOutput, error) {
-	all, err := versions(ctx, c, *in.PolicyArn)
+func listPolicyVersions(ctx context.Context, c *api.Call, in *ListPolicyVersionsInput) (*ListPolicyVersionsOutput, error) {
+	all, err := versions(ctx, c, in.PolicyArn)
 	if err != nil {
 		return nil, err
 	}
@@ -222,52 +225,52 @@ func listPolicyVersions(ctx context.Context, c *api.Call, in *iam.ListPolicyVers
 	if err != nil {
 		return nil, err
 	}
-	return &iam.ListPolicyVersionsOutput{Versions: each(all, aVersion), IsTruncated: next != "", Marker: some(next)}, nil
+	return &ListPolicyVersionsOutput{Versions: each(all, aVersion), IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
-func setDefaultPolicyVersion(ctx context.Context, c *api.Call, in *iam.SetDefaultPolicyVersionInput) (*iam.SetDefaultPolicyVersionOutput, error) {
-	if err := checkOwn(*in.PolicyArn); err != nil {
+func setDefaultPolicyVersion(ctx context.Context, c *api.Call, in *SetDefaultPolicyVersionInput) (*SetDefaultPolicyVersionOutput, error) {
+	if err := checkOwn(in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.IAM().SetDefaultPolicyVersion(ctx, *in.PolicyArn, *in.VersionId, c.At); err != nil {
+	if err := c.Server.Store.IAM().SetDefaultPolicyVersion(ctx, in.PolicyArn, in.VersionId, c.At); err != nil {
 		return nil, err
 	}
-	return &iam.SetDefaultPolicyVersionOutput{}, nil
+	return &SetDefaultPolicyVersionOutput{}, nil
 }
 
-func deletePolicyVersion(ctx context.Context, c *api.Call, in *iam.DeletePolicyVersionInput) (*iam.DeletePolicyVersionOutput, error) {
-	if err := checkOwn(*in.PolicyArn); err != nil {
+func deletePolicyVersion(ctx context.Context, c *api.Call, in *DeletePolicyVersionInput) (*DeletePolicyVersionOutput, error) {
+	if err := checkOwn(in.PolicyArn); err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.IAM().DeletePolicyVersion(ctx, *in.PolicyArn, *in.VersionId); err != nil {
+	if err := c.Server.Store.IAM().DeletePolicyVersion(ctx, in.PolicyArn, in.VersionId); err != nil {
 		return nil, err
 	}
-	return &iam.DeletePolicyVersionOutput{}, nil
+	return &DeletePolicyVersionOutput{}, nil
 }
 
 // listEntitiesForPolicy may answer fewer than it was asked for, as
 // [listPolicies] may.
-func listEntitiesForPolicy(ctx context.Context, c *api.Call, in *iam.ListEntitiesForPolicyInput) (*iam.ListEntitiesForPolicyOutput, error) {
-	if _, err := findPolicy(ctx, c, *in.PolicyArn); err != nil {
+func listEntitiesForPolicy(ctx context.Context, c *api.Call, in *ListEntitiesForPolicyInput) (*ListEntitiesForPolicyOutput, error) {
+	if _, err := findPolicy(ctx, c, in.PolicyArn); err != nil {
 		return nil, err
 	}
-	kinds := map[types.EntityType]store.EntityKind{
-		"": "", types.EntityTypeUser: store.User("").Kind, types.EntityTypeGroup: store.Group("").Kind, types.EntityTypeRole: store.Role("").Kind,
+	kinds := map[EntityType]store.EntityKind{
+		"": "", EntityTypeUser: store.User("").Kind, EntityTypeGroup: store.Group("").Kind, EntityTypeRole: store.Role("").Kind,
 	}
 	kind, ok := kinds[in.EntityFilter]
 	if !ok {
 		return nil, sallyport.Errorf(sallyport.InvalidInput, "A policy is not attached to policies. EntityFilter can be User, Group or Role.")
 	}
-	uses := map[types.PolicyUsageType]store.Use{
-		"": store.AsPolicy | store.AsBoundary, types.PolicyUsageTypePermissionsPolicy: store.AsPolicy, types.PolicyUsageTypePermissionsBoundary: store.AsBoundary,
+	uses := map[PolicyUsageType]store.Use{
+		"": store.AsPolicy | store.AsBoundary, PolicyUsageTypePermissionsPolicy: store.AsPolicy, PolicyUsageTypePermissionsBoundary: store.AsBoundary,
 	}
-	holders, next, err := c.Server.Store.IAM().HoldersAs(ctx, *in.PolicyArn, uses[in.PolicyUsageFilter], kind, page(in.Marker, in.MaxItems))
+	holders, next, err := c.Server.Store.IAM().HoldersAs(ctx, in.PolicyArn, uses[in.PolicyUsageFilter], kind, page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
 	}
-	out := &iam.ListEntitiesForPolicyOutput{
-		PolicyGroups: []types.PolicyGroup{}, PolicyRoles: []types.PolicyRole{}, PolicyUsers: []types.PolicyUser{},
-		IsTruncated: next != "", Marker: some(string(next)),
+	out := &ListEntitiesForPolicyOutput{
+		PolicyGroups: []PolicyGroup{}, PolicyRoles: []PolicyRole{}, PolicyUsers: []PolicyUser{},
+		IsTruncated: new(next != ""), Marker: some(string(next)),
 	}
 	for _, h := range holders {
 		if !strings.HasPrefix(h.Path, val(in.PathPrefix)) {
@@ -275,11 +278,11 @@ func listEntitiesForPolicy(ctx context.Context, c *api.Call, in *iam.ListEntitie
 		}
 		switch h.Entity {
 		case store.Group(h.Name):
-			out.PolicyGroups = append(out.PolicyGroups, types.PolicyGroup{GroupId: &h.ID, GroupName: &h.Name})
+			out.PolicyGroups = append(out.PolicyGroups, PolicyGroup{GroupId: &h.ID, GroupName: &h.Name})
 		case store.Role(h.Name):
-			out.PolicyRoles = append(out.PolicyRoles, types.PolicyRole{RoleId: &h.ID, RoleName: &h.Name})
+			out.PolicyRoles = append(out.PolicyRoles, PolicyRole{RoleId: &h.ID, RoleName: &h.Name})
 		case store.User(h.Name):
-			out.PolicyUsers = append(out.PolicyUsers, types.PolicyUser{UserId: &h.ID, UserName: &h.Name})
+			out.PolicyUsers = append(out.PolicyUsers, PolicyUser{UserId: &h.ID, UserName: &h.Name})
 		}
 	}
 	return out, nil

@@ -4,9 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -23,9 +20,9 @@ func show(ctx context.Context, c *api.Call, roles ...*sallyport.Role) error {
 }
 
 // listedRole is a role as lists have it: without tags and boundary.
-func listedRole(c *api.Call) func(*sallyport.Role) types.Role {
-	return func(r *sallyport.Role) types.Role {
-		return types.Role{
+func listedRole(c *api.Call) func(*sallyport.Role) Role {
+	return func(r *sallyport.Role) Role {
+		return Role{
 			Arn: new(c.Server.Realm.Role(r.Path, r.Name)), CreateDate: &r.Created,
 			Path: &r.Path, RoleId: &r.ID, RoleName: &r.Name,
 			AssumeRolePolicyDocument: document(r.Trust), Description: some(r.Description),
@@ -34,7 +31,7 @@ func listedRole(c *api.Call) func(*sallyport.Role) types.Role {
 	}
 }
 
-func wholeRole(c *api.Call, r *sallyport.Role) *types.Role {
+func wholeRole(c *api.Call, r *sallyport.Role) *Role {
 	out := listedRole(c)(r)
 	out.Tags, out.PermissionsBoundary = writeTags(r.Tags), boundary(r.Boundary)
 	return &out
@@ -51,17 +48,17 @@ func readTrust(ctx context.Context, c *api.Call, text string) (string, error) {
 	return c.Server.BindPrincipals(ctx, text)
 }
 
-func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam.CreateRoleOutput, error) {
+func createRole(ctx context.Context, c *api.Call, in *CreateRoleInput) (*CreateRoleOutput, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	trust, err := readTrust(ctx, c, *in.AssumeRolePolicyDocument)
+	trust, err := readTrust(ctx, c, in.AssumeRolePolicyDocument)
 	if err != nil {
 		return nil, err
 	}
 	r := sallyport.Role{
-		Name: *in.RoleName, Path: path(in), ID: sallyport.EntityID("AROA"), Description: val(in.Description),
+		Name: in.RoleName, Path: or(in.Path, "/"), ID: sallyport.EntityID("AROA"), Description: val(in.Description),
 		Trust: trust, MaxSession: time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second,
 		Created: c.At, Tags: tags, Boundary: val(in.PermissionsBoundary),
 	}
@@ -71,12 +68,12 @@ func createRole(ctx context.Context, c *api.Call, in *iam.CreateRoleInput) (*iam
 	if err := c.Server.Store.IAM().CreateRole(ctx, r); err != nil {
 		return nil, err
 	}
-	r.Trust = *in.AssumeRolePolicyDocument
-	return &iam.CreateRoleOutput{Role: wholeRole(c, &r)}, nil
+	r.Trust = in.AssumeRolePolicyDocument
+	return &CreateRoleOutput{Role: wholeRole(c, &r)}, nil
 }
 
-func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRoleOutput, error) {
-	r, err := c.Server.Store.IAM().Role(ctx, *in.RoleName)
+func getRole(ctx context.Context, c *api.Call, in *GetRoleInput) (*GetRoleOutput, error) {
+	r, err := c.Server.Store.IAM().Role(ctx, in.RoleName)
 	if err == nil {
 		err = show(ctx, c, r)
 	}
@@ -84,11 +81,11 @@ func getRole(ctx context.Context, c *api.Call, in *iam.GetRoleInput) (*iam.GetRo
 		return nil, err
 	}
 	out := wholeRole(c, r)
-	out.RoleLastUsed = &types.RoleLastUsed{} // when is not kept
-	return &iam.GetRoleOutput{Role: out}, nil
+	out.RoleLastUsed = &RoleLastUsed{} // when is not kept
+	return &GetRoleOutput{Role: out}, nil
 }
 
-func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.ListRolesOutput, error) {
+func listRoles(ctx context.Context, c *api.Call, in *ListRolesInput) (*ListRolesOutput, error) {
 	roles, next, err := c.Server.Store.IAM().Roles(ctx, val(in.PathPrefix), page(in.Marker, in.MaxItems))
 	if err != nil {
 		return nil, marked(err)
@@ -96,7 +93,7 @@ func listRoles(ctx context.Context, c *api.Call, in *iam.ListRolesInput) (*iam.L
 	if err := show(ctx, c, roles...); err != nil {
 		return nil, err
 	}
-	return &iam.ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: next != "", Marker: some(string(next))}, nil
+	return &ListRolesOutput{Roles: each(roles, listedRole(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
 }
 
 // changeRole has change alter a role's description and how long its sessions may
@@ -117,42 +114,42 @@ func changeRole(ctx context.Context, c *api.Call, name string, change func(*sall
 
 // updateRole changes a role's description, if one is given, and how long its
 // sessions may be: an hour if the input does not say, as in AWS.
-func updateRole(ctx context.Context, c *api.Call, in *iam.UpdateRoleInput) (*iam.UpdateRoleOutput, error) {
-	_, err := changeRole(ctx, c, *in.RoleName, func(r *sallyport.Role) {
+func updateRole(ctx context.Context, c *api.Call, in *UpdateRoleInput) (*UpdateRoleOutput, error) {
+	_, err := changeRole(ctx, c, in.RoleName, func(r *sallyport.Role) {
 		r.Description = or(in.Description, r.Description)
 		r.MaxSession = time.Duration(or(in.MaxSessionDuration, defaultMaxSession)) * time.Second
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &iam.UpdateRoleOutput{}, nil
+	return &UpdateRoleOutput{}, nil
 }
 
-func updateRoleDescription(ctx context.Context, c *api.Call, in *iam.UpdateRoleDescriptionInput) (*iam.UpdateRoleDescriptionOutput, error) {
-	r, err := changeRole(ctx, c, *in.RoleName, func(r *sallyport.Role) { r.Description = *in.Description })
+func updateRoleDescription(ctx context.Context, c *api.Call, in *UpdateRoleDescriptionInput) (*UpdateRoleDescriptionOutput, error) {
+	r, err := changeRole(ctx, c, in.RoleName, func(r *sallyport.Role) { r.Description = in.Description })
 	if err != nil {
 		return nil, err
 	}
 	if err := show(ctx, c, r); err != nil {
 		return nil, err
 	}
-	return &iam.UpdateRoleDescriptionOutput{Role: wholeRole(c, r)}, nil
+	return &UpdateRoleDescriptionOutput{Role: wholeRole(c, r)}, nil
 }
 
-func updateAssumeRolePolicy(ctx context.Context, c *api.Call, in *iam.UpdateAssumeRolePolicyInput) (*iam.UpdateAssumeRolePolicyOutput, error) {
-	trust, err := readTrust(ctx, c, *in.PolicyDocument)
+func updateAssumeRolePolicy(ctx context.Context, c *api.Call, in *UpdateAssumeRolePolicyInput) (*UpdateAssumeRolePolicyOutput, error) {
+	trust, err := readTrust(ctx, c, in.PolicyDocument)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Server.Store.IAM().UpdateTrust(ctx, *in.RoleName, trust); err != nil {
+	if err := c.Server.Store.IAM().UpdateTrust(ctx, in.RoleName, trust); err != nil {
 		return nil, err
 	}
-	return &iam.UpdateAssumeRolePolicyOutput{}, nil
+	return &UpdateAssumeRolePolicyOutput{}, nil
 }
 
-func deleteRole(ctx context.Context, c *api.Call, in *iam.DeleteRoleInput) (*iam.DeleteRoleOutput, error) {
-	if err := c.Server.Store.IAM().Delete(ctx, store.Role(*in.RoleName)); err != nil {
+func deleteRole(ctx context.Context, c *api.Call, in *DeleteRoleInput) (*DeleteRoleOutput, error) {
+	if err := c.Server.Store.IAM().Delete(ctx, store.Role(in.RoleName)); err != nil {
 		return nil, err
 	}
-	return &iam.DeleteRoleOutput{}, nil
+	return &DeleteRoleOutput{}, nil
 }

@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/aws-sdk-go-v2/service/iam/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -74,11 +71,11 @@ func aSubject(ctx context.Context, c *api.Call, arn string) (*subject, error) {
 	return s, nil
 }
 
-// onSimulated asks about the source of the policies, and about whom they are
+// askSimulated asks about the source of the policies, and about whom they are
 // tried on: what they are tried on shows through.
-func onSimulated(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPolicyInput) ([]api.Question, error) {
+func askSimulated(ctx context.Context, c *api.Call, in *SimulatePrincipalPolicyInput) ([]api.Question, error) {
 	var all []api.Question
-	for _, arn := range []*string{in.PolicySourceArn, in.CallerArn} {
+	for _, arn := range []*string{&in.PolicySourceArn, in.CallerArn} {
 		if arn == nil {
 			continue
 		}
@@ -86,7 +83,7 @@ func onSimulated(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPoli
 		if err != nil {
 			return nil, err
 		}
-		q, err := ask(c, in, s.question)
+		q, err := ask(c, s.question)
 		if err != nil {
 			return nil, err
 		}
@@ -98,15 +95,16 @@ func onSimulated(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPoli
 // A simulation is the policies to try, and how answers name them.
 type simulation struct {
 	policies policy.Policies
-	sources  map[string]types.Statement // by the Name of a policy.Named
+	sources  map[string]Statement // by the Name of a policy.Named
 	context  policy.Context
 }
 
 // simulatePrincipalPolicy decides what the policies of a user, group or role
 // would allow, by the code that decides requests. Positions in documents and
 // context keys that are missing are not reported.
-func simulatePrincipalPolicy(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPolicyInput) (*iam.SimulatePrincipalPolicyOutput, error) {
-	if in.ResourcePolicy != nil || len(in.PolicyExclusionList) > 0 {
+func simulatePrincipalPolicy(ctx context.Context, c *api.Call, in *SimulatePrincipalPolicyInput) (*SimulatePrincipalPolicyOutput, error) {
+	_, excludes := c.Input().Fields().Optional("PolicyExclusionList") // which the models of newer SDKs have
+	if in.ResourcePolicy != nil || excludes {
 		return nil, sallyport.Errorf(sallyport.InvalidInput, "ResourcePolicy and PolicyExclusionList are not simulated here. Leave them out.")
 	}
 	for _, action := range in.ActionNames {
@@ -132,20 +130,20 @@ func simulatePrincipalPolicy(ctx context.Context, c *api.Call, in *iam.SimulateP
 		}
 	}
 	end := min(total, start+int(or(in.MaxItems, defaultMaxItems)))
-	out := &iam.SimulatePrincipalPolicyOutput{EvaluationResults: []types.EvaluationResult{}}
+	out := &SimulatePrincipalPolicyOutput{EvaluationResults: []EvaluationResult{}}
 	for i := start; i < end; i++ {
 		out.EvaluationResults = append(out.EvaluationResults, s.evaluate(in.ActionNames[i/len(resources)], resources[i%len(resources)]))
 	}
 	if end < total {
-		out.IsTruncated, out.Marker = true, new(strconv.Itoa(end))
+		out.IsTruncated, out.Marker = new(true), new(strconv.Itoa(end))
 	}
 	return out, nil
 }
 
 var actionName = regexp.MustCompile(`^[A-Za-z0-9-]+:[A-Za-z0-9]+$`)
 
-func newSimulation(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPolicyInput) (*simulation, error) {
-	source, err := aSubject(ctx, c, *in.PolicySourceArn)
+func newSimulation(ctx context.Context, c *api.Call, in *SimulatePrincipalPolicyInput) (*simulation, error) {
+	source, err := aSubject(ctx, c, in.PolicySourceArn)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +153,7 @@ func newSimulation(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPo
 			return nil, err
 		}
 	}
-	for arn, s := range map[string]*subject{*in.PolicySourceArn: source, val(in.CallerArn): caller} {
+	for arn, s := range map[string]*subject{in.PolicySourceArn: source, val(in.CallerArn): caller} {
 		if !s.found && arn != "" {
 			return nil, sallyport.Errorf(sallyport.NoSuchEntity, "The entity with ARN %s cannot be found.", arn)
 		}
@@ -164,7 +162,7 @@ func newSimulation(ctx context.Context, c *api.Call, in *iam.SimulatePrincipalPo
 	if err != nil {
 		return nil, err
 	}
-	s := &simulation{sources: map[string]types.Statement{}, context: caller.context}
+	s := &simulation{sources: map[string]Statement{}, context: caller.context}
 	for _, g := range grants.Policies {
 		if err := s.addGrant(g); err != nil {
 			return nil, err
@@ -206,18 +204,18 @@ func (s *simulation) addGrant(g store.Grant) error {
 // grant reads a policy that applies to the principal. Managed ones go by their ARN, inline
 // ones as user_alice_name, since a group's may have the same name.
 func (s *simulation) grant(g store.Grant) (policy.Named, error) {
-	name, kind, text := string(g.From.Kind)+"_"+g.From.Name+"_"+g.Name, types.PolicySourceType(g.From.Kind), g.Document
+	name, kind, text := string(g.From.Kind)+"_"+g.From.Name+"_"+g.Name, PolicySourceType(g.From.Kind), g.Document
 	if isARN(g.Name) {
-		name, kind = g.Name, types.PolicySourceTypeUserManaged
+		name, kind = g.Name, PolicySourceTypeUserManaged
 	}
 	if p, ok := api.Builtin(g.Name); ok {
-		kind, text = types.PolicySourceTypeAwsManaged, p.Document
+		kind, text = PolicySourceTypeAwsManaged, p.Document
 	}
 	doc, err := policy.Parse(text)
 	if err != nil {
 		return policy.Named{}, fmt.Errorf("policy %s: %v", name, err) // it was taken once, so this is our fault
 	}
-	s.sources[name] = types.Statement{SourcePolicyId: &name, SourcePolicyType: kind}
+	s.sources[name] = Statement{SourcePolicyId: &name, SourcePolicyType: kind}
 	return policy.Named{Name: name, Document: doc}, nil
 }
 
@@ -228,13 +226,13 @@ func (s *simulation) input(list string, i int, text string) (policy.Named, error
 	if err != nil {
 		return policy.Named{}, sallyport.Errorf(sallyport.InvalidInput, "%s: %s", name, sallyport.Public(err).Message)
 	}
-	s.sources[name] = types.Statement{SourcePolicyId: &name, SourcePolicyType: types.PolicySourceTypeNone}
+	s.sources[name] = Statement{SourcePolicyId: &name, SourcePolicyType: PolicySourceTypeNone}
 	return policy.Named{Name: name, Document: doc}, nil
 }
 
 // describe sets what is known of the simulated request: whose it is, when it
 // is, and above all what the caller says.
-func (s *simulation) describe(now time.Time, entries []types.ContextEntry) {
+func (s *simulation) describe(now time.Time, entries []ContextEntry) {
 	s.context.Set("aws:CurrentTime", now.UTC().Format(time.RFC3339))
 	s.context.Set("aws:EpochTime", strconv.FormatInt(now.Unix(), 10))
 	for _, e := range entries {
@@ -247,28 +245,28 @@ func (s *simulation) describe(now time.Time, entries []types.ContextEntry) {
 	}
 }
 
-func (s *simulation) evaluate(action, resource string) types.EvaluationResult {
+func (s *simulation) evaluate(action, resource string) EvaluationResult {
 	req := policy.Request{Action: action, Context: s.context}
 	if resource != "*" {
 		req.Resources = []string{resource}
 	}
 	d := policy.Decide(&req, &s.policies)
-	out := types.EvaluationResult{
-		EvalActionName: &action, EvalResourceName: &resource, EvalDecision: types.PolicyEvaluationDecisionTypeImplicitDeny,
-		MatchedStatements: []types.Statement{}, MissingContextValues: []string{},
+	out := EvaluationResult{
+		EvalActionName: &action, EvalResourceName: &resource, EvalDecision: PolicyEvaluationDecisionTypeImplicitDeny,
+		MatchedStatements: []Statement{}, MissingContextValues: []string{},
 	}
 	switch {
 	case d.Allowed:
-		out.EvalDecision = types.PolicyEvaluationDecisionTypeAllowed
+		out.EvalDecision = PolicyEvaluationDecisionTypeAllowed
 	case d.Explicit:
-		out.EvalDecision = types.PolicyEvaluationDecisionTypeExplicitDeny
+		out.EvalDecision = PolicyEvaluationDecisionTypeExplicitDeny
 	}
 	if d.Statement > 0 {
 		out.MatchedStatements = append(out.MatchedStatements, s.sources[d.Policy])
 	}
 	if b := s.policies.Boundary; b != nil {
 		alone := policy.Decide(&req, &policy.Policies{Identity: []policy.Named{*b}})
-		out.PermissionsBoundaryDecisionDetail = &types.PermissionsBoundaryDecisionDetail{AllowedByPermissionsBoundary: alone.Allowed}
+		out.PermissionsBoundaryDecisionDetail = &PermissionsBoundaryDecisionDetail{AllowedByPermissionsBoundary: &alone.Allowed}
 	}
 	return out
 }

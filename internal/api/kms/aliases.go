@@ -4,9 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 )
@@ -26,8 +23,8 @@ func (s *Server) onAlias(ctx context.Context, c *api.Call, alias string, keys ..
 	return all, nil
 }
 
-func (s *Server) createAliasOn(ctx context.Context, c *api.Call, in *kms.CreateAliasInput) ([]api.Question, error) {
-	return s.onAlias(ctx, c, *in.AliasName, *in.TargetKeyId)
+func (s *Server) createAliasOn(ctx context.Context, c *api.Call, in *CreateAliasInput) ([]api.Question, error) {
+	return s.onAlias(ctx, c, in.AliasName, in.TargetKeyId)
 }
 
 func checkAlias(name string) error {
@@ -40,21 +37,24 @@ func checkAlias(name string) error {
 	return nil
 }
 
-func (s *Server) createAlias(ctx context.Context, c *api.Call, in *kms.CreateAliasInput) (*kms.CreateAliasOutput, error) {
-	ref, err := s.aliasable(ctx, in.AliasName, in.TargetKeyId)
+func (s *Server) createAlias(ctx context.Context, c *api.Call, in *CreateAliasInput) (*CreateAliasOutput, error) {
+	ref, err := s.aliasable(ctx, &in.AliasName, &in.TargetKeyId)
 	if err != nil {
 		return nil, err
 	}
-	if strings.Contains(*in.AliasName, ":") { // which the model's pattern has, and AWS refuses
-		return nil, sallyport.Errorf(sallyport.InvalidAliasNameException, "%q is not an alias's name. They have letters, digits, and / _ -.", sallyport.Clip(*in.AliasName, 128))
+	if strings.Contains(in.AliasName, ":") { // which the model's pattern has, and AWS refuses
+		return nil, sallyport.Errorf(sallyport.InvalidAliasNameException, "%q is not an alias's name. They have letters, digits, and / _ -.", sallyport.Clip(in.AliasName, 128))
 	}
-	return &kms.CreateAliasOutput{}, s.db().Keys().CreateAlias(ctx, sallyport.KMSAlias{Name: *in.AliasName, Key: ref.Key.ID, Created: c.At})
+	return &CreateAliasOutput{}, s.db().Keys().CreateAlias(ctx, sallyport.KMSAlias{Name: in.AliasName, Key: ref.Key.ID, Created: c.At})
 }
 
 // aliasable checks that a name may be given to a key, and returns the key.
 func (s *Server) aliasable(ctx context.Context, alias, key *string) (api.KeyRef, error) {
 	if err := checkAlias(*alias); err != nil {
 		return api.KeyRef{}, err
+	}
+	if isAlias(*key) { // in AWS's words
+		return api.KeyRef{}, sallyport.Errorf(sallyport.ValidationException, "Aliases must refer to keys. Not aliases")
 	}
 	ref, err := s.ownKey(ctx, key)
 	if err == nil && !ref.Key.DeleteAt.IsZero() {
@@ -63,30 +63,30 @@ func (s *Server) aliasable(ctx context.Context, alias, key *string) (api.KeyRef,
 	return ref, err
 }
 
-func (s *Server) updateAliasOn(ctx context.Context, c *api.Call, in *kms.UpdateAliasInput) ([]api.Question, error) {
-	return s.onAlias(ctx, c, *in.AliasName, *in.AliasName, *in.TargetKeyId)
+func (s *Server) updateAliasOn(ctx context.Context, c *api.Call, in *UpdateAliasInput) ([]api.Question, error) {
+	return s.onAlias(ctx, c, in.AliasName, in.AliasName, in.TargetKeyId)
 }
 
-func (s *Server) updateAlias(ctx context.Context, c *api.Call, in *kms.UpdateAliasInput) (*kms.UpdateAliasOutput, error) {
-	ref, err := s.aliasable(ctx, in.AliasName, in.TargetKeyId)
+func (s *Server) updateAlias(ctx context.Context, c *api.Call, in *UpdateAliasInput) (*UpdateAliasOutput, error) {
+	ref, err := s.aliasable(ctx, &in.AliasName, &in.TargetKeyId)
 	if err != nil {
 		return nil, err
 	}
-	return &kms.UpdateAliasOutput{}, s.db().Keys().UpdateAlias(ctx, *in.AliasName, ref.Key.ID, c.At)
+	return &UpdateAliasOutput{}, s.db().Keys().UpdateAlias(ctx, in.AliasName, ref.Key.ID, c.At)
 }
 
-func (s *Server) deleteAliasOn(ctx context.Context, c *api.Call, in *kms.DeleteAliasInput) ([]api.Question, error) {
-	return s.onAlias(ctx, c, *in.AliasName, *in.AliasName)
+func (s *Server) deleteAliasOn(ctx context.Context, c *api.Call, in *DeleteAliasInput) ([]api.Question, error) {
+	return s.onAlias(ctx, c, in.AliasName, in.AliasName)
 }
 
-func (s *Server) deleteAlias(ctx context.Context, _ *api.Call, in *kms.DeleteAliasInput) (*kms.DeleteAliasOutput, error) {
-	if err := checkAlias(*in.AliasName); err != nil {
+func (s *Server) deleteAlias(ctx context.Context, _ *api.Call, in *DeleteAliasInput) (*DeleteAliasOutput, error) {
+	if err := checkAlias(in.AliasName); err != nil {
 		return nil, err
 	}
-	return &kms.DeleteAliasOutput{}, s.db().Keys().DeleteAlias(ctx, *in.AliasName)
+	return &DeleteAliasOutput{}, s.db().Keys().DeleteAlias(ctx, in.AliasName)
 }
 
-func (s *Server) listAliases(ctx context.Context, _ *api.Call, in *kms.ListAliasesInput) (*kms.ListAliasesOutput, error) {
+func (s *Server) listAliases(ctx context.Context, _ *api.Call, in *ListAliasesInput) (*ListAliasesOutput, error) {
 	key := ""
 	if in.KeyId != nil {
 		ref, err := s.ownKey(ctx, in.KeyId)
@@ -99,9 +99,9 @@ func (s *Server) listAliases(ctx context.Context, _ *api.Call, in *kms.ListAlias
 	if err != nil {
 		return nil, marked(err)
 	}
-	out := &kms.ListAliasesOutput{Aliases: []types.AliasListEntry{}, NextMarker: next(more), Truncated: more != ""}
+	out := &ListAliasesOutput{Aliases: []AliasListEntry{}, NextMarker: next(more), Truncated: new(more != "")}
 	for _, a := range list {
-		out.Aliases = append(out.Aliases, types.AliasListEntry{
+		out.Aliases = append(out.Aliases, AliasListEntry{
 			AliasName: &a.Name, AliasArn: new(s.realm().Alias(a.Name)), TargetKeyId: &a.Key, CreationDate: &a.Created, LastUpdatedDate: &a.Updated,
 		})
 	}

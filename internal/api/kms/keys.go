@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
@@ -25,25 +23,24 @@ const (
 	defaultNames  = 50  // aliases on a page
 )
 
-func (s *Server) createKeyOn(_ context.Context, c *api.Call, in *kms.CreateKeyInput) ([]api.Question, error) {
+func (s *Server) createKeyOn(_ context.Context, c *api.Call, in *CreateKeyInput) ([]api.Question, error) {
 	tags, err := readTags(in.Tags)
 	return []api.Question{{Action: c.Action(), RequestTags: tags, TagKeys: slices.Sorted(maps.Keys(tags))}}, err
 }
 
-func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyInput) (*kms.CreateKeyOutput, error) {
+func (s *Server) createKey(ctx context.Context, c *api.Call, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	unsupported := func(what string) error {
 		return sallyport.Errorf(sallyport.UnsupportedOperationException, "%s. Keys here are symmetric, for sealing and opening, in one region.", what)
 	}
-	//lint:ignore SA1019 clients that are old say it so
 	spec := string(in.CustomerMasterKeySpec)
 	switch {
-	case in.KeySpec != "" && in.KeySpec != types.KeySpecSymmetricDefault, spec != "" && spec != string(types.KeySpecSymmetricDefault):
+	case in.KeySpec != "" && in.KeySpec != KeySpecSymmetricDefault, spec != "" && spec != string(KeySpecSymmetricDefault):
 		return nil, unsupported("KeySpec is not SYMMETRIC_DEFAULT")
-	case in.KeyUsage != "" && in.KeyUsage != types.KeyUsageTypeEncryptDecrypt:
+	case in.KeyUsage != "" && in.KeyUsage != KeyUsageTypeEncryptDecrypt:
 		return nil, unsupported("KeyUsage is not ENCRYPT_DECRYPT")
 	case deref(in.MultiRegion):
 		return nil, unsupported("MultiRegion is asked for")
-	case in.Origin != "" && in.Origin != types.OriginTypeAwsKms && in.Origin != types.OriginTypeExternalKeyStore:
+	case in.Origin != "" && in.Origin != OriginTypeAwsKms && in.Origin != OriginTypeExternalKeyStore:
 		return nil, unsupported("Origin is neither AWS_KMS nor EXTERNAL_KEY_STORE")
 	}
 	tags, err := readTags(in.Tags)
@@ -58,11 +55,11 @@ func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyIn
 		k.Policy = `{"Version":"2012-10-17","Id":"key-default-1","Statement":[{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"` +
 			s.realm().Root() + `"},"Action":"kms:*","Resource":"*"}]}`
 	}
-	if err := s.readPolicy(ctx, c, &k, in.BypassPolicyLockoutSafetyCheck); err != nil {
+	if err := s.readPolicy(ctx, c, &k, deref(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 		return nil, err
 	}
 	var material []byte
-	if in.Origin == types.OriginTypeExternalKeyStore {
+	if in.Origin == OriginTypeExternalKeyStore {
 		k.Outside = sallyport.OutsideKey{Store: deref(in.CustomKeyStoreId), Name: deref(in.XksKeyId)}
 		if err := s.tryOutside(ctx, k); err != nil {
 			return nil, err
@@ -75,7 +72,7 @@ func (s *Server) createKey(ctx context.Context, c *api.Call, in *kms.CreateKeyIn
 	if err := s.db().Keys().Create(ctx, k, material); err != nil {
 		return nil, err
 	}
-	return &kms.CreateKeyOutput{KeyMetadata: s.metadata(&k)}, nil
+	return &CreateKeyOutput{KeyMetadata: s.metadata(&k)}, nil
 }
 
 // tryOutside has the key of an outside KMS seal and open something, so that a
@@ -133,45 +130,44 @@ func (s *Server) readPolicy(ctx context.Context, c *api.Call, k *sallyport.KMSKe
 }
 
 // metadata describes a key.
-func (s *Server) metadata(k *sallyport.KMSKey) *types.KeyMetadata {
-	m := &types.KeyMetadata{
+func (s *Server) metadata(k *sallyport.KMSKey) *KeyMetadata {
+	m := &KeyMetadata{
 		KeyId: new(k.ID), Arn: new(s.realm().Key(k.ID)), AWSAccountId: new(s.realm().Account),
-		CreationDate: &k.Created, Description: &k.Description, Enabled: k.Usable(),
-		KeyManager: types.KeyManagerTypeCustomer, KeySpec: types.KeySpecSymmetricDefault, KeyUsage: types.KeyUsageTypeEncryptDecrypt,
-		//lint:ignore SA1019 clients that are old read it so
-		CustomerMasterKeySpec: types.CustomerMasterKeySpecSymmetricDefault,
-		EncryptionAlgorithms:  []types.EncryptionAlgorithmSpec{types.EncryptionAlgorithmSpecSymmetricDefault},
-		KeyState:              types.KeyStateEnabled, Origin: types.OriginTypeAwsKms, MultiRegion: new(false),
+		CreationDate: &k.Created, Description: &k.Description, Enabled: new(k.Usable()),
+		KeyManager: KeyManagerTypeCustomer, KeySpec: KeySpecSymmetricDefault, KeyUsage: KeyUsageTypeEncryptDecrypt,
+		CustomerMasterKeySpec: CustomerMasterKeySpecSymmetricDefault,
+		EncryptionAlgorithms:  []EncryptionAlgorithmSpec{EncryptionAlgorithmSpecSymmetricDefault},
+		KeyState:              KeyStateEnabled, Origin: OriginTypeAwsKms, MultiRegion: new(false),
 	}
 	if k.Disabled {
-		m.KeyState = types.KeyStateDisabled
+		m.KeyState = KeyStateDisabled
 	}
 	if !k.DeleteAt.IsZero() {
-		m.KeyState, m.DeletionDate = types.KeyStatePendingDeletion, &k.DeleteAt
+		m.KeyState, m.DeletionDate = KeyStatePendingDeletion, &k.DeleteAt
 	}
 	if k.Outside != (sallyport.OutsideKey{}) {
-		m.Origin, m.CustomKeyStoreId = types.OriginTypeExternalKeyStore, &k.Outside.Store
-		m.XksKeyConfiguration = &types.XksKeyConfigurationType{Id: &k.Outside.Name}
+		m.Origin, m.CustomKeyStoreId = OriginTypeExternalKeyStore, &k.Outside.Store
+		m.XksKeyConfiguration = &XksKeyConfigurationType{Id: &k.Outside.Name}
 	}
 	return m
 }
 
-func (s *Server) describeKey(ctx context.Context, _ *api.Call, in *kms.DescribeKeyInput) (*kms.DescribeKeyOutput, error) {
-	ref, err := s.key(ctx, in.KeyId)
+func (s *Server) describeKey(ctx context.Context, _ *api.Call, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
+	ref, err := s.key(ctx, &in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	return &kms.DescribeKeyOutput{KeyMetadata: s.metadata(ref.Key)}, nil
+	return &DescribeKeyOutput{KeyMetadata: s.metadata(ref.Key)}, nil
 }
 
-func (s *Server) listKeys(ctx context.Context, _ *api.Call, in *kms.ListKeysInput) (*kms.ListKeysOutput, error) {
+func (s *Server) listKeys(ctx context.Context, _ *api.Call, in *ListKeysInput) (*ListKeysOutput, error) {
 	keys, more, err := s.db().Keys().List(ctx, page(in.Marker, in.Limit, defaultKeys))
 	if err != nil {
 		return nil, marked(err)
 	}
-	out := &kms.ListKeysOutput{Keys: []types.KeyListEntry{}, NextMarker: next(more), Truncated: more != ""}
+	out := &ListKeysOutput{Keys: []KeyListEntry{}, NextMarker: next(more), Truncated: new(more != "")}
 	for _, k := range keys {
-		out.Keys = append(out.Keys, types.KeyListEntry{KeyId: &k.ID, KeyArn: new(s.realm().Key(k.ID))})
+		out.Keys = append(out.Keys, KeyListEntry{KeyId: &k.ID, KeyArn: new(s.realm().Key(k.ID))})
 	}
 	return out, nil
 }
@@ -192,17 +188,17 @@ func (s *Server) change(ctx context.Context, name *string, pending bool, change 
 	})
 }
 
-func (s *Server) enableKey(ctx context.Context, _ *api.Call, in *kms.EnableKeyInput) (*kms.EnableKeyOutput, error) {
-	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = false; return nil })
-	return &kms.EnableKeyOutput{}, err
+func (s *Server) enableKey(ctx context.Context, _ *api.Call, in *EnableKeyInput) (*EnableKeyOutput, error) {
+	_, err := s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = false; return nil })
+	return &EnableKeyOutput{}, err
 }
 
-func (s *Server) disableKey(ctx context.Context, _ *api.Call, in *kms.DisableKeyInput) (*kms.DisableKeyOutput, error) {
-	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = true; return nil })
-	return &kms.DisableKeyOutput{}, err
+func (s *Server) disableKey(ctx context.Context, _ *api.Call, in *DisableKeyInput) (*DisableKeyOutput, error) {
+	_, err := s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error { k.Disabled = true; return nil })
+	return &DisableKeyOutput{}, err
 }
 
-func (s *Server) scheduleKeyDeletion(ctx context.Context, c *api.Call, in *kms.ScheduleKeyDeletionInput) (*kms.ScheduleKeyDeletionOutput, error) {
+func (s *Server) scheduleKeyDeletion(ctx context.Context, c *api.Call, in *ScheduleKeyDeletionInput) (*ScheduleKeyDeletionOutput, error) {
 	days := int32(defaultWindow)
 	if in.PendingWindowInDays != nil {
 		days = *in.PendingWindowInDays
@@ -211,16 +207,16 @@ func (s *Server) scheduleKeyDeletion(ctx context.Context, c *api.Call, in *kms.S
 		return nil, sallyport.Errorf(sallyport.ValidationException, "PendingWindowInDays is %d, and must be from 7 to 30.", days)
 	}
 	at := c.At.Add(time.Duration(days) * 24 * time.Hour).Truncate(time.Millisecond)
-	ref, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.DeleteAt = at; return nil })
+	ref, err := s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error { k.DeleteAt = at; return nil })
 	if err != nil {
 		return nil, err
 	}
-	return &kms.ScheduleKeyDeletionOutput{KeyId: &ref.Name, DeletionDate: &at, KeyState: types.KeyStatePendingDeletion, PendingWindowInDays: &days}, nil
+	return &ScheduleKeyDeletionOutput{KeyId: &ref.Name, DeletionDate: &at, KeyState: KeyStatePendingDeletion, PendingWindowInDays: &days}, nil
 }
 
 // cancelKeyDeletion leaves the key disabled, as AWS does.
-func (s *Server) cancelKeyDeletion(ctx context.Context, _ *api.Call, in *kms.CancelKeyDeletionInput) (*kms.CancelKeyDeletionOutput, error) {
-	ref, err := s.change(ctx, in.KeyId, true, func(k *sallyport.KMSKey) error {
+func (s *Server) cancelKeyDeletion(ctx context.Context, _ *api.Call, in *CancelKeyDeletionInput) (*CancelKeyDeletionOutput, error) {
+	ref, err := s.change(ctx, &in.KeyId, true, func(k *sallyport.KMSKey) error {
 		if k.DeleteAt.IsZero() {
 			return sallyport.Errorf(sallyport.KMSInvalidStateException, "%s is not pending deletion.", s.realm().Key(k.ID))
 		}
@@ -230,12 +226,12 @@ func (s *Server) cancelKeyDeletion(ctx context.Context, _ *api.Call, in *kms.Can
 	if err != nil {
 		return nil, err
 	}
-	return &kms.CancelKeyDeletionOutput{KeyId: &ref.Name}, nil
+	return &CancelKeyDeletionOutput{KeyId: &ref.Name}, nil
 }
 
-func (s *Server) updateKeyDescription(ctx context.Context, _ *api.Call, in *kms.UpdateKeyDescriptionInput) (*kms.UpdateKeyDescriptionOutput, error) {
-	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Description = *in.Description; return nil })
-	return &kms.UpdateKeyDescriptionOutput{}, err
+func (s *Server) updateKeyDescription(ctx context.Context, _ *api.Call, in *UpdateKeyDescriptionInput) (*UpdateKeyDescriptionOutput, error) {
+	_, err := s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error { k.Description = in.Description; return nil })
+	return &UpdateKeyDescriptionOutput{}, err
 }
 
 // A key has one policy, and it is called so.
@@ -248,52 +244,52 @@ func checkPolicyName(name *string) error {
 	return nil
 }
 
-func (s *Server) getKeyPolicy(ctx context.Context, _ *api.Call, in *kms.GetKeyPolicyInput) (*kms.GetKeyPolicyOutput, error) {
+func (s *Server) getKeyPolicy(ctx context.Context, _ *api.Call, in *GetKeyPolicyInput) (*GetKeyPolicyOutput, error) {
 	if err := checkPolicyName(in.PolicyName); err != nil {
 		return nil, err
 	}
-	ref, err := s.ownKey(ctx, in.KeyId)
+	ref, err := s.ownKey(ctx, &in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.API.ShowPrincipals(ctx, &ref.Key.Policy); err != nil {
 		return nil, err
 	}
-	return &kms.GetKeyPolicyOutput{Policy: &ref.Key.Policy, PolicyName: new(policyName)}, nil
+	return &GetKeyPolicyOutput{Policy: &ref.Key.Policy, PolicyName: new(policyName)}, nil
 }
 
-func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *kms.PutKeyPolicyInput) (*kms.PutKeyPolicyOutput, error) {
+func (s *Server) putKeyPolicy(ctx context.Context, c *api.Call, in *PutKeyPolicyInput) (*PutKeyPolicyOutput, error) {
 	if err := checkPolicyName(in.PolicyName); err != nil {
 		return nil, err
 	}
-	ref, err := s.ownKey(ctx, in.KeyId)
+	ref, err := s.ownKey(ctx, &in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	after := *ref.Key
-	after.Policy = *in.Policy
-	if err := s.readPolicy(ctx, c, &after, in.BypassPolicyLockoutSafetyCheck); err != nil {
+	after.Policy = in.Policy
+	if err := s.readPolicy(ctx, c, &after, deref(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 		return nil, err
 	}
-	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error { k.Policy = after.Policy; return nil })
-	return &kms.PutKeyPolicyOutput{}, err
+	_, err = s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error { k.Policy = after.Policy; return nil })
+	return &PutKeyPolicyOutput{}, err
 }
 
-func (s *Server) listKeyPolicies(ctx context.Context, _ *api.Call, in *kms.ListKeyPoliciesInput) (*kms.ListKeyPoliciesOutput, error) {
-	if _, err := s.ownKey(ctx, in.KeyId); err != nil {
+func (s *Server) listKeyPolicies(ctx context.Context, _ *api.Call, in *ListKeyPoliciesInput) (*ListKeyPoliciesOutput, error) {
+	if _, err := s.ownKey(ctx, &in.KeyId); err != nil {
 		return nil, err
 	}
-	return &kms.ListKeyPoliciesOutput{PolicyNames: []string{policyName}}, nil
+	return &ListKeyPoliciesOutput{PolicyNames: []string{policyName}}, nil
 }
 
 // readTags is of a list of the request's, which was held to AWS's model.
-func readTags(list []types.Tag) (map[string]string, error) {
+func readTags(list []Tag) (map[string]string, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
 	tags := map[string]string{}
 	for _, t := range list {
-		key, value := deref(t.TagKey), deref(t.TagValue)
+		key, value := t.TagKey, t.TagValue
 		if _, twice := tags[key]; twice || strings.HasPrefix(strings.ToLower(key), "aws:") {
 			return nil, sallyport.Errorf(sallyport.TagException, "The tag %q is given twice, or begins with aws:, which is AWS's own.", sallyport.Clip(key, 128))
 		}
@@ -310,24 +306,24 @@ func tagError(err error) error {
 	return sallyport.Errorf(sallyport.TagException, "%s", sallyport.Public(err).Message)
 }
 
-func (s *Server) tagOn(ctx context.Context, c *api.Call, in *kms.TagResourceInput) ([]api.Question, error) {
+func (s *Server) tagOn(ctx context.Context, c *api.Call, in *TagResourceInput) ([]api.Question, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	qs, err := s.onKey(ctx, c, *in.KeyId, nil)
+	qs, err := s.onKey(ctx, c, in.KeyId, nil)
 	for i := range qs {
 		qs[i].RequestTags, qs[i].TagKeys = tags, slices.Sorted(maps.Keys(tags))
 	}
 	return qs, err
 }
 
-func (s *Server) tag(ctx context.Context, _ *api.Call, in *kms.TagResourceInput) (*kms.TagResourceOutput, error) {
+func (s *Server) tag(ctx context.Context, _ *api.Call, in *TagResourceInput) (*TagResourceOutput, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error {
+	_, err = s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error {
 		if err := tagError(sallyport.CheckTags(k.Tags, tags)); err != nil {
 			return err
 		}
@@ -340,35 +336,55 @@ func (s *Server) tag(ctx context.Context, _ *api.Call, in *kms.TagResourceInput)
 		}
 		return nil
 	})
-	return &kms.TagResourceOutput{}, err
+	return &TagResourceOutput{}, err
 }
 
-func (s *Server) untagOn(ctx context.Context, c *api.Call, in *kms.UntagResourceInput) ([]api.Question, error) {
-	qs, err := s.onKey(ctx, c, *in.KeyId, nil)
+func (s *Server) untagOn(ctx context.Context, c *api.Call, in *UntagResourceInput) ([]api.Question, error) {
+	qs, err := s.onKey(ctx, c, in.KeyId, nil)
 	for i := range qs {
 		qs[i].TagKeys = in.TagKeys
 	}
 	return qs, err
 }
 
-func (s *Server) untag(ctx context.Context, _ *api.Call, in *kms.UntagResourceInput) (*kms.UntagResourceOutput, error) {
-	_, err := s.change(ctx, in.KeyId, false, func(k *sallyport.KMSKey) error {
+func (s *Server) untag(ctx context.Context, _ *api.Call, in *UntagResourceInput) (*UntagResourceOutput, error) {
+	_, err := s.change(ctx, &in.KeyId, false, func(k *sallyport.KMSKey) error {
 		for _, key := range in.TagKeys {
 			delete(k.Tags, key)
 		}
 		return nil
 	})
-	return &kms.UntagResourceOutput{}, err
+	return &UntagResourceOutput{}, err
 }
 
-func (s *Server) listTags(ctx context.Context, _ *api.Call, in *kms.ListResourceTagsInput) (*kms.ListResourceTagsOutput, error) {
-	ref, err := s.ownKey(ctx, in.KeyId)
+// defaultTags is how many tags a page has, unless a request says. (API reference,
+// ListResourceTags.)
+const defaultTags = 50
+
+func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ListResourceTagsInput) (*ListResourceTagsOutput, error) {
+	ref, err := s.ownKey(ctx, &in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	out := &kms.ListResourceTagsOutput{Tags: []types.Tag{}}
-	for _, key := range slices.Sorted(maps.Keys(ref.Key.Tags)) {
-		out.Tags = append(out.Tags, types.Tag{TagKey: &key, TagValue: new(ref.Key.Tags[key])})
+	limit := defaultTags
+	if in.Limit != nil {
+		limit = int(*in.Limit)
+	}
+	keys := slices.Sorted(maps.Keys(ref.Key.Tags))
+	if in.Marker != nil { // the last key of the page before
+		i, found := slices.BinarySearch(keys, *in.Marker)
+		if !found {
+			return nil, sallyport.Errorf(sallyport.InvalidMarkerException, "The marker is not one that this list gave. Leave it out to begin at the beginning.")
+		}
+		keys = keys[i+1:]
+	}
+	out := &ListResourceTagsOutput{Tags: []Tag{}, Truncated: new(len(keys) > limit)}
+	if len(keys) > limit {
+		keys = keys[:limit]
+		out.NextMarker = &keys[limit-1]
+	}
+	for _, key := range keys {
+		out.Tags = append(out.Tags, Tag{TagKey: key, TagValue: ref.Key.Tags[key]})
 	}
 	return out, nil
 }

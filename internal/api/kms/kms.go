@@ -28,9 +28,6 @@ import (
 	"maps"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/kms/schemas"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/keyring"
@@ -46,49 +43,49 @@ type Server struct {
 
 // Service lists the operations.
 func (s *Server) Service() *api.Service {
+	// The condition keys of a key, and those of sealing and opening with it.
+	keyKeys := []string{"kms:CallerAccount", "kms:RequestAlias"}
+	sealing := append(keyKeys, "kms:EncryptionContext:")
+	onKey := api.On(func(ctx context.Context, c *api.Call) ([]api.Question, error) {
+		return s.onKey(ctx, c, c.Text("KeyId"), nil)
+	}, api.Resource("key", keyKeys...))
 	return &api.Service{
-		Name:   "kms",
-		Target: "TrentService",
+		Name:  "kms",
+		Door:  api.JSON{Target: "TrentService"},
+		Model: model,
 		Ops: map[string]api.Op{
-			"CreateKey":            api.SDK(schemas.CreateKeyRequest, s.createKeyOn, s.createKey),
-			"DescribeKey":          api.SDK(schemas.DescribeKeyRequest, on(s, func(in *kms.DescribeKeyInput) *string { return in.KeyId }), s.describeKey),
-			"ListKeys":             api.SDK(schemas.ListKeysRequest, api.OnAnything, s.listKeys),
-			"EnableKey":            api.SDK(schemas.EnableKeyRequest, on(s, func(in *kms.EnableKeyInput) *string { return in.KeyId }), s.enableKey),
-			"DisableKey":           api.SDK(schemas.DisableKeyRequest, on(s, func(in *kms.DisableKeyInput) *string { return in.KeyId }), s.disableKey),
-			"ScheduleKeyDeletion":  api.SDK(schemas.ScheduleKeyDeletionRequest, on(s, func(in *kms.ScheduleKeyDeletionInput) *string { return in.KeyId }), s.scheduleKeyDeletion),
-			"CancelKeyDeletion":    api.SDK(schemas.CancelKeyDeletionRequest, on(s, func(in *kms.CancelKeyDeletionInput) *string { return in.KeyId }), s.cancelKeyDeletion),
-			"UpdateKeyDescription": api.SDK(schemas.UpdateKeyDescriptionRequest, on(s, func(in *kms.UpdateKeyDescriptionInput) *string { return in.KeyId }), s.updateKeyDescription),
+			"CreateKey":            api.Write(s.createKey, api.By(s.createKeyOn, api.Resource("", "kms:CallerAccount"))),
+			"DescribeKey":          api.Read(s.describeKey, onKey),
+			"ListKeys":             api.List(s.listKeys, api.Anything),
+			"EnableKey":            api.Write(s.enableKey, onKey),
+			"DisableKey":           api.Write(s.disableKey, onKey),
+			"ScheduleKeyDeletion":  api.Write(s.scheduleKeyDeletion, onKey),
+			"CancelKeyDeletion":    api.Write(s.cancelKeyDeletion, onKey),
+			"UpdateKeyDescription": api.Write(s.updateKeyDescription, onKey),
 
-			"GetKeyPolicy":    api.SDK(schemas.GetKeyPolicyRequest, on(s, func(in *kms.GetKeyPolicyInput) *string { return in.KeyId }), s.getKeyPolicy),
-			"PutKeyPolicy":    api.SDK(schemas.PutKeyPolicyRequest, on(s, func(in *kms.PutKeyPolicyInput) *string { return in.KeyId }), s.putKeyPolicy),
-			"ListKeyPolicies": api.SDK(schemas.ListKeyPoliciesRequest, on(s, func(in *kms.ListKeyPoliciesInput) *string { return in.KeyId }), s.listKeyPolicies),
+			"GetKeyPolicy":    api.Read(s.getKeyPolicy, onKey),
+			"PutKeyPolicy":    api.Permissions(s.putKeyPolicy, onKey),
+			"ListKeyPolicies": api.List(s.listKeyPolicies, onKey),
 
-			"TagResource":      api.SDK(schemas.TagResourceRequest, s.tagOn, s.tag),
-			"UntagResource":    api.SDK(schemas.UntagResourceRequest, s.untagOn, s.untag),
-			"ListResourceTags": api.SDK(schemas.ListResourceTagsRequest, on(s, func(in *kms.ListResourceTagsInput) *string { return in.KeyId }), s.listTags),
+			"TagResource":      api.Tagging(s.tag, api.By(s.tagOn, api.Resource("key", keyKeys...))),
+			"UntagResource":    api.Tagging(s.untag, api.By(s.untagOn, api.Resource("key", keyKeys...))),
+			"ListResourceTags": api.List(s.listTags, onKey),
 
-			"CreateAlias": api.SDK(schemas.CreateAliasRequest, s.createAliasOn, s.createAlias),
-			"UpdateAlias": api.SDK(schemas.UpdateAliasRequest, s.updateAliasOn, s.updateAlias),
-			"DeleteAlias": api.SDK(schemas.DeleteAliasRequest, s.deleteAliasOn, s.deleteAlias),
-			"ListAliases": api.SDK(schemas.ListAliasesRequest, api.OnAnything, s.listAliases),
+			"CreateAlias": api.Write(s.createAlias, api.By(s.createAliasOn, api.Resource("alias, key", keyKeys...))),
+			"UpdateAlias": api.Write(s.updateAlias, api.By(s.updateAliasOn, api.Resource("alias, key", keyKeys...))),
+			"DeleteAlias": api.Write(s.deleteAlias, api.By(s.deleteAliasOn, api.Resource("alias, key", keyKeys...))),
+			"ListAliases": api.List(s.listAliases, api.Anything),
 
-			"Encrypt":                         api.SDK(schemas.EncryptRequest, s.encryptOn, s.encrypt),
-			"Decrypt":                         api.SDK(schemas.DecryptRequest, s.decryptOn, s.decrypt),
-			"GenerateDataKey":                 api.SDK(schemas.GenerateDataKeyRequest, s.generateDataKeyOn, s.generateDataKey),
-			"GenerateDataKeyWithoutPlaintext": api.SDK(schemas.GenerateDataKeyWithoutPlaintextRequest, s.generateSealedOn, s.generateSealed),
+			"Encrypt":                         api.Write(s.encrypt, api.By(s.encryptOn, api.Resource("key", sealing...))),
+			"Decrypt":                         api.Write(s.decrypt, api.By(s.decryptOn, api.Resource("key", sealing...))),
+			"GenerateDataKey":                 api.Write(s.generateDataKey, api.By(s.generateDataKeyOn, api.Resource("key", sealing...))),
+			"GenerateDataKeyWithoutPlaintext": api.Write(s.generateSealed, api.By(s.generateSealedOn, api.Resource("key", sealing...))),
 		},
 	}
 }
 
 func (s *Server) realm() sallyport.Realm { return s.API.Realm }
 func (s *Server) db() *store.DB          { return s.API.Store }
-
-// on asks about the key that an input names.
-func on[In any](s *Server, key func(*In) *string) func(context.Context, *api.Call, *In) ([]api.Question, error) {
-	return func(ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-		return s.onKey(ctx, c, *key(in), nil)
-	}
-}
 
 // onKey asks whether the call's action may be taken on a key, with an
 // encryption context.
@@ -116,10 +113,15 @@ func (s *Server) key(ctx context.Context, name *string) (api.KeyRef, error) {
 
 // ownKey is key for those operations that take no alias.
 func (s *Server) ownKey(ctx context.Context, name *string) (api.KeyRef, error) {
-	if strings.HasPrefix(*name, "alias/") || strings.Contains(*name, ":alias/") {
+	if isAlias(*name) {
 		return api.KeyRef{}, sallyport.Errorf(sallyport.InvalidArnException, "%s is an alias, and this operation takes the ID of a key, or its ARN.", sallyport.Clip(*name, 256))
 	}
 	return s.key(ctx, name)
+}
+
+// isAlias reports whether a key is named by an alias.
+func isAlias(name string) bool {
+	return strings.HasPrefix(name, "alias/") || strings.Contains(name, ":alias/")
 }
 
 // page makes a store's page of what a request says.

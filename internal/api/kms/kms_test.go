@@ -351,7 +351,7 @@ func TestAliases(t *testing.T) {
 	_, err = h.root.CreateAlias(ctx, &awskms.CreateAliasInput{AliasName: name, TargetKeyId: two.KeyId})
 	h.refused(err, "AlreadyExistsException", "alias/sessions")
 	_, err = h.root.CreateAlias(ctx, &awskms.CreateAliasInput{AliasName: aws.String("alias/of-alias"), TargetKeyId: name})
-	h.refused(err, "InvalidArnException", "is an alias")
+	h.refused(err, "ValidationException", "Not aliases")
 	blob := h.seal(*name)
 	_, err = h.root.UpdateAlias(ctx, &awskms.UpdateAliasInput{AliasName: name, TargetKeyId: two.Arn})
 	h.must(err)

@@ -93,7 +93,7 @@ func TestKeyInAWSKMS(t *testing.T) {
 	h.must(err)
 	h.sealsOutside(k)
 	_, err = h.outsideKey("aws", *farKey.KeyMetadata.KeyId)
-	h.refused(err, "AlreadyExistsException", "already")
+	h.refused(err, "XksKeyAlreadyInUseException", "already")
 	_, err = h.outsideKey("aws", "11111111-2222-3333-4444-555555555555")
 	h.refused(err, "KMSInternalException", "NotFoundException")
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
@@ -76,7 +74,7 @@ func invalidCiphertext() error {
 }
 
 // refuse refuses what requests may ask for and this service does not have.
-func refuse(dryRun *bool, recipient *types.RecipientInfo) error {
+func refuse(dryRun *bool, recipient *RecipientInfo) error {
 	switch {
 	case recipient != nil:
 		return sallyport.Errorf(sallyport.UnsupportedOperationException, "Recipient is for AWS's enclaves. Leave it out.")
@@ -86,26 +84,26 @@ func refuse(dryRun *bool, recipient *types.RecipientInfo) error {
 	return nil
 }
 
-func (s *Server) encryptOn(ctx context.Context, c *api.Call, in *kms.EncryptInput) ([]api.Question, error) {
-	return s.onKey(ctx, c, *in.KeyId, in.EncryptionContext)
+func (s *Server) encryptOn(ctx context.Context, c *api.Call, in *EncryptInput) ([]api.Question, error) {
+	return s.onKey(ctx, c, in.KeyId, in.EncryptionContext)
 }
 
-func (s *Server) encrypt(ctx context.Context, _ *api.Call, in *kms.EncryptInput) (*kms.EncryptOutput, error) {
+func (s *Server) encrypt(ctx context.Context, _ *api.Call, in *EncryptInput) (*EncryptOutput, error) {
 	if err := refuse(in.DryRun, nil); err != nil {
 		return nil, err
 	}
 	if err := checkAlgorithm(in.EncryptionAlgorithm); err != nil {
 		return nil, err
 	}
-	ref, blob, err := s.seal(ctx, in.KeyId, in.Plaintext, in.EncryptionContext)
+	ref, blob, err := s.seal(ctx, &in.KeyId, in.Plaintext, in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	return &kms.EncryptOutput{CiphertextBlob: blob, KeyId: &ref.Name, EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault}, nil
+	return &EncryptOutput{CiphertextBlob: blob, KeyId: &ref.Name, EncryptionAlgorithm: EncryptionAlgorithmSpecSymmetricDefault}, nil
 }
 
-func checkAlgorithm(a types.EncryptionAlgorithmSpec) error {
-	if a != "" && a != types.EncryptionAlgorithmSpecSymmetricDefault {
+func checkAlgorithm(a EncryptionAlgorithmSpec) error {
+	if a != "" && a != EncryptionAlgorithmSpecSymmetricDefault {
 		return sallyport.Errorf(sallyport.UnsupportedOperationException, "Keys here are symmetric, and EncryptionAlgorithm has to be SYMMETRIC_DEFAULT.")
 	}
 	return nil
@@ -113,18 +111,18 @@ func checkAlgorithm(a types.EncryptionAlgorithmSpec) error {
 
 // decryptOn asks about the key that the ciphertext was sealed with, or the one
 // that is named if it says none.
-func (s *Server) decryptOn(ctx context.Context, c *api.Call, in *kms.DecryptInput) ([]api.Question, error) {
+func (s *Server) decryptOn(ctx context.Context, c *api.Call, in *DecryptInput) ([]api.Question, error) {
 	name := sealedBy(in.CiphertextBlob)
 	if name == "" {
 		name = deref(in.KeyId)
 	}
 	if name == "" {
-		return api.OnAnything(ctx, c, in)
+		return []api.Question{{Action: c.Action()}}, nil
 	}
 	return s.onKey(ctx, c, name, in.EncryptionContext)
 }
 
-func (s *Server) decrypt(ctx context.Context, _ *api.Call, in *kms.DecryptInput) (*kms.DecryptOutput, error) {
+func (s *Server) decrypt(ctx context.Context, _ *api.Call, in *DecryptInput) (*DecryptOutput, error) {
 	if err := refuse(in.DryRun, in.Recipient); err != nil {
 		return nil, err
 	}
@@ -165,14 +163,14 @@ func (s *Server) decrypt(ctx context.Context, _ *api.Call, in *kms.DecryptInput)
 	if err != nil {
 		return nil, outsideError(*ref.Key, err)
 	}
-	return &kms.DecryptOutput{Plaintext: plaintext, KeyId: &ref.Name, EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault}, nil
+	return &DecryptOutput{Plaintext: plaintext, KeyId: &ref.Name, EncryptionAlgorithm: EncryptionAlgorithmSpecSymmetricDefault}, nil
 }
 
-func (s *Server) generateDataKeyOn(ctx context.Context, c *api.Call, in *kms.GenerateDataKeyInput) ([]api.Question, error) {
-	return s.onKey(ctx, c, *in.KeyId, in.EncryptionContext)
+func (s *Server) generateDataKeyOn(ctx context.Context, c *api.Call, in *GenerateDataKeyInput) ([]api.Question, error) {
+	return s.onKey(ctx, c, in.KeyId, in.EncryptionContext)
 }
 
-func (s *Server) generateDataKey(ctx context.Context, _ *api.Call, in *kms.GenerateDataKeyInput) (*kms.GenerateDataKeyOutput, error) {
+func (s *Server) generateDataKey(ctx context.Context, _ *api.Call, in *GenerateDataKeyInput) (*GenerateDataKeyOutput, error) {
 	if err := refuse(in.DryRun, in.Recipient); err != nil {
 		return nil, err
 	}
@@ -181,14 +179,14 @@ func (s *Server) generateDataKey(ctx context.Context, _ *api.Call, in *kms.Gener
 		return nil, err
 	}
 	plaintext := keyring.NewDataKey(size)
-	ref, blob, err := s.seal(ctx, in.KeyId, plaintext, in.EncryptionContext)
+	ref, blob, err := s.seal(ctx, &in.KeyId, plaintext, in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	return &kms.GenerateDataKeyOutput{Plaintext: plaintext, CiphertextBlob: blob, KeyId: &ref.Name}, nil
+	return &GenerateDataKeyOutput{Plaintext: plaintext, CiphertextBlob: blob, KeyId: &ref.Name}, nil
 }
 
-func dataKeySize(spec types.DataKeySpec, bytes *int32) (int, error) {
+func dataKeySize(spec DataKeySpec, bytes *int32) (int, error) {
 	switch {
 	case (spec == "") == (bytes == nil):
 		return 0, sallyport.Errorf(sallyport.ValidationException, "Please specify either number of bytes or key spec.")
@@ -196,22 +194,22 @@ func dataKeySize(spec types.DataKeySpec, bytes *int32) (int, error) {
 		return 0, sallyport.Errorf(sallyport.ValidationException, "NumberOfBytes is %d, and must be from 1 to %d.", *bytes, maxDataKey)
 	case bytes != nil:
 		return int(*bytes), nil
-	case spec == types.DataKeySpecAes128:
+	case spec == DataKeySpecAes128:
 		return 16, nil
 	}
 	return 32, nil
 }
 
-func (s *Server) generateSealedOn(ctx context.Context, c *api.Call, in *kms.GenerateDataKeyWithoutPlaintextInput) ([]api.Question, error) {
-	return s.onKey(ctx, c, *in.KeyId, in.EncryptionContext)
+func (s *Server) generateSealedOn(ctx context.Context, c *api.Call, in *GenerateDataKeyWithoutPlaintextInput) ([]api.Question, error) {
+	return s.onKey(ctx, c, in.KeyId, in.EncryptionContext)
 }
 
-func (s *Server) generateSealed(ctx context.Context, c *api.Call, in *kms.GenerateDataKeyWithoutPlaintextInput) (*kms.GenerateDataKeyWithoutPlaintextOutput, error) {
-	out, err := s.generateDataKey(ctx, c, &kms.GenerateDataKeyInput{
+func (s *Server) generateSealed(ctx context.Context, c *api.Call, in *GenerateDataKeyWithoutPlaintextInput) (*GenerateDataKeyWithoutPlaintextOutput, error) {
+	out, err := s.generateDataKey(ctx, c, &GenerateDataKeyInput{
 		KeyId: in.KeyId, EncryptionContext: in.EncryptionContext, KeySpec: in.KeySpec, NumberOfBytes: in.NumberOfBytes, DryRun: in.DryRun,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &kms.GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: out.CiphertextBlob, KeyId: out.KeyId}, nil
+	return &GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: out.CiphertextBlob, KeyId: out.KeyId}, nil
 }

@@ -37,34 +37,20 @@ type Server struct {
 // Service lists the operations.
 func (s *Server) Service() *api.Service {
 	return &api.Service{
-		Name:   "sallyport",
-		Target: "Sallyport",
+		Name:  "sallyport",
+		Door:  api.JSON{Target: "Sallyport"},
+		Model: model,
 		Ops: map[string]api.Op{
-			"GetRecording": api.Plain(s.getRecordingOn, s.getRecording),
+			"GetRecording": api.Read(s.getRecording, api.By(s.askRecording, api.Resource("recording"))),
 		},
 	}
 }
 
-type getRecordingInput struct {
-	SessionId string
-	Offset    int64 // of the first byte that is wanted
-	MaxBytes  int64 // 0 is MaxPart
-}
-
-type getRecordingOutput struct {
-	SessionId string
-	Format    string // "asciicast-v2"
-	Size      int64  // of the whole recording, in bytes
-	Sha256    string // of the whole recording, in hexadecimal digits
-	Offset    int64  // of the first byte of Data
-	Data      []byte // base64; empty if Offset is Size
-}
-
-// getRecordingOn asks about the recording by both of the names that policies use
+// askRecording asks about the recording by both of the names that policies use
 // for a session's: recording/<owner's name>-… and recording/<owner's user ID>-….
 // To a caller who does not own the session, neither is a name that begins with
 // the caller's own: ann is not asked about ann-marie's by ${aws:username}-*.
-func (s *Server) getRecordingOn(ctx context.Context, c *api.Call, in *getRecordingInput) ([]api.Question, error) {
+func (s *Server) askRecording(ctx context.Context, c *api.Call, in *GetRecordingInput) ([]api.Question, error) {
 	id, err := sallyport.ParseSessionID(in.SessionId)
 	if err != nil {
 		return nil, err
@@ -87,12 +73,19 @@ func (s *Server) getRecordingOn(ctx context.Context, c *api.Call, in *getRecordi
 	return []api.Question{q}, nil
 }
 
-func (s *Server) getRecording(ctx context.Context, _ *api.Call, in *getRecordingInput) (*getRecordingOutput, error) {
+func (s *Server) getRecording(ctx context.Context, _ *api.Call, in *GetRecordingInput) (*GetRecordingOutput, error) {
 	id, err := sallyport.ParseSessionID(in.SessionId)
 	if err != nil {
 		return nil, err
 	}
-	if in.Offset < 0 || in.MaxBytes < 0 || in.MaxBytes > MaxPart {
+	var offset, n int64
+	if in.Offset != nil {
+		offset = *in.Offset
+	}
+	if in.MaxBytes != nil {
+		n = *in.MaxBytes
+	}
+	if offset < 0 || n < 0 || n > MaxPart {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "Offset must be 0 or more, and MaxBytes from 1 to %d, or 0 for that.", MaxPart)
 	}
 	rec, err := s.API.Store.Sessions().Get(ctx, id)
@@ -111,19 +104,18 @@ func (s *Server) getRecording(ctx context.Context, _ *api.Call, in *getRecording
 	}
 	defer f.Close()
 	size := rec.Log.Size
-	if in.Offset > size {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "Offset %d is beyond the end of the recording, which has %d bytes.", in.Offset, size)
+	if offset > size {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Offset %d is beyond the end of the recording, which has %d bytes.", offset, size)
 	}
-	n := in.MaxBytes
 	if n == 0 {
 		n = MaxPart
 	}
-	data := make([]byte, min(n, size-in.Offset))
-	if _, err := io.ReadFull(io.NewSectionReader(f, in.Offset, int64(len(data))), data); err != nil {
-		return nil, fmt.Errorf("read recording of session %s at %d of %d: %w", id, in.Offset, size, err)
+	data := make([]byte, min(n, size-offset))
+	if _, err := io.ReadFull(io.NewSectionReader(f, offset, int64(len(data))), data); err != nil {
+		return nil, fmt.Errorf("read recording of session %s at %d of %d: %w", id, offset, size, err)
 	}
-	return &getRecordingOutput{
-		SessionId: id.String(), Format: "asciicast-v2", Size: size, Sha256: hex.EncodeToString(rec.Log.Hash), Offset: in.Offset, Data: data,
+	return &GetRecordingOutput{
+		SessionId: new(id.String()), Format: new("asciicast-v2"), Size: &size, Sha256: new(hex.EncodeToString(rec.Log.Hash)), Offset: &offset, Data: data,
 	}, nil
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/google/uuid"
 
 	"github.com/sallyport/sallyport"
@@ -20,17 +18,17 @@ const (
 	maxActivationLife = 30 * 24 * time.Hour
 )
 
-func (s *Server) createActivationOn(ctx context.Context, c *api.Call, in *ssm.CreateActivationInput) ([]api.Question, error) {
+func (s *Server) askCreateActivation(ctx context.Context, c *api.Call, in *CreateActivationInput) ([]api.Question, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	pass, err := s.passRole(ctx, *in.IamRole)
+	pass, err := s.passRole(ctx, in.IamRole)
 	return []api.Question{{Action: c.Action(), RequestTags: tags, TagKeys: keysOf(tags)}, pass}, err
 }
 
-func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.CreateActivationInput) (*ssm.CreateActivationOutput, error) {
-	role, err := s.API.NodeRole(ctx, *in.IamRole)
+func (s *Server) createActivation(ctx context.Context, c *api.Call, in *CreateActivationInput) (*CreateActivationOutput, error) {
+	role, err := s.API.NodeRole(ctx, in.IamRole)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +38,7 @@ func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.Crea
 	}
 	code := sallyport.GenerateSecret()
 	a := sallyport.Activation{
-		ID: uuid.NewString(), Code: code.Hash(), Role: *in.IamRole, RoleID: role.ID, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
+		ID: uuid.NewString(), Code: code.Hash(), Role: in.IamRole, RoleID: role.ID, Description: deref(in.Description), Name: deref(in.DefaultInstanceName),
 		Limit: 1, Created: c.At, Expires: c.At.Add(activationLife), Tags: tags,
 	}
 	if in.RegistrationLimit != nil {
@@ -55,18 +53,18 @@ func (s *Server) createActivation(ctx context.Context, c *api.Call, in *ssm.Crea
 	if err := s.db().Activations().Create(ctx, a); err != nil {
 		return nil, err
 	}
-	return &ssm.CreateActivationOutput{ActivationId: &a.ID, ActivationCode: some(code.Reveal())}, nil
+	return &CreateActivationOutput{ActivationId: &a.ID, ActivationCode: some(code.Reveal())}, nil
 }
 
-func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *ssm.DescribeActivationsInput) (*ssm.DescribeActivationsOutput, error) {
+func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *DescribeActivationsInput) (*DescribeActivationsOutput, error) {
 	var f store.ActivationFilter
 	for _, filter := range in.Filters {
 		switch filter.FilterKey {
-		case types.DescribeActivationsFilterKeysActivationIds:
+		case DescribeActivationsFilterKeysActivationIds:
 			f.IDs = append(f.IDs, filter.FilterValues...)
-		case types.DescribeActivationsFilterKeysDefaultInstanceName:
+		case DescribeActivationsFilterKeysDefaultInstanceName:
 			f.Names = append(f.Names, filter.FilterValues...)
-		case types.DescribeActivationsFilterKeysIamRole:
+		case DescribeActivationsFilterKeysIamRole:
 			f.Roles = append(f.Roles, filter.FilterValues...)
 		default:
 			return nil, sallyport.Errorf(sallyport.InvalidFilter, "%q is not a filter of this operation. They are ActivationIds, DefaultInstanceName, IamRole.", sallyport.Clip(string(filter.FilterKey), 64))
@@ -76,18 +74,18 @@ func (s *Server) describeActivations(ctx context.Context, c *api.Call, in *ssm.D
 	if err != nil {
 		return nil, err
 	}
-	out := &ssm.DescribeActivationsOutput{ActivationList: []types.Activation{}, NextToken: next(cursor)}
+	out := &DescribeActivationsOutput{ActivationList: []Activation{}, NextToken: next(cursor)}
 	for _, a := range list {
 		limit, count := int32(a.Limit), int32(a.Count)
-		out.ActivationList = append(out.ActivationList, types.Activation{
+		out.ActivationList = append(out.ActivationList, Activation{
 			ActivationId: &a.ID, Description: some(a.Description), DefaultInstanceName: some(a.Name), IamRole: some(a.Role),
-			RegistrationLimit: &limit, RegistrationsCount: &count, ExpirationDate: &a.Expires, Expired: a.Expired(c.At),
+			RegistrationLimit: &limit, RegistrationsCount: &count, ExpirationDate: &a.Expires, Expired: new(a.Expired(c.At)),
 			CreatedDate: &a.Created, Tags: writeTags(a.Tags),
 		})
 	}
 	return out, nil
 }
 
-func (s *Server) deleteActivation(ctx context.Context, _ *api.Call, in *ssm.DeleteActivationInput) (*ssm.DeleteActivationOutput, error) {
-	return &ssm.DeleteActivationOutput{}, s.db().Activations().Delete(ctx, *in.ActivationId)
+func (s *Server) deleteActivation(ctx context.Context, _ *api.Call, in *DeleteActivationInput) (*DeleteActivationOutput, error) {
+	return &DeleteActivationOutput{}, s.db().Activations().Delete(ctx, in.ActivationId)
 }

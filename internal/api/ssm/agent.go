@@ -6,101 +6,44 @@ import (
 	"net"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
-)
-
-// What agents send and read. (amazon-ssm-agent, agent/ssm/service.go and the
-// SDK it vendors; the reference's sections 1 and 2.)
-type (
-	registerInput struct {
-		ActivationCode string
-		ActivationId   string
-		Fingerprint    string
-		PublicKey      string
-		PublicKeyType  string
-		Region         string // ours: what the agent was told
-	}
-	registerOutput struct {
-		InstanceId sallyport.NodeID // agents crash without it
-	}
-
-	roleTokenInput  struct{ Fingerprint string }
-	roleTokenOutput struct { // agents crash without any of them
-		AccessKeyId         string
-		SecretAccessKey     string
-		SessionToken        string
-		TokenExpirationDate float64 // Unix seconds
-		UpdateKeyPair       bool
-	}
-
-	updateKeyInput struct {
-		NewPublicKey     string
-		NewPublicKeyType string
-	}
-
-	updateInformationInput struct {
-		InstanceId           string
-		AgentName            string
-		AgentStatus          string
-		AgentVersion         string
-		AvailabilityZone     string
-		ComputerName         string
-		IPAddress            string
-		PlatformName         string
-		PlatformType         string
-		PlatformVersion      string
-		SSMConnectionChannel string
-	}
-
-	listInstanceAssociationsInput struct {
-		InstanceId string
-		MaxResults int
-		NextToken  string
-	}
-	listInstanceAssociationsOutput struct {
-		Associations []struct{} // always none: association documents come later
-	}
-
-	empty struct{}
 )
 
 // maxText bounds what an agent says of itself.
 const maxText = 255
 
-func (s *Server) register(ctx context.Context, c *api.Call, in *registerInput) (*registerOutput, error) {
-	if in.ActivationId == "" || in.ActivationCode == "" {
+func (s *Server) register(ctx context.Context, c *api.Call, in *RegisterManagedInstanceInput) (*RegisterManagedInstanceOutput, error) {
+	activation, code, fingerprint := deref(in.ActivationId), deref(in.ActivationCode), deref(in.Fingerprint)
+	if activation == "" || code == "" {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "ActivationId and ActivationCode are both needed to register a machine. Create an activation to have them.")
 	}
-	if len(in.Fingerprint) == 0 || len(in.Fingerprint) > maxText {
+	if len(fingerprint) == 0 || len(fingerprint) > maxText {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "Fingerprint must have 1 to %d characters.", maxText)
 	}
-	if r := s.API.Realm.Region; in.Region != "" && in.Region != r {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "The region here is %s, not %s. Register with --region %[1]s.", r, sallyport.Clip(in.Region, 64))
+	if r, told := s.API.Realm.Region, deref(in.Region); told != "" && told != r {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "The region here is %s, not %s. Register with --region %[1]s.", r, sallyport.Clip(told, 64))
 	}
-	key, err := api.ParsePublicKey(in.PublicKey, in.PublicKeyType)
+	key, err := api.ParsePublicKey(deref(in.PublicKey), deref(in.PublicKeyType))
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.db().Nodes().Register(ctx, in.ActivationId, sallyport.NewSecret(in.ActivationCode),
-		sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: key, Fingerprint: in.Fingerprint}, c.At)
+	n, err := s.db().Nodes().Register(ctx, activation, sallyport.NewSecret(code),
+		sallyport.Node{ID: sallyport.NewNodeID(), PublicKey: key, Fingerprint: fingerprint}, c.At)
 	if err != nil {
 		return nil, err
 	}
 	s.API.Log.InfoContext(ctx, "node registered", sallyport.LogNode, n.ID, sallyport.LogRemote, api.Remote(c.Request))
-	return &registerOutput{n.ID}, nil
+	return &RegisterManagedInstanceOutput{InstanceId: some(n.ID.String())}, nil
 }
 
 // tokenLife is how long a node's credentials are good for. Agents ask again at
 // half of it.
 const tokenLife = time.Hour
 
-func (s *Server) roleToken(ctx context.Context, c *api.Call, in *roleTokenInput) (*roleTokenOutput, error) {
+func (s *Server) roleToken(ctx context.Context, c *api.Call, in *RequestManagedInstanceRoleTokenInput) (*RequestManagedInstanceRoleTokenOutput, error) {
 	n := c.Node
-	if in.Fingerprint != n.Fingerprint {
+	if deref(in.Fingerprint) != n.Fingerprint {
 		// The state directory was copied to another machine, or this one was
 		// rebuilt around it. AWS says the same.
 		s.db().Trouble(ctx, n.ID, sallyport.Trouble{At: c.At, Reason: "Its hardware fingerprint is not the one it registered with. Register the machine again."})
@@ -118,54 +61,54 @@ func (s *Server) roleToken(ctx context.Context, c *api.Call, in *roleTokenInput)
 		return nil, err
 	}
 	s.db().Ping(ctx, n.ID, c.At)
-	return &roleTokenOutput{
-		AccessKeyId: t.AccessKeyID, SecretAccessKey: t.Secret.Reveal(), SessionToken: t.Token.Reveal(),
-		TokenExpirationDate: float64(t.Expires.Unix()),
+	return &RequestManagedInstanceRoleTokenOutput{
+		AccessKeyId: &t.AccessKeyID, SecretAccessKey: new(t.Secret.Reveal()), SessionToken: new(t.Token.Reveal()),
+		TokenExpirationDate: new(float64(t.Expires.Unix())), UpdateKeyPair: new(false),
 	}, nil
 }
 
-func (s *Server) updatePublicKey(ctx context.Context, c *api.Call, in *updateKeyInput) (*empty, error) {
-	key, err := api.ParsePublicKey(in.NewPublicKey, in.NewPublicKeyType)
+func (s *Server) updatePublicKey(ctx context.Context, c *api.Call, in *UpdateManagedInstancePublicKeyInput) (*UpdateManagedInstancePublicKeyOutput, error) {
+	key, err := api.ParsePublicKey(deref(in.NewPublicKey), deref(in.NewPublicKeyType))
 	if err != nil {
 		return nil, err
 	}
-	return &empty{}, s.db().Nodes().SetKey(ctx, c.Node.ID, c.Node.PublicKey, key)
+	return &UpdateManagedInstancePublicKeyOutput{}, s.db().Nodes().SetKey(ctx, c.Node.ID, c.Node.PublicKey, key)
 }
 
 // updateInstanceInformation takes what an agent says of itself, even from one
 // whose role does not allow it: a stock agent that is refused its first call
 // sleeps for minutes to an hour. It is kept out of sessions instead, and what
 // it lacks is remembered.
-func (s *Server) updateInstanceInformation(ctx context.Context, c *api.Call, in *updateInformationInput) (*empty, error) {
-	id, err := own(c, in.InstanceId)
+func (s *Server) updateInstanceInformation(ctx context.Context, c *api.Call, in *UpdateInstanceInformationInput) (*UpdateInstanceInformationOutput, error) {
+	id, err := own(c, deref(in.InstanceId))
 	if err != nil {
 		return nil, err
 	}
 	s.db().Ping(ctx, id, c.At)
 	if err := c.Allow(ctx, api.Question{Action: c.Action(), Resources: []string{s.realm().Node(id)}}); err != nil {
 		s.db().Trouble(ctx, id, sallyport.Trouble{At: c.At, Reason: cmp.Or(c.Who.Powerless, api.Lacks(c.Who.Role, c.Action()))})
-		return &empty{}, nil
+		return &UpdateInstanceInformationOutput{}, nil
 	}
 	n, err := s.db().Nodes().Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	a := n.Agent // the short form leaves out what it had no time to find
-	set(&a.Name, in.AgentName)
-	set(&a.Version, in.AgentVersion)
-	set(&a.PlatformType, in.PlatformType)
-	set(&a.PlatformName, in.PlatformName)
-	set(&a.PlatformVersion, in.PlatformVersion)
-	set(&a.ComputerName, in.ComputerName)
-	set(&a.AvailabilityZone, in.AvailabilityZone)
-	set(&a.ConnectionChannel, in.SSMConnectionChannel)
-	if net.ParseIP(in.IPAddress) != nil {
-		a.IPAddress = in.IPAddress
+	set(&a.Name, deref(in.AgentName))
+	set(&a.Version, deref(in.AgentVersion))
+	set(&a.PlatformType, deref(in.PlatformType))
+	set(&a.PlatformName, deref(in.PlatformName))
+	set(&a.PlatformVersion, deref(in.PlatformVersion))
+	set(&a.ComputerName, deref(in.ComputerName))
+	set(&a.AvailabilityZone, deref(in.AvailabilityZone))
+	set(&a.ConnectionChannel, deref(in.SSMConnectionChannel))
+	if ip := deref(in.IPAddress); net.ParseIP(ip) != nil {
+		a.IPAddress = ip
 	}
 	if a == n.Agent {
-		return &empty{}, nil
+		return &UpdateInstanceInformationOutput{}, nil
 	}
-	return &empty{}, s.db().Nodes().UpdateAgent(ctx, id, a)
+	return &UpdateInstanceInformationOutput{}, s.db().Nodes().UpdateAgent(ctx, id, a)
 }
 
 func set(field *string, value string) {
@@ -174,15 +117,15 @@ func set(field *string, value string) {
 	}
 }
 
-func (s *Server) listInstanceAssociationsOn(_ context.Context, c *api.Call, in *listInstanceAssociationsInput) ([]api.Question, error) {
-	_, err := own(c, in.InstanceId)
+func (s *Server) askInstanceAssociations(_ context.Context, c *api.Call, in *ListInstanceAssociationsInput) ([]api.Question, error) {
+	_, err := own(c, deref(in.InstanceId))
 	return []api.Question{{Action: c.Action()}}, err
 }
 
-func (s *Server) listInstanceAssociations(context.Context, *api.Call, *listInstanceAssociationsInput) (*listInstanceAssociationsOutput, error) {
-	return &listInstanceAssociationsOutput{[]struct{}{}}, nil
+func (s *Server) listInstanceAssociations(context.Context, *api.Call, *ListInstanceAssociationsInput) (*ListInstanceAssociationsOutput, error) {
+	return &ListInstanceAssociationsOutput{Associations: []InstanceAssociation{}}, nil // association documents come later
 }
 
-func (s *Server) listAssociations(context.Context, *api.Call, *ssm.ListAssociationsInput) (*ssm.ListAssociationsOutput, error) {
-	return &ssm.ListAssociationsOutput{Associations: []types.Association{}}, nil
+func (s *Server) listAssociations(context.Context, *api.Call, *ListAssociationsInput) (*ListAssociationsOutput, error) {
+	return &ListAssociationsOutput{Associations: []Association{}}, nil
 }

@@ -11,9 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/document"
@@ -32,7 +29,7 @@ func (s *Server) onDocument(ctx context.Context, c *api.Call, name string) ([]ap
 	q := api.Question{
 		Action:    c.Action(),
 		Resources: []string{s.realm().Document(name)},
-		Keys:      map[string]string{"ssm:DocumentType": string(types.DocumentTypeSession)},
+		Keys:      map[string]string{"ssm:DocumentType": string(DocumentTypeSession)},
 	}
 	d, err := s.db().Documents().Get(ctx, name)
 	if sallyport.CodeOf(err) == sallyport.InvalidDocument {
@@ -44,15 +41,8 @@ func (s *Server) onDocument(ctx context.Context, c *api.Call, name string) ([]ap
 	return []api.Question{q}, err
 }
 
-// on makes the question of an operation that names a document.
-func on[In any](s *Server, name func(*In) *string) func(context.Context, *api.Call, *In) ([]api.Question, error) {
-	return func(ctx context.Context, c *api.Call, in *In) ([]api.Question, error) {
-		return s.onDocument(ctx, c, documentName(name(in)))
-	}
-}
-
-func (s *Server) createDocumentOn(ctx context.Context, c *api.Call, in *ssm.CreateDocumentInput) ([]api.Question, error) {
-	questions, err := s.onDocument(ctx, c, *in.Name)
+func (s *Server) askCreateDocument(ctx context.Context, c *api.Call, in *CreateDocumentInput) ([]api.Question, error) {
+	questions, err := s.onDocument(ctx, c, in.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -64,11 +54,11 @@ func (s *Server) createDocumentOn(ctx context.Context, c *api.Call, in *ssm.Crea
 
 // parseDocument reads the text of a session document that is to be stored. The
 // format is JSON if it is not said.
-func parseDocument(content string, format types.DocumentFormat) (string, error) {
+func parseDocument(content string, format DocumentFormat) (string, error) {
 	switch format {
 	case "":
-		format = types.DocumentFormatJson
-	case types.DocumentFormatJson, types.DocumentFormatYaml:
+		format = DocumentFormatJson
+	case DocumentFormatJson, DocumentFormatYaml:
 	default:
 		return "", sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", format)
 	}
@@ -83,19 +73,19 @@ func parseDocument(content string, format types.DocumentFormat) (string, error) 
 	return string(format), nil
 }
 
-func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.CreateDocumentInput) (*ssm.CreateDocumentOutput, error) {
+func (s *Server) createDocument(ctx context.Context, c *api.Call, in *CreateDocumentInput) (*CreateDocumentOutput, error) {
 	for _, prefix := range reserved {
-		if strings.HasPrefix(strings.ToLower(*in.Name), prefix) {
-			return nil, sallyport.Errorf(sallyport.ValidationException, "Names that begin with %s are reserved. Choose another name than %s.", (*in.Name)[:len(prefix)], *in.Name)
+		if strings.HasPrefix(strings.ToLower(in.Name), prefix) {
+			return nil, sallyport.Errorf(sallyport.ValidationException, "Names that begin with %s are reserved. Choose another name than %s.", (in.Name)[:len(prefix)], in.Name)
 		}
 	}
-	if in.DocumentType != types.DocumentTypeSession {
+	if in.DocumentType != DocumentTypeSession {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents are for sessions here: DocumentType has to be Session, and is %q.", string(in.DocumentType))
 	}
 	if len(in.Attachments) > 0 || len(in.Requires) > 0 {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has neither attachments nor requirements.")
 	}
-	format, err := parseDocument(*in.Content, in.DocumentFormat)
+	format, err := parseDocument(in.Content, in.DocumentFormat)
 	if err != nil {
 		return nil, err
 	}
@@ -104,14 +94,14 @@ func (s *Server) createDocument(ctx context.Context, c *api.Call, in *ssm.Create
 		return nil, err
 	}
 	v := sallyport.DocumentVersion{
-		Document: *in.Name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
-		Format: format, Content: *in.Content, Created: c.At,
+		Document: in.Name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
+		Format: format, Content: in.Content, Created: c.At,
 	}
 	if err := s.db().Documents().Create(ctx, v, tags); err != nil {
 		return nil, err
 	}
 	description, err := s.describeDocument(ctx, v.Document, "", "")
-	return &ssm.CreateDocumentOutput{DocumentDescription: description}, err
+	return &CreateDocumentOutput{DocumentDescription: description}, err
 }
 
 // A text is a document's, wherever it is from. Parsed is nil, and unread says why,
@@ -167,32 +157,32 @@ func (s *Server) anyDocument(ctx context.Context, name, version, versionName str
 	return t, nil
 }
 
-var platforms = []types.PlatformType{types.PlatformTypeWindows, types.PlatformTypeLinux, types.PlatformTypeMacos}
+var platforms = []PlatformType{PlatformTypeWindows, PlatformTypeLinux, PlatformTypeMacOS}
 
-func (s *Server) describeDocument(ctx context.Context, name, version, versionName string) (*types.DocumentDescription, error) {
+func (s *Server) describeDocument(ctx context.Context, name, version, versionName string) (*DocumentDescription, error) {
 	t, err := s.anyDocument(ctx, name, version, versionName)
 	if err != nil {
 		return nil, err
 	}
 	sum, old := sha256.Sum256([]byte(t.Content)), sha1.Sum([]byte(t.Content))
-	d := &types.DocumentDescription{
-		Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, Status: types.DocumentStatusActive,
+	d := &DocumentDescription{
+		Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, Status: DocumentStatusActive,
 		DisplayName: some(t.DisplayName), VersionName: some(t.VersionName), TargetType: some(t.TargetType),
 		DocumentVersion: number(t.Number), LatestVersion: number(t.doc.Latest), DefaultVersion: number(t.doc.Default),
-		DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
+		DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentTypeSession,
 		SchemaVersion: some("1.0"), PlatformTypes: platforms, Tags: writeTags(t.doc.Tags),
-		Hash: some(hex.EncodeToString(sum[:])), HashType: types.DocumentHashTypeSha256, Sha1: some(hex.EncodeToString(old[:])),
+		Hash: some(hex.EncodeToString(sum[:])), HashType: DocumentHashTypeSha256, Sha1: some(hex.EncodeToString(old[:])),
 	}
 	if t.unread != nil {
-		d.Status, d.StatusInformation = types.DocumentStatusFailed, some(messageOf(t.unread))
+		d.Status, d.StatusInformation = DocumentStatusFailed, some(messageOf(t.unread))
 		return d, nil
 	}
 	d.Description = some(t.parsed.Description)
 	for _, name := range slices.Sorted(maps.Keys(t.parsed.Parameters)) {
 		p := t.parsed.Parameters[name]
-		out := types.DocumentParameter{Name: some(name), Description: some(p.Description), Type: types.DocumentParameterTypeString}
+		out := DocumentParameter{Name: some(name), Description: some(p.Description), Type: DocumentParameterTypeString}
 		if p.Type == "StringList" {
-			out.Type = types.DocumentParameterTypeStringList
+			out.Type = DocumentParameterTypeStringList
 		}
 		if p.Default != nil {
 			all := strings.Join(p.Default, ",")
@@ -213,31 +203,31 @@ func messageOf(err error) string {
 
 func number(n int) *string { return some(strconv.Itoa(n)) }
 
-func (s *Server) describeDocumentCall(ctx context.Context, _ *api.Call, in *ssm.DescribeDocumentInput) (*ssm.DescribeDocumentOutput, error) {
-	d, err := s.describeDocument(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
-	return &ssm.DescribeDocumentOutput{Document: d}, err
+func (s *Server) describeDocumentCall(ctx context.Context, _ *api.Call, in *DescribeDocumentInput) (*DescribeDocumentOutput, error) {
+	d, err := s.describeDocument(ctx, documentName(&in.Name), deref(in.DocumentVersion), deref(in.VersionName))
+	return &DescribeDocumentOutput{Document: d}, err
 }
 
-func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocumentInput) (*ssm.GetDocumentOutput, error) {
-	t, err := s.anyDocument(ctx, documentName(in.Name), deref(in.DocumentVersion), deref(in.VersionName))
+func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *GetDocumentInput) (*GetDocumentOutput, error) {
+	t, err := s.anyDocument(ctx, documentName(&in.Name), deref(in.DocumentVersion), deref(in.VersionName))
 	if err != nil {
 		return nil, err
 	}
-	status, why := types.DocumentStatusActive, (*string)(nil)
+	status, why := DocumentStatusActive, (*string)(nil)
 	if t.unread != nil {
-		status, why = types.DocumentStatusFailed, some(messageOf(t.unread))
+		status, why = DocumentStatusFailed, some(messageOf(t.unread))
 	}
 	content, format := t.Content, in.DocumentFormat
 	switch {
 	case format != "":
 	case t.unread != nil: // as it was stored, to be mended
-		format = types.DocumentFormat(t.Format)
+		format = DocumentFormat(t.Format)
 	default: // (botocore's service-2.json: "JSON is the default format.")
-		format = types.DocumentFormatJson
+		format = DocumentFormatJson
 	}
 	switch format {
-	case types.DocumentFormat(t.Format):
-	case types.DocumentFormatJson, types.DocumentFormatYaml:
+	case DocumentFormat(t.Format):
+	case DocumentFormatJson, DocumentFormatYaml:
 		if t.unread != nil {
 			return nil, t.unread
 		}
@@ -247,10 +237,10 @@ func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *ssm.GetDocume
 	default:
 		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", in.DocumentFormat)
 	}
-	return &ssm.GetDocumentOutput{
+	return &GetDocumentOutput{
 		Name: some(t.Document), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
 		DocumentVersion: number(t.Number), Status: status, StatusInformation: why, Content: &content,
-		DocumentType: types.DocumentTypeSession, DocumentFormat: format,
+		DocumentType: DocumentTypeSession, DocumentFormat: format,
 	}, nil
 }
 
@@ -262,8 +252,8 @@ func ours(name string) error {
 	return nil
 }
 
-func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *ssm.UpdateDocumentInput) (*ssm.UpdateDocumentOutput, error) {
-	name := documentName(in.Name)
+func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *UpdateDocumentInput) (*UpdateDocumentOutput, error) {
+	name := documentName(&in.Name)
 	if err := ours(name); err != nil {
 		return nil, err
 	}
@@ -273,54 +263,54 @@ func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *ssm.Update
 	if _, err := s.db().Documents().Get(ctx, name); err != nil {
 		return nil, err
 	}
-	format, err := parseDocument(*in.Content, in.DocumentFormat)
+	format, err := parseDocument(in.Content, in.DocumentFormat)
 	if err != nil {
 		return nil, err
 	}
 	added, err := s.db().Documents().Update(ctx, sallyport.DocumentVersion{
 		Document: name, VersionName: deref(in.VersionName), DisplayName: deref(in.DisplayName), TargetType: deref(in.TargetType),
-		Format: format, Content: *in.Content, Created: c.At,
+		Format: format, Content: in.Content, Created: c.At,
 	}, deref(in.DocumentVersion))
 	if err != nil {
 		return nil, err
 	}
 	d, err := s.describeDocument(ctx, name, strconv.Itoa(added.Number), "")
-	return &ssm.UpdateDocumentOutput{DocumentDescription: d}, err
+	return &UpdateDocumentOutput{DocumentDescription: d}, err
 }
 
-func (s *Server) updateDocumentDefaultVersion(ctx context.Context, _ *api.Call, in *ssm.UpdateDocumentDefaultVersionInput) (*ssm.UpdateDocumentDefaultVersionOutput, error) {
-	name := documentName(in.Name)
+func (s *Server) updateDocumentDefaultVersion(ctx context.Context, _ *api.Call, in *UpdateDocumentDefaultVersionInput) (*UpdateDocumentDefaultVersionOutput, error) {
+	name := documentName(&in.Name)
 	if err := ours(name); err != nil {
 		return nil, err
 	}
-	n, err := strconv.Atoi(*in.DocumentVersion)
+	n, err := strconv.Atoi(in.DocumentVersion)
 	if err != nil {
-		return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "%q is not the number of a version.", sallyport.Clip(*in.DocumentVersion, 32))
+		return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "%q is not the number of a version.", sallyport.Clip(in.DocumentVersion, 32))
 	}
 	v, err := s.db().Documents().SetDefault(ctx, name, n)
 	if err != nil {
 		return nil, err
 	}
-	return &ssm.UpdateDocumentDefaultVersionOutput{Description: &types.DocumentDefaultVersionDescription{
+	return &UpdateDocumentDefaultVersionOutput{Description: &DocumentDefaultVersionDescription{
 		Name: some(name), DefaultVersion: number(v.Number), DefaultVersionName: some(v.VersionName),
 	}}, nil
 }
 
-func (s *Server) deleteDocument(ctx context.Context, _ *api.Call, in *ssm.DeleteDocumentInput) (*ssm.DeleteDocumentOutput, error) {
-	name := documentName(in.Name)
+func (s *Server) deleteDocument(ctx context.Context, _ *api.Call, in *DeleteDocumentInput) (*DeleteDocumentOutput, error) {
+	name := documentName(&in.Name)
 	if err := ours(name); err != nil {
 		return nil, err
 	}
-	return &ssm.DeleteDocumentOutput{}, s.db().Documents().Delete(ctx, name, deref(in.DocumentVersion), deref(in.VersionName))
+	return &DeleteDocumentOutput{}, s.db().Documents().Delete(ctx, name, deref(in.DocumentVersion), deref(in.VersionName))
 }
 
-func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ssm.ListDocumentVersionsInput) (*ssm.ListDocumentVersionsOutput, error) {
-	name := documentName(in.Name)
-	out := &ssm.ListDocumentVersionsOutput{}
-	info := func(v sallyport.DocumentVersion, isDefault bool) types.DocumentVersionInfo {
-		return types.DocumentVersionInfo{
+func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ListDocumentVersionsInput) (*ListDocumentVersionsOutput, error) {
+	name := documentName(&in.Name)
+	out := &ListDocumentVersionsOutput{}
+	info := func(v sallyport.DocumentVersion, isDefault bool) DocumentVersionInfo {
+		return DocumentVersionInfo{
 			Name: some(name), DocumentVersion: number(v.Number), VersionName: some(v.VersionName), DisplayName: some(v.DisplayName),
-			CreatedDate: &v.Created, IsDefaultVersion: isDefault, DocumentFormat: types.DocumentFormat(v.Format), Status: types.DocumentStatusActive,
+			CreatedDate: &v.Created, IsDefaultVersion: &isDefault, DocumentFormat: DocumentFormat(v.Format), Status: DocumentStatusActive,
 		}
 	}
 	if document.FindBuiltin(name) != nil {
@@ -328,7 +318,7 @@ func (s *Server) listDocumentVersions(ctx context.Context, _ *api.Call, in *ssm.
 		if err != nil {
 			return nil, err
 		}
-		out.DocumentVersions = []types.DocumentVersionInfo{info(t.DocumentVersion, true)}
+		out.DocumentVersions = []DocumentVersionInfo{info(t.DocumentVersion, true)}
 		return out, nil
 	}
 	d, list, cursor, err := s.db().Documents().Versions(ctx, name, page(in.NextToken, in.MaxResults, 50))
@@ -348,10 +338,10 @@ type documentFilter struct {
 	values []string
 }
 
-func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDocumentsInput) (*ssm.ListDocumentsOutput, error) {
+func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ListDocumentsInput) (*ListDocumentsOutput, error) {
 	var filters []documentFilter
 	for _, f := range in.DocumentFilterList {
-		filters = append(filters, documentFilter{string(f.Key), []string{*f.Value}})
+		filters = append(filters, documentFilter{string(f.Key), []string{f.Value}})
 	}
 	for _, f := range in.Filters {
 		filters = append(filters, documentFilter{deref(f.Key), f.Values})
@@ -382,7 +372,7 @@ func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDoc
 	if in.MaxResults != nil {
 		limit = int(*in.MaxResults)
 	}
-	out := &ssm.ListDocumentsOutput{DocumentIdentifiers: []types.DocumentIdentifier{}}
+	out := &ListDocumentsOutput{DocumentIdentifiers: []DocumentIdentifier{}}
 	after := deref(in.NextToken)
 	if after != "" && !slices.Contains(names, after) {
 		return nil, sallyport.Errorf(sallyport.InvalidNextToken, "The page token is not one that this list gave. Leave it out to begin at the beginning.")
@@ -403,9 +393,9 @@ func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ssm.ListDoc
 				out.NextToken = out.DocumentIdentifiers[limit-1].Name
 				return out, nil
 			}
-			out.DocumentIdentifiers = append(out.DocumentIdentifiers, types.DocumentIdentifier{
+			out.DocumentIdentifiers = append(out.DocumentIdentifiers, DocumentIdentifier{
 				Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
-				DocumentVersion: number(t.Number), DocumentFormat: types.DocumentFormat(t.Format), DocumentType: types.DocumentTypeSession,
+				DocumentVersion: number(t.Number), DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentTypeSession,
 				PlatformTypes: platforms, SchemaVersion: some("1.0"), TargetType: some(t.TargetType), Tags: writeTags(t.doc.Tags),
 			})
 		}
@@ -428,9 +418,9 @@ func (s *Server) matches(t *text, f documentFilter) bool {
 			}
 			return false
 		case "DocumentType":
-			return want == string(types.DocumentTypeSession)
+			return want == string(DocumentTypeSession)
 		case "PlatformTypes":
-			return slices.Contains(platforms, types.PlatformType(want))
+			return slices.Contains(platforms, PlatformType(want))
 		case "Name":
 			return strings.HasPrefix(t.Document, want)
 		case "TargetType":
@@ -443,8 +433,8 @@ func (s *Server) matches(t *text, f documentFilter) bool {
 	})
 }
 
-func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in *ssm.DescribeDocumentPermissionInput) (*ssm.DescribeDocumentPermissionOutput, error) {
-	name := documentName(in.Name)
+func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in *DescribeDocumentPermissionInput) (*DescribeDocumentPermissionOutput, error) {
+	name := documentName(&in.Name)
 	if err := ours(name); err != nil {
 		return nil, err
 	}
@@ -452,7 +442,7 @@ func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in
 	if err != nil {
 		return nil, err
 	}
-	out := &ssm.DescribeDocumentPermissionOutput{AccountIds: []string{}, AccountSharingInfoList: []types.AccountSharingInfo{}}
+	out := &DescribeDocumentPermissionOutput{AccountIds: []string{}, AccountSharingInfoList: []AccountSharingInfo{}}
 	limit := 200
 	if in.MaxResults != nil {
 		limit = int(*in.MaxResults)
@@ -466,13 +456,13 @@ func (s *Server) describeDocumentPermission(ctx context.Context, _ *api.Call, in
 			break
 		}
 		out.AccountIds = append(out.AccountIds, account)
-		out.AccountSharingInfoList = append(out.AccountSharingInfoList, types.AccountSharingInfo{AccountId: &account, SharedDocumentVersion: some("$DEFAULT")})
+		out.AccountSharingInfoList = append(out.AccountSharingInfoList, AccountSharingInfo{AccountId: &account, SharedDocumentVersion: some("$DEFAULT")})
 	}
 	return out, nil
 }
 
-func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *ssm.ModifyDocumentPermissionInput) (*ssm.ModifyDocumentPermissionOutput, error) {
-	name := documentName(in.Name)
+func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *ModifyDocumentPermissionInput) (*ModifyDocumentPermissionOutput, error) {
+	name := documentName(&in.Name)
 	if err := ours(name); err != nil {
 		return nil, err
 	}
@@ -481,7 +471,7 @@ func (s *Server) modifyDocumentPermission(ctx context.Context, _ *api.Call, in *
 			return nil, sallyport.Errorf(sallyport.ValidationException, "A document is shared with all accounts, or with those that are listed by ID: all cannot be among others.")
 		}
 	}
-	return &ssm.ModifyDocumentPermissionOutput{}, s.db().Documents().Share(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
+	return &ModifyDocumentPermissionOutput{}, s.db().Documents().Share(ctx, name, in.AccountIdsToAdd, in.AccountIdsToRemove, maxShared)
 }
 
 // taggedDocument is what tag operations are about, if it is a document.

@@ -5,9 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/store"
@@ -39,7 +36,7 @@ func narrow(f *store.NodeFilter, key string, values []string) (none bool, err er
 	case key == "ResourceType":
 		f.ResourceTypes = append(f.ResourceTypes, values...)
 	case key == "SourceTypes":
-		return !contains(values, string(types.SourceTypeAwsSsmManagedinstance)), nil
+		return !contains(values, string(SourceTypeAwsSsmManagedInstance)), nil
 	case key == "AssociationStatus" || key == "DocumentName":
 		return true, nil // no node has an association
 	case key == "tag-key":
@@ -63,14 +60,14 @@ func contains(values []string, want string) bool {
 	return false
 }
 
-func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, in *ssm.DescribeInstanceInformationInput) (*ssm.DescribeInstanceInformationOutput, error) {
+func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, in *DescribeInstanceInformationInput) (*DescribeInstanceInformationOutput, error) {
 	if len(in.Filters) > 0 && len(in.InstanceInformationFilterList) > 0 {
 		return nil, sallyport.Errorf(sallyport.InvalidInstanceInformationFilterValue, "Filters and InstanceInformationFilterList are two forms of one thing. Use Filters alone.")
 	}
 	var f store.NodeFilter
 	none := false
 	for _, filter := range in.Filters {
-		n, err := narrow(&f, *filter.Key, filter.Values)
+		n, err := narrow(&f, filter.Key, filter.Values)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +80,7 @@ func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, i
 		}
 		none = none || n
 	}
-	out := &ssm.DescribeInstanceInformationOutput{InstanceInformationList: []types.InstanceInformation{}}
+	out := &DescribeInstanceInformationOutput{InstanceInformationList: []InstanceInformation{}}
 	if none {
 		return out, nil
 	}
@@ -100,14 +97,14 @@ func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, i
 
 // information is what AWS tells of a node. A time or a version it has not got
 // is left out.
-func (s *Server) information(n *sallyport.Node) types.InstanceInformation {
+func (s *Server) information(n *sallyport.Node) InstanceInformation {
 	latest := n.Agent.Version != "" && !versionLess(n.Agent.Version, sallyport.WireAgentVersion)
-	out := types.InstanceInformation{
+	out := InstanceInformation{
 		InstanceId:       some(n.ID.String()),
 		PingStatus:       s.pingStatus(n),
 		AgentVersion:     some(n.Agent.Version),
 		IsLatestVersion:  &latest,
-		PlatformType:     types.PlatformType(n.Agent.PlatformType),
+		PlatformType:     PlatformType(n.Agent.PlatformType),
 		PlatformName:     some(n.Agent.PlatformName),
 		PlatformVersion:  some(n.Agent.PlatformVersion),
 		ActivationId:     some(n.Activation),
@@ -118,7 +115,7 @@ func (s *Server) information(n *sallyport.Node) types.InstanceInformation {
 		IPAddress:        some(n.Agent.IPAddress),
 		ComputerName:     some(n.Agent.ComputerName),
 		SourceId:         some(n.ID.String()),
-		SourceType:       types.SourceTypeAwsSsmManagedinstance,
+		SourceType:       SourceTypeAwsSsmManagedInstance,
 	}
 	out.LastPingDateTime = timeOrNil(n.LastPing)
 	return out
@@ -131,24 +128,24 @@ func timeOrNil(t time.Time) *time.Time {
 	return &t
 }
 
-func resourceType(id sallyport.NodeID) types.ResourceType {
+func resourceType(id sallyport.NodeID) ResourceType {
 	if strings.HasPrefix(id.String(), "i-") {
-		return types.ResourceTypeEc2Instance
+		return ResourceTypeEC2Instance
 	}
-	return types.ResourceTypeManagedInstance
+	return ResourceTypeManagedInstance
 }
 
-func (s *Server) pingStatus(n *sallyport.Node) types.PingStatus {
+func (s *Server) pingStatus(n *sallyport.Node) PingStatus {
 	switch {
 	case s.Bus.Online(n.ID):
-		return types.PingStatusOnline
+		return PingStatusOnline
 	case n.LastPing.IsZero():
-		return types.PingStatusInactive
+		return PingStatusInactive
 	}
-	return types.PingStatusConnectionLost
+	return PingStatusConnectionLost
 }
 
-func (s *Server) describeInstanceProperties(ctx context.Context, _ *api.Call, in *ssm.DescribeInstancePropertiesInput) (*ssm.DescribeInstancePropertiesOutput, error) {
+func (s *Server) describeInstanceProperties(ctx context.Context, _ *api.Call, in *DescribeInstancePropertiesInput) (*DescribeInstancePropertiesOutput, error) {
 	var f store.NodeFilter
 	none := false
 	for _, filter := range in.InstancePropertyFilterList {
@@ -158,20 +155,20 @@ func (s *Server) describeInstanceProperties(ctx context.Context, _ *api.Call, in
 		}
 		none = none || n
 	}
-	var rest []types.InstancePropertyStringFilter // those the store cannot apply
+	var rest []InstancePropertyStringFilter // those the store cannot apply
 	for _, filter := range in.FiltersWithOperator {
-		if filter.Operator == "" || filter.Operator == types.InstancePropertyFilterOperatorEqual {
-			if n, err := narrow(&f, *filter.Key, filter.Values); err == nil {
+		if filter.Operator == "" || filter.Operator == InstancePropertyFilterOperatorEqual {
+			if n, err := narrow(&f, filter.Key, filter.Values); err == nil {
 				none = none || n
 				continue
 			}
 		}
-		if _, ok := properties[*filter.Key]; !ok {
-			return nil, unknownFilter(*filter.Key, append(nodeFilters, "ComputerName", "IPAddress", "Name", "PlatformName", "PlatformVersion")...)
+		if _, ok := properties[filter.Key]; !ok {
+			return nil, unknownFilter(filter.Key, append(nodeFilters, "ComputerName", "IPAddress", "Name", "PlatformName", "PlatformVersion")...)
 		}
 		rest = append(rest, filter)
 	}
-	out := &ssm.DescribeInstancePropertiesOutput{InstanceProperties: []types.InstanceProperty{}}
+	out := &DescribeInstancePropertiesOutput{InstanceProperties: []InstanceProperty{}}
 	if none {
 		return out, nil
 	}
@@ -202,11 +199,11 @@ var properties = map[string]func(*sallyport.Node) string{
 	"PlatformVersion": func(n *sallyport.Node) string { return n.Agent.PlatformVersion },
 }
 
-func matches(n *sallyport.Node, filters []types.InstancePropertyStringFilter) bool {
+func matches(n *sallyport.Node, filters []InstancePropertyStringFilter) bool {
 	for _, f := range filters {
-		got := properties[*f.Key](n)
+		got := properties[f.Key](n)
 		less := strings.Compare
-		if *f.Key == "AgentVersion" || *f.Key == "PlatformVersion" {
+		if f.Key == "AgentVersion" || f.Key == "PlatformVersion" {
 			less = func(a, b string) int {
 				switch {
 				case versionLess(a, b):
@@ -220,28 +217,28 @@ func matches(n *sallyport.Node, filters []types.InstancePropertyStringFilter) bo
 		one := false
 		for _, v := range f.Values {
 			switch f.Operator {
-			case types.InstancePropertyFilterOperatorNotEqual:
+			case InstancePropertyFilterOperatorNotEqual:
 				one = one || got == v
-			case types.InstancePropertyFilterOperatorBeginWith:
+			case InstancePropertyFilterOperatorBeginWith:
 				one = one || strings.HasPrefix(got, v)
-			case types.InstancePropertyFilterOperatorLessThan:
+			case InstancePropertyFilterOperatorLessThan:
 				one = one || less(got, v) < 0
-			case types.InstancePropertyFilterOperatorGreaterThan:
+			case InstancePropertyFilterOperatorGreaterThan:
 				one = one || less(got, v) > 0
 			default:
 				one = one || got == v
 			}
 		}
-		if one == (f.Operator == types.InstancePropertyFilterOperatorNotEqual) {
+		if one == (f.Operator == InstancePropertyFilterOperatorNotEqual) {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *Server) property(n *sallyport.Node) types.InstanceProperty {
+func (s *Server) property(n *sallyport.Node) InstanceProperty {
 	i := s.information(n)
-	return types.InstanceProperty{
+	return InstanceProperty{
 		InstanceId: i.InstanceId, PingStatus: i.PingStatus, LastPingDateTime: i.LastPingDateTime, AgentVersion: i.AgentVersion,
 		PlatformType: i.PlatformType, PlatformName: i.PlatformName, PlatformVersion: i.PlatformVersion,
 		ActivationId: i.ActivationId, IamRole: i.IamRole, RegistrationDate: i.RegistrationDate,
@@ -250,13 +247,13 @@ func (s *Server) property(n *sallyport.Node) types.InstanceProperty {
 	}
 }
 
-func (s *Server) deregisterOn(ctx context.Context, c *api.Call, in *ssm.DeregisterManagedInstanceInput) ([]api.Question, error) {
-	q, err := s.onNode(ctx, c, *in.InstanceId)
+func (s *Server) askNode(ctx context.Context, c *api.Call, text string) ([]api.Question, error) {
+	q, err := s.onNode(ctx, c, text)
 	return []api.Question{q}, err
 }
 
-func (s *Server) deregister(ctx context.Context, _ *api.Call, in *ssm.DeregisterManagedInstanceInput) (*ssm.DeregisterManagedInstanceOutput, error) {
-	id, err := sallyport.ParseNodeID(*in.InstanceId)
+func (s *Server) deregister(ctx context.Context, _ *api.Call, in *DeregisterManagedInstanceInput) (*DeregisterManagedInstanceOutput, error) {
+	id, err := sallyport.ParseNodeID(in.InstanceId)
 	if err != nil {
 		return nil, err
 	}
@@ -264,26 +261,26 @@ func (s *Server) deregister(ctx context.Context, _ *api.Call, in *ssm.Deregister
 		return nil, err
 	}
 	s.Broker.EndNode(id, id.String()+" was deregistered.")
-	return &ssm.DeregisterManagedInstanceOutput{}, nil
+	return &DeregisterManagedInstanceOutput{}, nil
 }
 
-func (s *Server) updateRoleOn(ctx context.Context, c *api.Call, in *ssm.UpdateManagedInstanceRoleInput) ([]api.Question, error) {
-	q, err := s.onNode(ctx, c, *in.InstanceId)
+func (s *Server) askUpdateRole(ctx context.Context, c *api.Call, in *UpdateManagedInstanceRoleInput) ([]api.Question, error) {
+	q, err := s.onNode(ctx, c, in.InstanceId)
 	if err != nil {
 		return nil, err
 	}
-	pass, err := s.passRole(ctx, *in.IamRole)
+	pass, err := s.passRole(ctx, in.IamRole)
 	return []api.Question{q, pass}, err
 }
 
-func (s *Server) updateRole(ctx context.Context, _ *api.Call, in *ssm.UpdateManagedInstanceRoleInput) (*ssm.UpdateManagedInstanceRoleOutput, error) {
-	id, err := sallyport.ParseNodeID(*in.InstanceId)
+func (s *Server) updateRole(ctx context.Context, _ *api.Call, in *UpdateManagedInstanceRoleInput) (*UpdateManagedInstanceRoleOutput, error) {
+	id, err := sallyport.ParseNodeID(in.InstanceId)
 	if err != nil {
 		return nil, err
 	}
-	role, err := s.API.NodeRole(ctx, *in.IamRole)
+	role, err := s.API.NodeRole(ctx, in.IamRole)
 	if err != nil {
 		return nil, err
 	}
-	return &ssm.UpdateManagedInstanceRoleOutput{}, s.db().Nodes().SetRole(ctx, id, role.PathAndName(), role.ID)
+	return &UpdateManagedInstanceRoleOutput{}, s.db().Nodes().SetRole(ctx, id, role.PathAndName(), role.ID)
 }

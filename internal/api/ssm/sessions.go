@@ -9,9 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/broker"
@@ -32,19 +29,19 @@ func documentName(text *string) string {
 	return (*text)[strings.LastIndexByte(*text, '/')+1:]
 }
 
-// startSessionOn asks about the node and about the document.
+// askStartSession asks about the node and about the document.
 //
 // A document that is named must be allowed. One that is not need only be
 // allowed to those whose statement about the node has the condition
 // ssm:SessionDocumentAccessCheck: it is true here if the document is. (User
 // guide, "Enforce a session document permission check".)
-func (s *Server) startSessionOn(ctx context.Context, c *api.Call, in *ssm.StartSessionInput) ([]api.Question, error) {
-	onNode, err := s.onNode(ctx, c, *in.Target)
+func (s *Server) askStartSession(ctx context.Context, c *api.Call, in *StartSessionInput) ([]api.Question, error) {
+	onNode, err := s.onNode(ctx, c, in.Target)
 	if err != nil && sallyport.CodeOf(err) != sallyport.InvalidInstanceID {
 		return nil, err
 	}
 	if err != nil {
-		return nil, sallyport.Errorf(sallyport.TargetNotConnected, "%q is not connected: it is not the ID of a managed node. They look like mi-0123456789abcdef0.", sallyport.Clip(*in.Target, 64))
+		return nil, sallyport.Errorf(sallyport.TargetNotConnected, "%q is not connected: it is not the ID of a managed node. They look like mi-0123456789abcdef0.", sallyport.Clip(in.Target, 64))
 	}
 	onDocument := api.Question{
 		Action:    c.Action(),
@@ -62,13 +59,13 @@ func (s *Server) startSessionOn(ctx context.Context, c *api.Call, in *ssm.StartS
 	return []api.Question{onNode, onDocument}, nil
 }
 
-func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSessionInput) (*ssm.StartSessionOutput, error) {
+func (s *Server) startSession(ctx context.Context, c *api.Call, in *StartSessionInput) (*StartSessionOutput, error) {
 	name := documentName(in.DocumentName)
 	what, err := s.settle(ctx, name, in.Parameters)
 	if err != nil {
 		return nil, err
 	}
-	id, err := sallyport.ParseNodeID(*in.Target)
+	id, err := sallyport.ParseNodeID(in.Target)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +100,7 @@ func (s *Server) startSession(ctx context.Context, c *api.Call, in *ssm.StartSes
 	if err != nil {
 		return nil, err
 	}
-	return &ssm.StartSessionOutput{
+	return &StartSessionOutput{
 		SessionId:  some(inv.Session.String()),
 		TokenValue: some(inv.Token.Reveal()),
 		StreamUrl:  s.streamURL(inv.Session),
@@ -264,8 +261,8 @@ func ownerMay(c *api.Call, rec *sallyport.Session, d api.Decision) bool {
 	return d.Allowed || !d.Explicit && startedAs == c.Who.EntityID() && d.Layer != api.SessionPolicies
 }
 
-func (s *Server) resumeSessionOn(ctx context.Context, c *api.Call, in *ssm.ResumeSessionInput) ([]api.Question, error) {
-	call, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
+func (s *Server) askResumeSession(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	call, mine, q, err := s.aboutSession(ctx, c, c.Text("SessionId"))
 	if err != nil {
 		return nil, err
 	}
@@ -286,8 +283,8 @@ func (s *Server) resumeSessionOn(ctx context.Context, c *api.Call, in *ssm.Resum
 		"User: %s is not authorized to perform: ssm:ResumeSession on resource: %s because a session is resumed by its owner alone", c.Who.ARN, q.Resources[0])
 }
 
-func (s *Server) resumeSession(ctx context.Context, _ *api.Call, in *ssm.ResumeSessionInput) (*ssm.ResumeSessionOutput, error) {
-	id, err := sallyport.ParseSessionID(*in.SessionId)
+func (s *Server) resumeSession(ctx context.Context, _ *api.Call, in *ResumeSessionInput) (*ResumeSessionOutput, error) {
+	id, err := sallyport.ParseSessionID(in.SessionId)
 	if err != nil {
 		return nil, err
 	}
@@ -296,11 +293,11 @@ func (s *Server) resumeSession(ctx context.Context, _ *api.Call, in *ssm.ResumeS
 		return nil, err
 	}
 	token := inv.Token.Reveal() // empty, but there, if the session is over: clients read that as its end
-	return &ssm.ResumeSessionOutput{SessionId: some(id.String()), TokenValue: &token, StreamUrl: s.streamURL(id)}, nil
+	return &ResumeSessionOutput{SessionId: some(id.String()), TokenValue: &token, StreamUrl: s.streamURL(id)}, nil
 }
 
-func (s *Server) terminateSessionOn(ctx context.Context, c *api.Call, in *ssm.TerminateSessionInput) ([]api.Question, error) {
-	call, mine, q, err := s.aboutSession(ctx, c, *in.SessionId)
+func (s *Server) askTerminateSession(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	call, mine, q, err := s.aboutSession(ctx, c, c.Text("SessionId"))
 	if err != nil {
 		return nil, err
 	}
@@ -312,46 +309,46 @@ func (s *Server) terminateSessionOn(ctx context.Context, c *api.Call, in *ssm.Te
 	return []api.Question{q}, nil
 }
 
-func (s *Server) terminateSession(ctx context.Context, c *api.Call, in *ssm.TerminateSessionInput) (*ssm.TerminateSessionOutput, error) {
-	id, err := sallyport.ParseSessionID(*in.SessionId)
+func (s *Server) terminateSession(ctx context.Context, c *api.Call, in *TerminateSessionInput) (*TerminateSessionOutput, error) {
+	id, err := sallyport.ParseSessionID(in.SessionId)
 	if err != nil {
 		return nil, err
 	}
 	s.Broker.Terminate(ctx, id, "Terminated by "+c.Who.ARN+".")
-	return &ssm.TerminateSessionOutput{SessionId: in.SessionId}, nil // of a session that was over, too
+	return &TerminateSessionOutput{SessionId: &in.SessionId}, nil // of a session that was over, too
 }
 
 var sessionFilters = []string{"InvokedAfter", "InvokedBefore", "Target", "Owner", "Status", "SessionId", "AccessType"}
 
-func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *ssm.DescribeSessionsInput) (*ssm.DescribeSessionsOutput, error) {
+func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *DescribeSessionsInput) (*DescribeSessionsOutput, error) {
 	var f store.SessionFilter
-	seen := map[types.SessionFilterKey]bool{}
+	seen := map[SessionFilterKey]bool{}
 	none := false // whether a filter is such that nothing can match it
 	for _, filter := range in.Filters {
-		value, err := *filter.Value, error(nil)
+		value, err := filter.Value, error(nil)
 		if seen[filter.Key] {
 			return nil, sallyport.Errorf(sallyport.InvalidFilterKey, "The filter %s is given twice.", filter.Key)
 		}
 		seen[filter.Key] = true
 		switch filter.Key {
-		case types.SessionFilterKeyInvokedAfter:
+		case SessionFilterKeyInvokedAfter:
 			f.InvokedAfter, err = parseTime(value)
-		case types.SessionFilterKeyInvokedBefore:
+		case SessionFilterKeyInvokedBefore:
 			f.InvokedBefore, err = parseTime(value)
-		case types.SessionFilterKeyTargetId:
+		case SessionFilterKeyTarget:
 			if f.Node, err = sallyport.ParseNodeID(value); err != nil {
 				none, err = true, nil
 			}
-		case types.SessionFilterKeyOwner:
+		case SessionFilterKeyOwner:
 			f.Owner = value
-		case types.SessionFilterKeyStatus:
+		case SessionFilterKeyStatus:
 			f.State, err = sallyport.ParseState(value)
-		case types.SessionFilterKeySessionId:
+		case SessionFilterKeySessionId:
 			if f.ID, err = sallyport.ParseSessionID(value); err != nil {
 				none, err = true, nil
 			}
-		case types.SessionFilterKeyAccessType:
-			none = none || value != string(types.AccessTypeStandard)
+		case SessionFilterKeyAccessType:
+			none = none || value != string(AccessTypeStandard)
 		default:
 			err = unknownFilter(string(filter.Key), sessionFilters...)
 		}
@@ -359,12 +356,12 @@ func (s *Server) describeSessions(ctx context.Context, _ *api.Call, in *ssm.Desc
 			return nil, err
 		}
 	}
-	out := &ssm.DescribeSessionsOutput{Sessions: []types.Session{}}
+	out := &DescribeSessionsOutput{Sessions: []Session{}}
 	if none {
 		return out, nil
 	}
 	list := s.db().Sessions().Active
-	if in.State == types.SessionStateHistory {
+	if in.State == SessionStateHistory {
 		list = s.db().Sessions().History
 	}
 	sessions, cursor, err := list(ctx, f, page(in.NextToken, in.MaxResults, 50))
@@ -386,18 +383,18 @@ func parseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-func describe(rec *sallyport.Session) types.Session {
-	out := types.Session{
+func describe(rec *sallyport.Session) Session {
+	out := Session{
 		SessionId:    some(rec.ID.String()),
 		Target:       some(rec.Node.String()),
-		Status:       types.SessionStatus(rec.State().String()),
+		Status:       SessionStatus(rec.State().String()),
 		StartDate:    &rec.Started,
 		DocumentName: some(rec.Document),
 		Owner:        some(rec.Owner),
 		Reason:       some(rec.Reason),
 		Details:      some(rec.Cause),
-		OutputUrl:    &types.SessionManagerOutputUrl{},
-		AccessType:   types.AccessTypeStandard,
+		OutputUrl:    &SessionManagerOutputUrl{},
+		AccessType:   AccessTypeStandard,
 	}
 	if at, over := rec.Ended(); over {
 		out.EndDate = &at
@@ -408,18 +405,18 @@ func describe(rec *sallyport.Session) types.Session {
 	return out
 }
 
-func (s *Server) getConnectionStatusOn(ctx context.Context, c *api.Call, in *ssm.GetConnectionStatusInput) ([]api.Question, error) {
-	q, err := s.onNode(ctx, c, *in.Target)
+func (s *Server) askConnectionStatus(ctx context.Context, c *api.Call, in *GetConnectionStatusInput) ([]api.Question, error) {
+	q, err := s.onNode(ctx, c, in.Target)
 	if sallyport.CodeOf(err) == sallyport.InvalidInstanceID {
 		return []api.Question{{Action: c.Action()}}, nil // not a node: every caller is told that it is not connected
 	}
 	return []api.Question{q}, err
 }
 
-func (s *Server) getConnectionStatus(ctx context.Context, _ *api.Call, in *ssm.GetConnectionStatusInput) (*ssm.GetConnectionStatusOutput, error) {
-	out := &ssm.GetConnectionStatusOutput{Target: in.Target, Status: types.ConnectionStatusNotConnected}
-	if id, err := sallyport.ParseNodeID(*in.Target); err == nil && s.Bus.Online(id) {
-		out.Status = types.ConnectionStatusConnected
+func (s *Server) getConnectionStatus(ctx context.Context, _ *api.Call, in *GetConnectionStatusInput) (*GetConnectionStatusOutput, error) {
+	out := &GetConnectionStatusOutput{Target: &in.Target, Status: ConnectionStatusNotconnected}
+	if id, err := sallyport.ParseNodeID(in.Target); err == nil && s.Bus.Online(id) {
+		out.Status = ConnectionStatusConnected
 	}
 	return out, nil
 }

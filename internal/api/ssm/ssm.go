@@ -1,8 +1,8 @@
 // Package ssm answers Systems Manager: sessions, managed nodes, activations,
 // tags, and what agents say of themselves.
 //
-// Public operations have the SDK's shapes. Those that agents alone call are in
-// no model; theirs are read off amazon-ssm-agent.
+// Public operations have the types of AWS's model. Those that agents alone call are
+// in no public model; theirs are read off amazon-ssm-agent.
 //
 // What belongs to a node's credentials is decided by them: an InstanceId in a
 // request must be the caller's own, even if its role allows more.
@@ -13,9 +13,6 @@ import (
 	"errors"
 	"strings"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/schemas"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
@@ -42,50 +39,69 @@ type Server struct {
 
 // Service lists the operations.
 func (s *Server) Service() *api.Service {
+	onDocument := api.On(func(ctx context.Context, c *api.Call) ([]api.Question, error) {
+		return s.onDocument(ctx, c, documentName(new(c.Text("Name"))))
+	},
+		api.Resource("document", documentType))
+	onNode := api.On(func(ctx context.Context, c *api.Call) ([]api.Question, error) {
+		return s.askNode(ctx, c, c.Text("InstanceId"))
+	},
+		api.Resource("managed-instance"))
+	onTagged := api.On(s.askTagged, api.Resource("managed-instance, document", documentType))
+	passRole := api.Also("iam:PassRole", "role", "iam:PassedToService")
 	return &api.Service{
-		Name:   "ssm",
-		Target: "AmazonSSM",
+		Name:  "ssm",
+		Door:  api.JSON{Target: "AmazonSSM"},
+		Model: model,
 		Ops: map[string]api.Op{
-			"StartSession":        api.SDK(schemas.StartSessionRequest, s.startSessionOn, s.startSession),
-			"ResumeSession":       api.SDK(schemas.ResumeSessionRequest, s.resumeSessionOn, s.resumeSession),
-			"TerminateSession":    api.SDK(schemas.TerminateSessionRequest, s.terminateSessionOn, s.terminateSession),
-			"DescribeSessions":    api.SDK(schemas.DescribeSessionsRequest, api.OnAnything, s.describeSessions),
-			"GetConnectionStatus": api.SDK(schemas.GetConnectionStatusRequest, s.getConnectionStatusOn, s.getConnectionStatus),
+			"StartSession": api.Write(s.startSession, api.By(s.askStartSession,
+				api.Resource("managed-instance", accessCheck), api.Sometimes(api.Resource("document", accessCheck))),
+				api.Answers(sallyport.InvalidParameters, sallyport.InvalidDocumentContent)),
+			"ResumeSession":       api.Write(s.resumeSession, api.On(s.askResumeSession, api.Resource("session"))),
+			"TerminateSession":    api.Write(s.terminateSession, api.On(s.askTerminateSession, api.Resource("session"))),
+			"DescribeSessions":    api.List(s.describeSessions, api.Anything),
+			"GetConnectionStatus": api.Read(s.getConnectionStatus, api.By(s.askConnectionStatus, api.Resource("managed-instance"))),
 
-			"DescribeInstanceInformation": api.SDK(schemas.DescribeInstanceInformationRequest, api.OnAnything, s.describeInstanceInformation),
-			"DescribeInstanceProperties":  api.SDK(schemas.DescribeInstancePropertiesRequest, api.OnAnything, s.describeInstanceProperties),
-			"DeregisterManagedInstance":   api.SDK(schemas.DeregisterManagedInstanceRequest, s.deregisterOn, s.deregister),
-			"UpdateManagedInstanceRole":   api.SDK(schemas.UpdateManagedInstanceRoleRequest, s.updateRoleOn, s.updateRole),
+			"DescribeInstanceInformation": api.Read(s.describeInstanceInformation, api.Anything),
+			"DescribeInstanceProperties":  api.Read(s.describeInstanceProperties, api.Anything),
+			"DeregisterManagedInstance":   api.Write(s.deregister, onNode),
+			"UpdateManagedInstanceRole":   api.Write(s.updateRole, api.By(s.askUpdateRole, api.Resource("managed-instance"), passRole)),
 
-			"CreateActivation":    api.SDK(schemas.CreateActivationRequest, s.createActivationOn, s.createActivation),
-			"DescribeActivations": api.SDK(schemas.DescribeActivationsRequest, api.OnAnything, s.describeActivations),
-			"DeleteActivation":    api.SDK(schemas.DeleteActivationRequest, api.OnAnything, s.deleteActivation),
+			"CreateActivation":    api.Write(s.createActivation, api.By(s.askCreateActivation, api.Resource(""), passRole), api.Secrets("ActivationCode")),
+			"DescribeActivations": api.List(s.describeActivations, api.Anything),
+			"DeleteActivation":    api.Write(s.deleteActivation, api.Anything),
 
-			"CreateDocument":               api.SDK(schemas.CreateDocumentRequest, s.createDocumentOn, s.createDocument),
-			"GetDocument":                  api.SDK(schemas.GetDocumentRequest, on(s, func(in *ssm.GetDocumentInput) *string { return in.Name }), s.getDocument),
-			"UpdateDocument":               api.SDK(schemas.UpdateDocumentRequest, on(s, func(in *ssm.UpdateDocumentInput) *string { return in.Name }), s.updateDocument),
-			"UpdateDocumentDefaultVersion": api.SDK(schemas.UpdateDocumentDefaultVersionRequest, on(s, func(in *ssm.UpdateDocumentDefaultVersionInput) *string { return in.Name }), s.updateDocumentDefaultVersion),
-			"DescribeDocument":             api.SDK(schemas.DescribeDocumentRequest, on(s, func(in *ssm.DescribeDocumentInput) *string { return in.Name }), s.describeDocumentCall),
-			"DeleteDocument":               api.SDK(schemas.DeleteDocumentRequest, on(s, func(in *ssm.DeleteDocumentInput) *string { return in.Name }), s.deleteDocument),
-			"ListDocuments":                api.SDK(schemas.ListDocumentsRequest, api.OnAnything, s.listDocuments),
-			"ListDocumentVersions":         api.SDK(schemas.ListDocumentVersionsRequest, on(s, func(in *ssm.ListDocumentVersionsInput) *string { return in.Name }), s.listDocumentVersions),
-			"DescribeDocumentPermission":   api.SDK(schemas.DescribeDocumentPermissionRequest, on(s, func(in *ssm.DescribeDocumentPermissionInput) *string { return in.Name }), s.describeDocumentPermission),
-			"ModifyDocumentPermission":     api.SDK(schemas.ModifyDocumentPermissionRequest, on(s, func(in *ssm.ModifyDocumentPermissionInput) *string { return in.Name }), s.modifyDocumentPermission),
+			"CreateDocument":               api.Write(s.createDocument, api.By(s.askCreateDocument, api.Resource("document", documentType))),
+			"GetDocument":                  api.Read(s.getDocument, onDocument, api.Answers(sallyport.InvalidDocumentContent)), // of one that was stored by an earlier version
+			"UpdateDocument":               api.Write(s.updateDocument, onDocument),
+			"UpdateDocumentDefaultVersion": api.Write(s.updateDocumentDefaultVersion, onDocument),
+			"DescribeDocument":             api.Read(s.describeDocumentCall, onDocument),
+			"DeleteDocument":               api.Write(s.deleteDocument, onDocument),
+			"ListDocuments":                api.List(s.listDocuments, api.Anything),
+			"ListDocumentVersions":         api.List(s.listDocumentVersions, onDocument),
+			"DescribeDocumentPermission":   api.Read(s.describeDocumentPermission, onDocument),
+			"ModifyDocumentPermission":     api.Permissions(s.modifyDocumentPermission, onDocument),
 
-			"AddTagsToResource":      api.SDK(schemas.AddTagsToResourceRequest, s.addTagsOn, s.addTags),
-			"RemoveTagsFromResource": api.SDK(schemas.RemoveTagsFromResourceRequest, s.removeTagsOn, s.removeTags),
-			"ListTagsForResource":    api.SDK(schemas.ListTagsForResourceRequest, s.listTagsOn, s.listTags),
+			"AddTagsToResource":      api.Tagging(s.addTags, api.By(s.askAddTags, api.Resource("managed-instance, document", documentType))),
+			"RemoveTagsFromResource": api.Tagging(s.removeTags, api.By(s.askRemoveTags, api.Resource("managed-instance, document", documentType))),
+			"ListTagsForResource":    api.Read(s.listTags, onTagged),
 
-			"ListAssociations": api.SDK(schemas.ListAssociationsRequest, api.OnAnything, s.listAssociations),
+			"ListAssociations": api.List(s.listAssociations, api.Anything),
 
-			"RegisterManagedInstance":         api.Unsigned(api.Plain(api.OnNothing, s.register)),              // the activation code admits
-			"RequestManagedInstanceRoleToken": api.NodeKey(api.Plain(api.OnNothing, s.roleToken)),              // the node's key does
-			"UpdateManagedInstancePublicKey":  api.NodeKey(api.Plain(api.OnNothing, s.updatePublicKey)),        // likewise
-			"UpdateInstanceInformation":       api.Node(api.Plain(api.OnNothing, s.updateInstanceInformation)), // checked, and parked, within
-			"ListInstanceAssociations":        api.Node(api.Plain(s.listInstanceAssociationsOn, s.listInstanceAssociations)),
+			"RegisterManagedInstance":         api.Write(s.register, api.Nothing("the activation code admits"), api.Unsigned, api.Answers(sallyport.InvalidActivation, sallyport.InvalidActivationID)),
+			"RequestManagedInstanceRoleToken": api.Write(s.roleToken, api.Nothing("the node's key admits"), api.NodeKey, api.Quiet, api.Answers(sallyport.MachineFingerprintDoesNotMatch)),
+			"UpdateManagedInstancePublicKey":  api.Write(s.updatePublicKey, api.Nothing("the node's key admits"), api.NodeKey),
+			"UpdateInstanceInformation":       api.Write(s.updateInstanceInformation, api.Nothing("a node that is refused sleeps, so it is parked instead"), api.Node, api.Quiet),
+			"ListInstanceAssociations":        api.List(s.listInstanceAssociations, api.By(s.askInstanceAssociations, api.Resource("")), api.Node, api.Quiet),
 		},
 	}
 }
+
+// Condition keys of Systems Manager's own.
+const (
+	accessCheck  = "ssm:SessionDocumentAccessCheck"
+	documentType = "ssm:DocumentType"
+)
 
 func (s *Server) realm() sallyport.Realm { return s.API.Realm }
 func (s *Server) db() *store.DB          { return s.API.Store }

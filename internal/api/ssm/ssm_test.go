@@ -643,7 +643,7 @@ func TestBadRequests(t *testing.T) {
 		resp = raw(`{"activationId":"x"}`, "AmazonSSM.RegisterManagedInstance")
 		b, _ = io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if !strings.Contains(string(b), "SerializationException") || !strings.Contains(string(b), "is spelt") {
+		if !strings.Contains(string(b), "ValidationException") || !strings.Contains(string(b), "are both needed") {
 			t.Errorf("a member in another case: %s", b)
 		}
 	})

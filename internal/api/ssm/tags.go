@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 )
@@ -17,17 +14,17 @@ import (
 // AddTagsToResource.)
 const maxTags = 50
 
-func readTags(list []types.Tag) (map[string]string, error) {
+func readTags(list []Tag) (map[string]string, error) {
 	tags := map[string]string{}
 	for _, t := range list {
-		key := *t.Key
+		key := t.Key
 		if strings.HasPrefix(strings.ToLower(key), "aws:") {
 			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag %q begins with aws:, which is reserved.", sallyport.Clip(key, 128))
 		}
 		if _, twice := tags[key]; twice {
 			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag %q is given twice.", sallyport.Clip(key, 128))
 		}
-		tags[key] = *t.Value
+		tags[key] = t.Value
 	}
 	if len(tags) > maxTags {
 		return nil, sallyport.Errorf(sallyport.TooManyTagsError, "There are %d tags, and a resource may have %d.", len(tags), maxTags)
@@ -35,11 +32,11 @@ func readTags(list []types.Tag) (map[string]string, error) {
 	return tags, sallyport.CheckTags(nil, tags)
 }
 
-func writeTags(tags map[string]string) []types.Tag {
-	out := []types.Tag{}
+func writeTags(tags map[string]string) []Tag {
+	out := []Tag{}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		value := tags[key]
-		out = append(out, types.Tag{Key: &key, Value: &value})
+		out = append(out, Tag{Key: key, Value: value})
 	}
 	return out
 }
@@ -48,10 +45,10 @@ func keysOf(tags map[string]string) []string { return slices.Sorted(maps.Keys(ta
 
 // tagged asks about the resource a tag operation names. Nodes and documents have
 // tags; activations are tagged when they are created, and not after.
-func (s *Server) tagged(ctx context.Context, c *api.Call, kind types.ResourceTypeForTagging, resource string) (api.Question, error) {
+func (s *Server) tagged(ctx context.Context, c *api.Call, kind ResourceTypeForTagging, resource string) (api.Question, error) {
 	switch kind {
-	case types.ResourceTypeForTaggingManagedInstance:
-	case types.ResourceTypeForTaggingDocument:
+	case ResourceTypeForTaggingManagedInstance:
+	case ResourceTypeForTaggingDocument:
 		return s.taggedDocument(ctx, c, resource)
 	default:
 		return api.Question{}, sallyport.Errorf(sallyport.InvalidResourceType, "Resources of type %s have no tags here. ManagedInstance and Document have.", sallyport.Clip(string(kind), 64))
@@ -60,8 +57,8 @@ func (s *Server) tagged(ctx context.Context, c *api.Call, kind types.ResourceTyp
 	return q, notFound(err, sallyport.InvalidResourceID)
 }
 
-func (s *Server) addTagsOn(ctx context.Context, c *api.Call, in *ssm.AddTagsToResourceInput) ([]api.Question, error) {
-	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+func (s *Server) askAddTags(ctx context.Context, c *api.Call, in *AddTagsToResourceInput) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, in.ResourceType, in.ResourceId)
 	if err != nil {
 		return nil, err
 	}
@@ -70,52 +67,52 @@ func (s *Server) addTagsOn(ctx context.Context, c *api.Call, in *ssm.AddTagsToRe
 	return []api.Question{q}, err
 }
 
-func (s *Server) addTags(ctx context.Context, _ *api.Call, in *ssm.AddTagsToResourceInput) (*ssm.AddTagsToResourceOutput, error) {
+func (s *Server) addTags(ctx context.Context, _ *api.Call, in *AddTagsToResourceInput) (*AddTagsToResourceOutput, error) {
 	tags, err := readTags(in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		return &ssm.AddTagsToResourceOutput{}, noSuchResource(s.db().Documents().Tag(ctx, documentName(in.ResourceId), tags, maxTags))
+	if in.ResourceType == ResourceTypeForTaggingDocument {
+		return &AddTagsToResourceOutput{}, noSuchResource(s.db().Documents().Tag(ctx, documentName(&in.ResourceId), tags, maxTags))
 	}
-	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	id, err := sallyport.ParseNodeID(in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	return &ssm.AddTagsToResourceOutput{}, notFound(s.db().Nodes().Tag(ctx, id, tags), sallyport.InvalidResourceID)
+	return &AddTagsToResourceOutput{}, notFound(s.db().Nodes().Tag(ctx, id, tags), sallyport.InvalidResourceID)
 }
 
-func (s *Server) removeTagsOn(ctx context.Context, c *api.Call, in *ssm.RemoveTagsFromResourceInput) ([]api.Question, error) {
-	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+func (s *Server) askRemoveTags(ctx context.Context, c *api.Call, in *RemoveTagsFromResourceInput) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, in.ResourceType, in.ResourceId)
 	q.TagKeys = in.TagKeys
 	return []api.Question{q}, err
 }
 
-func (s *Server) removeTags(ctx context.Context, _ *api.Call, in *ssm.RemoveTagsFromResourceInput) (*ssm.RemoveTagsFromResourceOutput, error) {
-	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		return &ssm.RemoveTagsFromResourceOutput{}, noSuchResource(s.db().Documents().Untag(ctx, documentName(in.ResourceId), in.TagKeys))
+func (s *Server) removeTags(ctx context.Context, _ *api.Call, in *RemoveTagsFromResourceInput) (*RemoveTagsFromResourceOutput, error) {
+	if in.ResourceType == ResourceTypeForTaggingDocument {
+		return &RemoveTagsFromResourceOutput{}, noSuchResource(s.db().Documents().Untag(ctx, documentName(&in.ResourceId), in.TagKeys))
 	}
-	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	id, err := sallyport.ParseNodeID(in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	return &ssm.RemoveTagsFromResourceOutput{}, notFound(s.db().Nodes().Untag(ctx, id, in.TagKeys), sallyport.InvalidResourceID)
+	return &RemoveTagsFromResourceOutput{}, notFound(s.db().Nodes().Untag(ctx, id, in.TagKeys), sallyport.InvalidResourceID)
 }
 
-func (s *Server) listTagsOn(ctx context.Context, c *api.Call, in *ssm.ListTagsForResourceInput) ([]api.Question, error) {
-	q, err := s.tagged(ctx, c, in.ResourceType, *in.ResourceId)
+func (s *Server) askTagged(ctx context.Context, c *api.Call) ([]api.Question, error) {
+	q, err := s.tagged(ctx, c, ResourceTypeForTagging(c.Text("ResourceType")), c.Text("ResourceId"))
 	return []api.Question{q}, err
 }
 
-func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForResourceInput) (*ssm.ListTagsForResourceOutput, error) {
-	if in.ResourceType == types.ResourceTypeForTaggingDocument {
-		d, err := s.db().Documents().Get(ctx, documentName(in.ResourceId))
+func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ListTagsForResourceInput) (*ListTagsForResourceOutput, error) {
+	if in.ResourceType == ResourceTypeForTaggingDocument {
+		d, err := s.db().Documents().Get(ctx, documentName(&in.ResourceId))
 		if err != nil {
 			return nil, noSuchResource(err)
 		}
-		return &ssm.ListTagsForResourceOutput{TagList: writeTags(d.Tags)}, nil
+		return &ListTagsForResourceOutput{TagList: writeTags(d.Tags)}, nil
 	}
-	id, err := sallyport.ParseNodeID(*in.ResourceId)
+	id, err := sallyport.ParseNodeID(in.ResourceId)
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
@@ -123,5 +120,5 @@ func (s *Server) listTags(ctx context.Context, _ *api.Call, in *ssm.ListTagsForR
 	if err != nil {
 		return nil, notFound(err, sallyport.InvalidResourceID)
 	}
-	return &ssm.ListTagsForResourceOutput{TagList: writeTags(n.Tags)}, nil
+	return &ListTagsForResourceOutput{TagList: writeTags(n.Tags)}, nil
 }

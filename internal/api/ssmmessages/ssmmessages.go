@@ -7,7 +7,6 @@ package ssmmessages
 
 import (
 	"context"
-	"encoding/xml"
 	"strings"
 
 	"github.com/sallyport/sallyport"
@@ -25,11 +24,12 @@ type Server struct {
 // Service lists the operations.
 func (s *Server) Service() *api.Service {
 	return &api.Service{
-		Name: "ssmmessages",
-		Path: path,
+		Name:  "ssmmessages",
+		Door:  api.Paths{Find: path},
+		Model: model,
 		Ops: map[string]api.Op{
-			"CreateControlChannel": api.Node(api.XML(s.createControlChannelOn, s.createControlChannel)),
-			"CreateDataChannel":    api.Node(api.XML(api.OnAnything, s.createDataChannel)),
+			"CreateControlChannel": api.Write(s.createControlChannel, onOwnChannel, api.Node, api.Quiet, api.Answers(sallyport.InvalidInstanceID)),
+			"CreateDataChannel":    api.Write(s.createDataChannel, api.Anything, api.Node, api.Quiet, api.Answers(sallyport.DoesNotExistException)),
 		},
 	}
 }
@@ -47,40 +47,25 @@ func path(method, path string) (operation, subject string) {
 	return "", ""
 }
 
-type input struct {
-	MessageSchemaVersion string
-	RequestId            string
-	ClientId             string // stock agents leave it empty
+// onOwnChannel asks nothing of policy: a node that lacks the right gets its channel
+// and is parked on it, because a stock agent that is refused sleeps for minutes.
+// The gateway asks before it lets sessions through.
+var onOwnChannel = func() api.Asks {
+	a := api.On(func(_ context.Context, c *api.Call) ([]api.Question, error) {
+		if c.Subject != c.Who.Node.String() {
+			return nil, sallyport.Errorf(sallyport.AccessDeniedException, "A control channel is its node's alone, with the node's own credentials.")
+		}
+		return nil, nil
+	})
+	a.Why = "the gateway parks a node that lacks the right"
+	return a
+}()
+
+func (s *Server) createControlChannel(_ context.Context, c *api.Call, _ *CreateControlChannelInput) (*CreateControlChannelOutput, error) {
+	return &CreateControlChannelOutput{MessageSchemaVersion: new("1.0"), TokenValue: new(s.Broker.ControlToken(c.Who.Node).Reveal())}, nil
 }
 
-type controlOutput struct {
-	XMLName              xml.Name `xml:"CreateControlChannelResponse"`
-	MessageSchemaVersion string
-	TokenValue           string // agents crash, or are deaf until they restart, without it
-}
-
-type dataOutput struct {
-	XMLName              xml.Name `xml:"CreateDataChannelResponse"`
-	MessageSchemaVersion string
-	TokenValue           string
-	Capabilities         []string `xml:"Capabilities>member"` // ours; agents of AWS's do not look at it
-}
-
-// createControlChannelOn asks nothing of policy: a node that lacks the right
-// gets its channel and is parked on it, because a stock agent that is refused
-// sleeps for minutes. The gateway asks before it lets sessions through.
-func (s *Server) createControlChannelOn(_ context.Context, c *api.Call, _ *input) ([]api.Question, error) {
-	if c.Subject != c.Who.Node.String() {
-		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "A control channel is its node's alone, with the node's own credentials.")
-	}
-	return nil, nil
-}
-
-func (s *Server) createControlChannel(_ context.Context, c *api.Call, _ *input) (*controlOutput, error) {
-	return &controlOutput{MessageSchemaVersion: "1.0", TokenValue: s.Broker.ControlToken(c.Who.Node).Reveal()}, nil
-}
-
-func (s *Server) createDataChannel(ctx context.Context, c *api.Call, _ *input) (*dataOutput, error) {
+func (s *Server) createDataChannel(ctx context.Context, c *api.Call, _ *CreateDataChannelInput) (*CreateDataChannelOutput, error) {
 	id, err := sallyport.ParseSessionID(c.Subject)
 	if err != nil {
 		return nil, err
@@ -89,5 +74,5 @@ func (s *Server) createDataChannel(ctx context.Context, c *api.Call, _ *input) (
 	if err != nil {
 		return nil, err
 	}
-	return &dataOutput{MessageSchemaVersion: "1.0", TokenValue: token.Reveal(), Capabilities: broker.Capabilities()}, nil
+	return &CreateDataChannelOutput{MessageSchemaVersion: new("1.0"), TokenValue: new(token.Reveal()), Capabilities: broker.Capabilities()}, nil
 }

@@ -2,14 +2,12 @@ package sts
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
@@ -19,27 +17,33 @@ import (
 // denied is the one answer to a caller that may not assume a role: it does not say
 // which of the role, its trust and the caller's own rights is missing.
 func denied(c *api.Call, action, role string) error {
-	return sallyport.Errorf(sallyport.AccessDeniedException, "User: %s is not authorized to perform: %s on resource: %s", c.Who.ARN, action, role)
+	return sallyport.Errorf(sallyport.AccessDeniedException, "%s", refusal(c, action, role))
 }
 
-// onRole decides whether the caller may assume the role. Two have a say, the
+func refusal(c *api.Call, action, role string) string {
+	return fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s", c.Who.ARN, action, role)
+}
+
+var onRole = func() api.Asks {
+	a := api.By(decideRole,
+		api.Resource("role", "sts:RoleSessionName", "sts:ExternalId", "iam:ResourceTag/"),
+		api.Sometimes(api.Also("sts:TagSession", "role", "sts:RoleSessionName", "sts:ExternalId", "iam:ResourceTag/")))
+	a.Terse = true
+	return a
+}()
+
+// decideRole decides whether the caller may assume the role. Two have a say, the
 // role's trust policy and the caller's own, and not simply both: a role that
 // trusts the caller by name needs no more. So it is decided here, and there is
 // no question left. (IAM User Guide, "Cross-account policy evaluation logic" and
 // "Evaluating identity-based policies with resource-based policies".)
-func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Question, error) {
-	switch c.Who.Kind {
-	case sallyport.Root:
-		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "Roles may not be assumed by root accounts.")
-	case sallyport.NodeKind: // a node's credentials speak for that node and for nothing else
-		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
-	}
-	r, err := findRole(ctx, c, *in.RoleArn)
+func decideRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) ([]api.Question, error) {
+	r, err := findRole(ctx, c, in.RoleArn)
 	if err != nil {
 		return nil, err
 	}
 	if r == nil {
-		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
+		return nil, denied(c, "sts:AssumeRole", in.RoleArn)
 	}
 	trust, err := policy.ParseTrust(r.Trust)
 	if err != nil {
@@ -61,7 +65,7 @@ func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Qu
 			return nil, err
 		}
 		if !may {
-			return nil, denied(c, action, *in.RoleArn)
+			return nil, denied(c, action, in.RoleArn)
 		}
 	}
 	return nil, nil
@@ -69,11 +73,11 @@ func onRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) ([]api.Qu
 
 // question is about the role, as AWS's condition keys for STS describe the
 // request.
-func question(c *api.Call, in *sts.AssumeRoleInput, r *sallyport.Role, tags map[string]string) api.Question {
+func question(c *api.Call, in *AssumeRoleInput, r *sallyport.Role, tags map[string]string) api.Question {
 	q := api.Question{
 		Resources: []string{c.Server.Realm.Role(r.Path, r.Name)}, Tags: r.Tags,
 		RequestTags: tags, TagKeys: slices.Sorted(maps.Keys(tags)),
-		Keys: map[string]string{"sts:RoleSessionName": *in.RoleSessionName},
+		Keys: map[string]string{"sts:RoleSessionName": in.RoleSessionName},
 	}
 	for k, v := range r.Tags {
 		q.Keys["iam:ResourceTag/"+k] = v
@@ -104,19 +108,19 @@ const (
 // assumeRole makes credentials for a session of the role. TransitiveTagKeys are
 // taken and do nothing: a role assumed from the session does not inherit its
 // tags.
-func assumeRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (*sts.AssumeRoleOutput, error) {
+func assumeRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) (*AssumeRoleOutput, error) {
 	if err := checkMFA(in.SerialNumber, in.TokenCode); err != nil {
 		return nil, err
 	}
 	if in.SourceIdentity != nil || len(in.ProvidedContexts) > 0 {
 		return nil, sallyport.Errorf(sallyport.ValidationException, "SourceIdentity and ProvidedContexts are not kept here. Leave them out.")
 	}
-	r, err := findRole(ctx, c, *in.RoleArn)
+	r, err := findRole(ctx, c, in.RoleArn)
 	if err != nil {
 		return nil, err
 	}
 	if r == nil { // any more
-		return nil, denied(c, "sts:AssumeRole", *in.RoleArn)
+		return nil, denied(c, "sts:AssumeRole", in.RoleArn)
 	}
 	length := seconds(in.DurationSeconds, defaultRoleSession)
 	switch {
@@ -138,7 +142,7 @@ func assumeRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (*sts
 	if err != nil {
 		return nil, err
 	}
-	session := *in.RoleSessionName
+	session := in.RoleSessionName
 	t, err := c.Server.Issue(api.Grant{
 		Who: &sallyport.Principal{
 			Kind: sallyport.AssumedRole, Role: r.Name, ID: r.ID + ":" + session, Name: session,
@@ -149,12 +153,11 @@ func assumeRole(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (*sts
 	if err != nil {
 		return nil, err
 	}
-	return &sts.AssumeRoleOutput{
-		AssumedRoleUser: &types.AssumedRoleUser{
+	return &AssumeRoleOutput{
+		AssumedRoleUser: &AssumedRoleUser{
 			Arn: new(c.Server.Realm.AssumedRole(r.Name, session)), AssumedRoleId: new(r.ID + ":" + session),
 		},
-		Credentials: credentials(t),
-		//lint:ignore SA1019 what replaces it no released client reads
+		Credentials:      credentials(t),
 		PackedPolicySize: packed,
 	}, nil
 }
@@ -167,7 +170,7 @@ const maxSessionARNs = 10 // (STS API Reference, AssumeRole)
 // sessionPolicies are those that limit the session: the document given, and the
 // ARNs of managed policies, which are looked up whenever the session is used.
 // It also returns how much of what a session may carry they use, in percent.
-func sessionPolicies(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) (all []string, packed *int32, err error) {
+func sessionPolicies(ctx context.Context, c *api.Call, in *AssumeRoleInput) (all []string, packed *int32, err error) {
 	size := 0
 	if in.Policy != nil {
 		if _, err := policy.Parse(*in.Policy); err != nil {
@@ -209,13 +212,13 @@ func sessionPolicies(ctx context.Context, c *api.Call, in *sts.AssumeRoleInput) 
 }
 
 // readTags reads session tags, by the rules of IAM's tags.
-func readTags(list []types.Tag) (map[string]string, error) {
+func readTags(list []Tag) (map[string]string, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
 	tags, seen := map[string]string{}, map[string]bool{}
 	for _, t := range list {
-		key, value := *t.Key, *t.Value
+		key, value := t.Key, t.Value
 		folded := strings.ToLower(key)
 		if strings.HasPrefix(folded, "aws:") {
 			return nil, sallyport.Errorf(sallyport.ValidationException, "The tag key %s begins with aws:, which is reserved for AWS. Choose another.", sallyport.Clip(key, 128))

@@ -14,9 +14,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/aws/aws-sdk-go-v2/service/sts/types"
-
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 )
@@ -24,24 +21,45 @@ import (
 // Service returns STS's operations.
 func Service() *api.Service {
 	return &api.Service{
-		Name:    "sts",
-		Version: "2011-06-15",
-		XMLNS:   "https://sts.amazonaws.com/doc/2011-06-15/",
-		Global:  true,
+		Name:   "sts",
+		Door:   api.Query{Version: "2011-06-15", Namespace: "https://sts.amazonaws.com/doc/2011-06-15/"},
+		Model:  model,
+		Global: true,
 		Ops: map[string]api.Op{
-			// Neither needs a permission in AWS, and what they tell or give is
-			// the caller's already. (IAM User Guide, "Permissions for
+			// Neither needs a permission in AWS. (IAM User Guide, "Permissions for
 			// GetSessionToken".)
-			"GetCallerIdentity": api.Query(api.OnNothing, getCallerIdentity),
-			"GetSessionToken":   api.Query(api.OnNothing, getSessionToken),
+			"GetCallerIdentity": api.Read(getCallerIdentity, api.Nothing("what it tells is the caller's already")),
+			"GetSessionToken": api.Read(getSessionToken, api.Nothing("what it gives is the caller's already"),
+				api.NotFor(withShortLivedCredentials)),
 
-			"AssumeRole": api.Query(onRole, assumeRole),
+			"AssumeRole": api.Write(assumeRole, onRole, api.NotFor(theRoot, nodes), api.Answers(sallyport.MalformedPolicyDocument, sallyport.PackedPolicyTooLarge)),
 		},
 	}
 }
 
-func getCallerIdentity(_ context.Context, c *api.Call, _ *sts.GetCallerIdentityInput) (*sts.GetCallerIdentityOutput, error) {
-	return &sts.GetCallerIdentityOutput{Account: &c.Server.Realm.Account, Arn: &c.Who.ARN, UserId: &c.Who.ID}, nil
+// Callers that an operation is not for, though policy allow them.
+var (
+	withShortLivedCredentials = api.Refusal{
+		Who: "short-lived credentials",
+		Is: func(who *sallyport.Principal) bool {
+			return who.Temporary() || who.Kind != sallyport.UserKind && who.Kind != sallyport.Root
+		},
+		Says: func(*api.Call) string { return "Cannot call GetSessionToken with session credentials" },
+	}
+	theRoot = api.Refusal{
+		Who:  "the account's root",
+		Is:   func(who *sallyport.Principal) bool { return who.Kind == sallyport.Root },
+		Says: func(*api.Call) string { return "Roles may not be assumed by root accounts." },
+	}
+	nodes = api.Refusal{ // a node's credentials speak for that node and for nothing else
+		Who:  "managed nodes",
+		Is:   func(who *sallyport.Principal) bool { return who.Kind == sallyport.NodeKind },
+		Says: func(c *api.Call) string { return refusal(c, "sts:AssumeRole", c.Text("RoleArn")) },
+	}
+)
+
+func getCallerIdentity(_ context.Context, c *api.Call, _ *GetCallerIdentityInput) (*GetCallerIdentityOutput, error) {
+	return &GetCallerIdentityOutput{Account: &c.Server.Realm.Account, Arn: &c.Who.ARN, UserId: &c.Who.ID}, nil
 }
 
 const (
@@ -51,10 +69,7 @@ const (
 
 // getSessionToken makes short-lived credentials of a user's or root's key. AWS
 // gives root an hour, however much it asks for.
-func getSessionToken(_ context.Context, c *api.Call, in *sts.GetSessionTokenInput) (*sts.GetSessionTokenOutput, error) {
-	if c.Who.Temporary() || c.Who.Kind != sallyport.UserKind && c.Who.Kind != sallyport.Root {
-		return nil, sallyport.Errorf(sallyport.AccessDeniedException, "Cannot call GetSessionToken with session credentials")
-	}
+func getSessionToken(_ context.Context, c *api.Call, in *GetSessionTokenInput) (*GetSessionTokenOutput, error) {
 	if err := checkMFA(in.SerialNumber, in.TokenCode); err != nil {
 		return nil, err
 	}
@@ -66,7 +81,7 @@ func getSessionToken(_ context.Context, c *api.Call, in *sts.GetSessionTokenInpu
 	if err != nil {
 		return nil, err
 	}
-	return &sts.GetSessionTokenOutput{Credentials: credentials(t)}, nil
+	return &GetSessionTokenOutput{Credentials: credentials(t)}, nil
 }
 
 // checkMFA refuses a second factor, since no user has an MFA device here. If it were
@@ -85,8 +100,8 @@ func seconds(n *int32, otherwise time.Duration) time.Duration {
 	return time.Duration(*n) * time.Second
 }
 
-func credentials(t api.Temporary) *types.Credentials {
-	return &types.Credentials{
+func credentials(t api.Temporary) *Credentials {
+	return &Credentials{
 		AccessKeyId: &t.AccessKeyID, SecretAccessKey: new(t.Secret.Reveal()), SessionToken: new(t.Token.Reveal()), Expiration: &t.Expires,
 	}
 }
