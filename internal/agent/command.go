@@ -30,6 +30,9 @@ const ctrlBackslash = 0x1c
 // is full and that has no SSH. See agentcmd.ServeFiles.
 const FileServer = wire.FileServer
 
+// BesideMark is in the names of files that a copy has not written whole yet.
+const BesideMark = wire.BesideMark
+
 // command is what a session with a command runs on this system.
 func (s *session) command() (what wire.PlatformCommand, err error) {
 	var all wire.CommandProperties

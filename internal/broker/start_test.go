@@ -161,6 +161,30 @@ func TestNoClientConnects(t *testing.T) {
 	})
 }
 
+// A session that its node ends before a client has ever connected is Terminating
+// for as long as one might come, and no longer; one that is terminated, a moment.
+func TestEndsWithoutClient(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		node := w.far(wire.TypeOutputStreamData, wire.CapEnd)
+		w.attachNode(node, inv.Session)
+		node.say("said to no client")
+		status := 7
+		node.end(wire.End{ExitStatus: &status})
+		time.Sleep(2*time.Minute - time.Second)
+		w.wantState(inv.Session, sallyport.Terminating, "")
+		time.Sleep(2 * time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "")
+	})
+	inBubble(t, func(t *testing.T, w *world) {
+		inv := w.begin()
+		w.attachNode(w.far(wire.TypeOutputStreamData), inv.Session)
+		w.Terminate(t.Context(), inv.Session, "Terminated by ann.")
+		time.Sleep(endGrace + time.Second)
+		w.wantState(inv.Session, sallyport.Terminated, "ann")
+	})
+}
+
 // The first client to use a token has it to itself.
 func TestTwoClientsRace(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {

@@ -15,6 +15,9 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
+// BesideMark is in the names of files that a copy has not written whole yet.
+const BesideMark = wire.BesideMark
+
 // Files are a node's, through a session with its [wire.FileServer].
 type Files struct {
 	*sftp.Client

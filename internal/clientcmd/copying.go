@@ -215,6 +215,9 @@ func (c *copying) copyTo(ctx context.Context, j job) error {
 	if err == nil && dst.regular && !dst.beside() {
 		err = dst.file.Chmod(j.info.Mode().Perm())
 	}
+	if err == nil && dst.regular && c.times {
+		err = dst.file.Chtimes(j.info.ModTime())
+	}
 	if cerr := dst.file.Close(); err == nil {
 		err = cerr
 	}

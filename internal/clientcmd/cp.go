@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pkg/sftp"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -34,8 +35,10 @@ place here that has a colon in it can be written ./like:this.
 	sallyport cp -r web-1:/var/log/nginx .
 
 A file is written beside its place, as .NAME.sallyport-…, and takes the place
-once it is whole: a copy that is cut short leaves what was there as it was. Only
-what another file cannot replace, as a device or a pipe, is written in place.
+once it is whole: a copy that is cut short leaves what was there as it was, and
+the end that wrote such a part removes it, unless that is killed with kill -9 or
+runs Windows. Only what another file cannot replace, as a device or a pipe, is
+written in place.
 
 Files keep their modes. With -r directories are copied with all that is in them,
 save symbolic links and what is neither a file nor a directory, which are left
@@ -217,22 +220,49 @@ type side interface {
 	chtimes(path string, modified time.Time) error
 }
 
-// A target is a file that is written: an *os.File or an *sftp.File. Its mode and
-// owner are set by way of the open file, and never by its path, which another user
-// may have made a link to a file of their choice by then.
+// A target is a file that is written. Its mode, owner and times are set by way of
+// the open file, and never by its path, which another user may have made a link to
+// a file of their choice by then.
 type target interface {
 	io.WriteCloser
 	Stat() (fs.FileInfo, error)
 	Chmod(mode fs.FileMode) error
 	Chown(uid, gid int) error
+	Chtimes(modified time.Time) error
 }
 
-// opened is a file, or no file and not one that holds nil.
-func opened[T target](file T, err error) (target, error) {
+// An openHere is a target on this machine.
+type openHere struct{ *os.File }
+
+func (f openHere) Chtimes(modified time.Time) error { return setTimes(f.File, modified) }
+
+// openedHere is a file, or no file and not one that holds nil.
+func openedHere(file *os.File, err error) (target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return file, nil
+	return openHere{file}, nil
+}
+
+// An openThere is a target on the node.
+type openThere struct {
+	*sftp.File
+	files *client.Files
+	path  string
+}
+
+// Chtimes sets the times by the path: an SFTP library that sets them by the open
+// file is not to be had. The node's server, while it has that file open, takes the
+// path for the open file.
+func (f openThere) Chtimes(modified time.Time) error {
+	return f.files.Chtimes(f.path, modified, modified)
+}
+
+func (t there) opened(path string, file *sftp.File, err error) (target, error) {
+	if err != nil {
+		return nil, err
+	}
+	return openThere{file, t.Files, path}, nil
 }
 
 // here is this machine.
@@ -246,7 +276,7 @@ func (here) chmod(p string, mode fs.FileMode) error     { return os.Chmod(p, mod
 func (here) chtimes(p string, modified time.Time) error { return os.Chtimes(p, modified, modified) }
 
 func (here) create(p string) (target, error) {
-	return opened(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600))
+	return openedHere(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600))
 }
 
 func (here) list(p string) (infos []fs.FileInfo, err error) {
@@ -270,7 +300,7 @@ func (here) mkdir(p string, mode fs.FileMode) (made bool, err error) {
 }
 
 func (here) createNew(p string) (target, error) {
-	return opened(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600))
+	return openedHere(os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600))
 }
 
 func (here) writable(p string) error {
@@ -301,7 +331,6 @@ func (t there) base(p string) string                       { return path.Base(st
 func (t there) stat(p string) (fs.FileInfo, error)         { return t.Stat(p) }
 func (t there) list(p string) ([]fs.FileInfo, error)       { return t.ReadDir(p) }
 func (t there) open(p string) (io.ReadCloser, error)       { return t.Open(p) }
-func (t there) create(p string) (target, error)            { return opened(t.Create(p)) }
 func (t there) chmod(p string, mode fs.FileMode) error     { return t.Chmod(p, mode) }
 func (t there) chtimes(p string, modified time.Time) error { return t.Chtimes(p, modified, modified) }
 
@@ -313,8 +342,14 @@ func (t there) mkdir(p string, mode fs.FileMode) (made bool, err error) {
 	return err == nil, err
 }
 
+func (t there) create(p string) (target, error) {
+	f, err := t.Create(p)
+	return t.opened(p, f, err)
+}
+
 func (t there) createNew(p string) (target, error) {
-	return opened(t.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL))
+	f, err := t.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	return t.opened(p, f, err)
 }
 
 func (t there) writable(p string) error {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/sallyport/sallyport/internal/client"
 )
 
 // A landing is where a copy is written. A copy that is cut short leaves what was
@@ -191,11 +193,6 @@ func (c *copying) leave(at string) {
 // settle puts a whole copy, whose file is closed, into its place. errTry is that it
 // cannot be put there.
 func (c *copying) settle(j job, l *landing) error {
-	if c.times && l.regular {
-		if err := c.dst.chtimes(l.at, j.info.ModTime()); err != nil {
-			return err
-		}
-	}
 	if !l.beside() {
 		return nil
 	}
@@ -207,12 +204,9 @@ func (c *copying) settle(j job, l *landing) error {
 	return nil
 }
 
-// besideMark is in the name of every file that waits beside its place, and
-// maxName is how many bytes such a name has at most.
-const (
-	besideMark = ".sallyport-"
-	maxName    = 255
-)
+// maxName is how many bytes the name of a file that waits beside its place has at
+// most.
+const maxName = 255
 
 // beside returns a path next to place that is not taken:
 // dir/.name.sallyport-0123456789abcdef. Both kinds of slashes end the directory:
@@ -221,7 +215,7 @@ func beside(place string) string {
 	i := strings.LastIndexAny(place, `/\`) + 1
 	random := make([]byte, 8)
 	rand.Read(random)
-	tail := besideMark + hex.EncodeToString(random)
+	tail := client.BesideMark + hex.EncodeToString(random)
 	name := place[i:]
 	if room := maxName - 1 - len(tail); len(name) > room {
 		name = strings.ToValidUTF8(name[:room], "")

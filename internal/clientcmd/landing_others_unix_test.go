@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/need"
 )
@@ -30,7 +31,7 @@ func (s swapped) createNew(p string) (target, error) {
 	return file, err
 }
 
-// The mode and the owner that a copy is given are the copy's, though a link has its
+// The mode, the owner and the times that a copy is given are the copy's, though a link has its
 // name by then.
 func TestLandingIsNotSwapped(t *testing.T) {
 	dir := t.TempDir()
@@ -50,11 +51,15 @@ func TestLandingIsNotSwapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.file.Close()
-	if info, err := l.file.Stat(); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("the copy has mode %v, %v", info.Mode(), err)
+	then := time.Unix(1_000_000_000, 0)
+	if err := l.file.Chtimes(then); err != nil {
+		t.Fatal(err)
 	}
-	if info, err := os.Stat(victim); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file that the link leads to has mode %v, %v", info.Mode(), err)
+	if info, err := l.file.Stat(); err != nil || info.Mode().Perm() != 0o644 || !info.ModTime().Equal(then) {
+		t.Errorf("the copy is %v of %v, %v", info.Mode(), info.ModTime(), err)
+	}
+	if info, err := os.Stat(victim); err != nil || info.Mode().Perm() != 0o600 || info.ModTime().Equal(then) {
+		t.Errorf("the file that the link leads to is %v of %v, %v", info.Mode(), info.ModTime(), err)
 	}
 }
 

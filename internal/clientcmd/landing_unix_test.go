@@ -41,7 +41,7 @@ func bothWays(t *testing.T, test func(t *testing.T, dst string, cp func(to strin
 				return stderr, err
 			})
 			for line := range strings.Lines(tree(t, dst)) {
-				if strings.Contains(line, besideMark) {
+				if strings.Contains(line, wire.BesideMark) {
 					t.Errorf("left is %s", line)
 				}
 			}
@@ -159,7 +159,7 @@ type refusing struct {
 }
 
 func (r *refusing) Filewrite(q *sftp.Request) (io.WriterAt, error) {
-	if r.create && strings.Contains(q.Filepath, besideMark) {
+	if r.create && strings.Contains(q.Filepath, wire.BesideMark) {
 		r.asked++
 		return nil, sftp.ErrSSHFxPermissionDenied
 	}
@@ -205,7 +205,7 @@ func TestCpInPlace(t *testing.T) {
 			if _, stderr, err := run(t, "", "cp", "-r", testNode+":/", "all"); stderr != "" || err != nil {
 				t.Fatalf("all: %q, %v", stderr, err)
 			}
-			if got := tree(t, "all"); r.asked == 0 || strings.Contains(got, besideMark) {
+			if got := tree(t, "all"); r.asked == 0 || strings.Contains(got, wire.BesideMark) {
 				t.Errorf("asked %d times, there is:\n%s", r.asked, got)
 			}
 		})

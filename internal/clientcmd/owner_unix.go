@@ -4,10 +4,26 @@ package clientcmd
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
+	"time"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/sys/unix"
 )
+
+// setTimes sets the times of an open file.
+func setTimes(f *os.File, to time.Time) error {
+	at := unix.NsecToTimeval(to.UnixNano())
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := conn.Control(func(fd uintptr) { err = unix.Futimes(int(fd), []unix.Timeval{at, at}) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("futimes", err)
+}
 
 // owner is whose a file is, here or on a node.
 func owner(info fs.FileInfo) (uid, gid int) {

@@ -2,9 +2,18 @@ package clientcmd
 
 import (
 	"io/fs"
+	"os"
+	"syscall"
+	"time"
 
 	"github.com/pkg/sftp"
 )
+
+// setTimes sets the times of an open file.
+func setTimes(f *os.File, to time.Time) error {
+	at := syscall.NsecToFiletime(to.UnixNano())
+	return os.NewSyscallError("SetFileTime", syscall.SetFileTime(syscall.Handle(f.Fd()), nil, &at, &at))
+}
 
 // owner is whose a file on a node is; of one here it says nothing.
 func owner(info fs.FileInfo) (uid, gid int) {

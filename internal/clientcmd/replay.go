@@ -135,7 +135,7 @@ func fetchTo(c *cobra.Command, cl *client.Client, session, name string) error {
 		_, err = fetchRecording(c, cl, session, f)
 		return errors.Join(err, f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+besideMark+"*")
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+client.BesideMark+"*")
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no directory %s", filepath.Dir(name))
 	}

@@ -154,6 +154,11 @@ const (
 // whose disk is full, and that has no SSH, can be copied from.
 const FileServer = "sallyport-sftp-server"
 
+// BesideMark is in the name of a file that a copy to or from a node is written to,
+// beside its place, while it is not whole: .NAME.sallyport-0123456789abcdef. The
+// file server of ours removes those that it made and that are left when it ends.
+const BesideMark = ".sallyport-"
+
 // Frame makes the message.
 func (p SallyportNotice) Frame(now time.Time) Frame {
 	return alone(TypeSallyportNotice, p, now)
