@@ -52,7 +52,7 @@ var mayImport = map[string]string{
 	"internal/agent":     "statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "statedir agent endpoint",
 	"internal/client":    "statedir strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
-	"internal/clientcmd": "client endpoint",
+	"internal/clientcmd": "client endpoint usage",
 
 	// The control plane.
 	"internal/document":         "strictjson wire",

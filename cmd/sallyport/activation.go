@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func activationCommand() *cobra.Command {
@@ -82,7 +83,7 @@ activation code, which is good for as many machines, and as long, as you say.`,
 	f.StringVar(&role, "role", "service-role/"+server.NodeRole, "the IAM `role` the machines act in")
 	f.StringVar(&name, "name", "", "what to call the machine; where more than one may register, with -1, -2 … behind it")
 	f.Int32Var(&limit, "limit", 1, "how many machines may register")
-	f.DurationVar(&expires, "expires", 24*time.Hour, "for how long; at most 720h")
+	usage.DurationVar(f, &expires, "expires", 24*time.Hour, "for how long; at most 30d")
 	return cmd
 }
 

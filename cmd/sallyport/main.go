@@ -35,10 +35,18 @@ func main() {
 		plugin()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
+	root := command()
+	for _, said := range usage.Unknown(root, os.Environ(), variables) {
+		fmt.Fprintf(os.Stderr, "sallyport: %s\n", sallyport.PrintableLine(said))
+	}
+	err := root.ExecuteContext(ctx)
 	stop()
 	os.Exit(status(err))
 }
+
+// variables are those of the environment that are no flag's. Sessions have the
+// session's ID in theirs.
+var variables = []string{"SALLYPORT_ROOT_KEY", "SALLYPORT_ACTIVATION_CODE", "SALLYPORT_SESSION_ID"}
 
 // plugin is the program the aws CLI runs. It does not return.
 func plugin() { os.Exit(client.PluginMain(os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr)) }

@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,7 +39,7 @@ database. Metrics, profiles and the administrator's way in are on a socket in
 the state directory, for the user who runs the server alone.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := settle(cmd.Flags(), configFile); err != nil {
+			if err := errors.Join(settle(cmd.Flags(), configFile), c.Check()); err != nil {
 				return usage.Errorf("%w", err)
 			}
 			return server.Run(cmd.Context(), c, logger(verbose, asJSON), func(r server.Running) {
@@ -59,7 +62,7 @@ the state directory, for the user who runs the server alone.`,
 	f.StringVar(&c.ACMEEmail, "acme-email", "", "the `address` the CA may write to")
 	f.StringVar(&c.ACMECA, "acme-ca", "", "another ACME CA's directory `URL`, as in https://ca.example/acme/acme/directory")
 	f.StringVar(&c.ACMECABundle, "acme-ca-bundle", "", "what that CA's own server is verified against, a PEM `file` (default what this machine trusts)")
-	f.DurationVar(&c.Idle, "idle", 0, "end sessions in which nothing passes for that long (default 20m; negative is never)")
+	usage.DurationVar(f, &c.Idle, "idle", 0, "end sessions in which nothing passes for that long (default 20m; -1s is never)")
 	f.IntVar(&c.Limits.Total, "max-sessions", 0, "how many sessions may be on at once (default 5000)")
 	f.IntVar(&c.Limits.PerUser, "max-sessions-per-user", 0, "how many of one user or role session (default 100)")
 	f.IntVar(&c.Limits.PerNode, "max-sessions-per-node", 0, "how many on one node (default 200)")
@@ -70,7 +73,7 @@ the state directory, for the user who runs the server alone.`,
 	f.BoolVar(&c.NewestAgentWins, "newest-agent-wins", false, "when two agents use one node's identity, keep the one that came last, not the first")
 	f.BoolVar(&c.RequireSigned, "require-signed", false, "refuse clients too old to sign their sockets")
 	f.StringSliceVar(&c.KeyStores, "key-store", nil, "an outside KMS that keys may be in, as vault=vault:https://vault.example:8200/transit or aws=aws:eu-central-1")
-	f.DurationVar(&c.KeepHistory, "keep-history", 0, "forget ended sessions, and events, after that long (default never)")
+	usage.DurationVar(f, &c.KeepHistory, "keep-history", 0, "forget ended sessions, and events, after that long, as in 90d (default never)")
 	f.BoolVar(&verbose, "verbose", false, "log more")
 	f.BoolVar(&asJSON, "log-json", false, "log as JSON")
 	return cmd
@@ -79,40 +82,100 @@ the state directory, for the user who runs the server alone.`,
 // settle gives every flag that was not given its value from the environment or
 // from a file. All that is wrong is said at once.
 func settle(flags *pflag.FlagSet, file string) error {
-	set := map[string]yaml.Node{}
+	set, err := readSettings(file)
+	if err != nil {
+		return err
+	}
 	var wrong []error
-	if file != "" {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		if err := yaml.Unmarshal(b, &set); err != nil {
-			return fmt.Errorf("read %s: %w", file, err)
-		}
-		for name, node := range set {
-			if f := flags.Lookup(name); f == nil || name == "config" || name == "help" {
-				wrong = append(wrong, fmt.Errorf("%s has no setting %q (near line %d)", file, name, node.Line))
-			} else if node.Kind != yaml.ScalarNode {
-				wrong = append(wrong, fmt.Errorf("%s: %s is not one value (line %d)", file, name, node.Line))
-			}
+	for _, name := range slices.SortedFunc(maps.Keys(set), func(a, b string) int { return set[a].Line - set[b].Line }) {
+		if f := flags.Lookup(name); f == nil || name == "config" || name == "help" {
+			wrong = append(wrong, fmt.Errorf("%s:%d: there is no setting %q%s", file, set[name].Line, name, usage.DidYouMean(name, flags)))
 		}
 	}
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Changed || f.Name == "config" || f.Name == "help" {
 			return
 		}
-		name := "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := os.LookupEnv(name); ok {
+		name := usage.Variable(f.Name)
+		if value := os.Getenv(name); value != "" {
 			if err := f.Value.Set(value); err != nil {
-				wrong = append(wrong, fmt.Errorf("%s: %w", name, err))
+				wrong = append(wrong, fmt.Errorf("the environment variable %s: %w", name, err))
 			}
-		} else if node, ok := set[f.Name]; ok && node.Kind == yaml.ScalarNode {
-			if err := f.Value.Set(node.Value); err != nil {
-				wrong = append(wrong, fmt.Errorf("%s: %s (line %d): %w", file, f.Name, node.Line, err))
+		} else if node, ok := set[f.Name]; ok {
+			if err := setFromYAML(f, node); err != nil {
+				wrong = append(wrong, fmt.Errorf("%s:%d: %s: %w", file, node.Line, f.Name, err))
 			}
 		}
 	})
 	return errors.Join(wrong...)
+}
+
+// setFromYAML gives a flag a value of the settings' file: one, or a list where the
+// flag may be given several times.
+func setFromYAML(f *pflag.Flag, node yaml.Node) error {
+	if node.Kind == yaml.AliasNode {
+		node = *node.Alias
+	}
+	list, takesList := f.Value.(pflag.SliceValue)
+	switch {
+	case node.Kind == yaml.ScalarNode:
+		return f.Value.Set(node.Value)
+	case node.Kind == yaml.SequenceNode && takesList:
+		var values []string
+		for _, item := range node.Content {
+			if item.Kind != yaml.ScalarNode {
+				return errors.New("it is not a list of values")
+			}
+			values = append(values, item.Value)
+		}
+		return list.Replace(values)
+	}
+	return errors.New("it is not one value")
+}
+
+// readSettings reads a file of settings, by name. Each has the line that it is on.
+func readSettings(file string) (map[string]yaml.Node, error) {
+	set := map[string]yaml.Node{}
+	if file == "" {
+		return set, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the settings: %w", err)
+	}
+	var top yaml.Node
+	if err := yaml.Unmarshal(b, &top); err != nil {
+		return nil, yamlError(file, err)
+	}
+	if len(top.Content) == 0 {
+		return set, nil
+	}
+	settings := top.Content[0]
+	if settings.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s:%d: settings are lines like region: home-1, and this is not", file, settings.Line)
+	}
+	var wrong []error
+	for i := 0; i+1 < len(settings.Content); i += 2 {
+		name, value := settings.Content[i], settings.Content[i+1]
+		if _, twice := set[name.Value]; twice {
+			wrong = append(wrong, fmt.Errorf("%s:%d: %s is there twice, first in line %d", file, name.Line, name.Value, set[name.Value].Line))
+			continue
+		}
+		set[name.Value] = *value
+	}
+	return set, errors.Join(wrong...)
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// yamlError writes an error of package yaml as compilers do: file, line, what.
+func yamlError(file string, err error) error {
+	text := err.Error()
+	m := yamlLine.FindStringSubmatch(text)
+	if m == nil || m[1] == "" {
+		return fmt.Errorf("%s: %s", file, strings.TrimPrefix(text, "yaml: "))
+	}
+	return fmt.Errorf("%s:%s: %s", file, m[1], text[len(m[0]):])
 }
 
 // stateDir is where state is kept if no flag names a directory: for root, the

@@ -33,6 +33,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 // An Exit is a command's exit status, where that is the result and not a
@@ -57,7 +58,7 @@ func Commands() []*cobra.Command {
 // from the environment, if it has one there.
 func fromEnvironment(flags *pflag.FlagSet) (err error) {
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := "SALLYPORT_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := usage.Variable(f.Name)
 		value := os.Getenv(name)
 		if f.Changed || value == "" || f.Name == "help" || err != nil {
 			return

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func replayCommand() *cobra.Command {
@@ -42,11 +43,12 @@ Policy says who may: sallyport:GetRecording.`,
 	}
 	settings := settingsFlags(c.Flags())
 	speed := c.Flags().Float64("speed", 1, "play `n` times as fast")
-	maxIdle := c.Flags().Duration("max-idle", 2*time.Second, "wait no longer than that where nothing was shown; 0 waits as long as it was")
+	var maxIdle time.Duration
+	usage.DurationVar(c.Flags(), &maxIdle, "max-idle", 2*time.Second, "wait no longer than that where nothing was shown; 0 waits as long as it was")
 	to := c.Flags().String("to", "", "play nothing, and write the recording to a `file`; - is standard output")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *speed <= 0 || *maxIdle < 0 {
-			return errors.New("--speed has to be more than 0, and --max-idle not less")
+		if *speed <= 0 || maxIdle < 0 {
+			return usage.Errorf("--speed has to be more than 0, and --max-idle not less")
 		}
 		if isCast(args[0]) && *to == "" {
 			f, err := os.Open(args[0])
@@ -54,7 +56,7 @@ Policy says who may: sallyport:GetRecording.`,
 				return err
 			}
 			defer f.Close()
-			return play(c, f, args[0], *speed, *maxIdle)
+			return play(c, f, args[0], *speed, maxIdle)
 		}
 		cl, err := load(c.Context(), settings)
 		if err != nil {
@@ -72,7 +74,7 @@ Policy says who may: sallyport:GetRecording.`,
 		if _, err := fetchRecording(c, cl, args[0], f); err != nil {
 			return err
 		}
-		return play(c, f, "session "+args[0], *speed, *maxIdle)
+		return play(c, f, "session "+args[0], *speed, maxIdle)
 	}
 	return c
 }

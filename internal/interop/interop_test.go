@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,10 @@ const within = 30 * time.Minute
 // TestMain goes where there is no network but this machine's own: AWS's programs
 // are told of no other endpoint than ours, and could reach none. What is started
 // there has process numbers of its own, and is killed when the test ends.
+// isOurs reports whether a variable is one of the tests' own, which the programs
+// would say they do not know.
+func isOurs(pair string) bool { return strings.HasPrefix(pair, "SALLYPORT_") }
+
 func TestMain(m *testing.M) {
 	if os.Getenv("SALLYPORT_INTEROP") == "alone" {
 		os.Exit(m.Run())
@@ -608,11 +613,11 @@ func newWorld(t *testing.T) *world {
 	var out []byte
 	w.eventually("the server answers", func() bool {
 		c := exec.Command(filepath.Join(bin, "sallyport"), "env", "--state", w.state)
-		c.Env = append(os.Environ(), "XDG_CACHE_HOME="+dir)
+		c.Env = append(slices.DeleteFunc(os.Environ(), isOurs), "XDG_CACHE_HOME="+dir)
 		out, err = c.Output()
 		return err == nil
 	})
-	w.env = append(os.Environ(), "XDG_CACHE_HOME="+dir, "AWS_EC2_METADATA_DISABLED=true")
+	w.env = append(slices.DeleteFunc(os.Environ(), isOurs), "XDG_CACHE_HOME="+dir, "AWS_EC2_METADATA_DISABLED=true")
 	for _, m := range regexp.MustCompile(`(?m)^export ([A-Z_]+)='([^']*)'$`).FindAllStringSubmatch(string(out), -1) {
 		w.env = append(w.env, m[1]+"="+m[2])
 		switch m[1] {

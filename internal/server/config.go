@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/broker"
+	"github.com/sallyport/sallyport/internal/keyring"
 	"github.com/sallyport/sallyport/internal/record"
 )
 
@@ -113,6 +114,30 @@ type settled struct {
 	realm      sallyport.Realm
 	public     *url.URL
 	background context.Context // of Run
+}
+
+// Check says everything that is wrong with a configuration at once, as far as it can
+// be seen without starting a server.
+func (c Config) Check() error {
+	s, err := c.settle()
+	wrong := []error{err}
+	if _, err := keyring.ParseStores(context.Background(), c.KeyStores); err != nil {
+		wrong = append(wrong, err)
+	}
+	for _, file := range []struct{ flag, name string }{{"--cert", s.CertFile}, {"--cert-key", s.CertKeyFile}, {"--acme-ca-bundle", s.ACMECABundle}} {
+		if file.name == "" {
+			continue
+		}
+		if f, err := os.Open(file.name); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", file.flag, err))
+		} else {
+			f.Close()
+		}
+	}
+	if _, _, err := net.SplitHostPort(s.Listen); err != nil && c.PublicURL != "" { // else it was said
+		wrong = append(wrong, fmt.Errorf("listen address %q is not a host and a port, as in :8443", s.Listen))
+	}
+	return errors.Join(wrong...)
 }
 
 // settle fills in what was left out and says everything that is wrong at once.

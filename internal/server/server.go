@@ -27,8 +27,10 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -119,7 +121,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	listener := c.Listener
 	if listener == nil {
 		if listener, err = net.Listen("tcp", c.Listen); err != nil {
-			return fmt.Errorf("listen: %w", err)
+			return explainListen(c.Listen, err)
 		}
 		c.Listener = listener
 		if c.public, err = c.publicURL(); err != nil { // a port of 0 is known by now
@@ -269,6 +271,22 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	err = g.Wait()
 	logger.Info("server stopped")
 	return err
+}
+
+// explainListen says why the port could not be taken, and what to do.
+func explainListen(address string, err error) error {
+	_, port, _ := net.SplitHostPort(address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		find := ""
+		if runtime.GOOS == "linux" {
+			find = fmt.Sprintf(" (as root, ss -ltnp 'sport = :%s' names it)", port)
+		}
+		return fmt.Errorf("%s is in use, perhaps by another sallyport server or dev%s; stop that, or give --listen another port", address, find)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s may not be listened on by this user: ports below 1024 need root, or on Linux the capability CAP_NET_BIND_SERVICE; or give --listen another port", address)
+	}
+	return fmt.Errorf("listen on %s: %w", address, err)
 }
 
 // A front is the handler of the port: an explanation, until the server is there.

@@ -80,17 +80,23 @@ func explainFlag(c *cobra.Command, err error) error {
 	if !ok {
 		return err
 	}
-	// The distance between names is cobra's to say, which says it of commands.
-	flags := &cobra.Command{SuggestionsMinimumDistance: 2}
-	c.Flags().VisitAll(func(f *pflag.Flag) {
-		flags.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
-	})
-	var near []string
-	for _, f := range flags.SuggestionsFor(name) {
-		near = append(near, "--"+f)
+	found := nearFlags(name, c.Flags())
+	for i := range found {
+		found[i] = "--" + found[i]
 	}
-	return fmt.Errorf("%w%s", err, meant(near))
+	return fmt.Errorf("%w%s", err, meant(found))
 }
+
+// nearFlags returns the flags that are spelt nearly like name.
+func nearFlags(name string, flags *pflag.FlagSet) []string {
+	var all []string
+	flags.VisitAll(func(f *pflag.Flag) { all = append(all, f.Name) })
+	return near(name, nil, all)
+}
+
+// DidYouMean asks whether a flag was meant by a name that is none, as in a file of
+// settings. It is empty if none is spelt nearly so.
+func DidYouMean(name string, flags *pflag.FlagSet) string { return meant(nearFlags(name, flags)) }
 
 // typed is how a command is typed, without its flags.
 func typed(c *cobra.Command) string {
