@@ -3,6 +3,7 @@ package document
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -24,11 +25,11 @@ type Builtin struct {
 }
 
 // Builtins are all of them, by name.
-func Builtins() []*Builtin { return slices.Clone(builtins) }
+func Builtins() []*Builtin { return slices.Clone(builtins()) }
 
 // FindBuiltin returns the one of that name, or nil.
 func FindBuiltin(name string) *Builtin {
-	for _, b := range builtins {
+	for _, b := range builtins() {
 		if b.Name == name {
 			return b
 		}
@@ -36,7 +37,8 @@ func FindBuiltin(name string) *Builtin {
 	return nil
 }
 
-var builtins = func() (all []*Builtin) {
+// builtins are made when they are first asked for: a client never asks.
+var builtins = sync.OnceValue(func() (all []*Builtin) {
 	parameter := func(name, kind, description, rest string) string {
 		return fmt.Sprintf(`%q: {"type": %q, "description": %q%s}`, name, kind, description, rest)
 	}
@@ -96,4 +98,4 @@ var builtins = func() (all []*Builtin) {
 	add("Sallyport", "Sallyport-Exec", command(NonInteractive, "false", `, "separateOutputStream": true`))
 	all[len(all)-1].Doc.literal = true
 	return all
-}()
+})

@@ -23,12 +23,14 @@ var ErrNoUser = errors.New("no such user")
 // userPattern is what a name may be that is given to another program: nothing
 // that would be taken for an option, or for more than one word. It is wider
 // than useradd's, since directories have names like CORP\ann and ann@corp.
-var userPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+\\-]{0,255}\$?$`)
+var userPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+\\-]*\$?$`)
+
+const maxUserName = 257 // bytes
 
 // LookupUser asks the system, its directories included, for the user with a
 // name or number.
 func LookupUser(ctx context.Context, key string) (User, error) {
-	if !userPattern.MatchString(key) {
+	if len(key) > maxUserName || !userPattern.MatchString(key) {
 		return User{}, fmt.Errorf("look up user %.64q: not a name a user may have", key)
 	}
 	u, err := lookupUser(ctx, key)

@@ -60,7 +60,7 @@ func currentUser(ctx context.Context) (User, error) {
 		return u, err
 	}
 	u = User{Name: os.Getenv("USER"), UID: os.Getuid(), GID: os.Getgid(), Home: os.Getenv("HOME"), Shell: os.Getenv("SHELL")}
-	if !userPattern.MatchString(u.Name) {
+	if len(u.Name) > maxUserName || !userPattern.MatchString(u.Name) {
 		u.Name = strconv.Itoa(u.UID)
 	}
 	if !filepath.IsAbs(u.Home) {
