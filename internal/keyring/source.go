@@ -107,22 +107,35 @@ func RotateFile(path string) (*Keyring, error) {
 	}
 	roots := maps.Clone(old.roots)
 	roots[old.newest+1] = freshRoot()
-	k := newKeyring(roots)
+	return replaceFile(path, newKeyring(roots))
+}
 
+// DropOld takes all but the newest root key out of a file, and returns what is left.
+// What the others sealed cannot be opened any more.
+func DropOld(path string) (*Keyring, error) {
+	old, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return replaceFile(path, newKeyring(map[uint32][]byte{old.newest: old.roots[old.newest]}))
+}
+
+// replaceFile writes a keyring over a root key file.
+func replaceFile(path string, k *Keyring) (*Keyring, error) {
 	// Written aside and renamed, so that a crash leaves the old file or the
 	// new one and never half of either.
 	next := path + ".new"
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("rotate root key: %w", err)
+		return nil, fmt.Errorf("replace root key file: %w", err)
 	}
 	if err := writeFile(next, k.text()); err != nil {
-		return nil, fmt.Errorf("rotate root key: %w", err)
+		return nil, fmt.Errorf("replace root key file: %w", err)
 	}
 	if err := os.Rename(next, path); err != nil {
-		return nil, fmt.Errorf("rotate root key: %w", err)
+		return nil, fmt.Errorf("replace root key file: %w", err)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("rotate root key: %w", err)
+		return nil, fmt.Errorf("replace root key file: %w", err)
 	}
 	return k, nil
 }

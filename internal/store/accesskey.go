@@ -193,11 +193,16 @@ func (iam IAM) onAccessKey(ctx context.Context, verb, user, keyID string, do fun
 	return wrap(err, "%s access key %s", verb, keyID)
 }
 
-// Reseal seals every access key, and the key-check value, with the newest root
-// key, and returns how many it sealed anew. After it the older versions may be
-// dropped.
+// Reseal seals every access key, the material of every KMS key, and the key-check
+// value with the newest root key, and returns how many keys it sealed anew. After
+// it the older versions may be dropped: all that they still open are short-lived
+// credentials. It is one transaction.
 func (db *DB) Reseal(ctx context.Context) (n int, err error) {
 	box, err := db.box()
+	if err != nil {
+		return 0, err
+	}
+	materials, err := db.materials()
 	if err != nil {
 		return 0, err
 	}
@@ -228,10 +233,29 @@ func (db *DB) Reseal(ctx context.Context) (n int, err error) {
 			}
 			n++
 		}
+		made, err := collect(tx.ctx, tx, func(s scanner) (r row, err error) {
+			return r, s.Scan(&r.id, &r.sealed)
+		}, `SELECT id, material FROM kms_keys WHERE material IS NOT NULL`)
+		if err != nil {
+			return err
+		}
+		for _, r := range made {
+			if keyring.Version(r.sealed) == keys.Newest() {
+				continue
+			}
+			material, err := materials.Open(r.sealed, []byte(r.id))
+			if err != nil {
+				return fmt.Errorf("open KMS key %s: %w", r.id, err)
+			}
+			if _, err := tx.exec(`UPDATE kms_keys SET material = $2 WHERE id = $1`, r.id, materials.Seal(material, []byte(r.id))); err != nil {
+				return err
+			}
+			n++
+		}
 		_, err = tx.exec(`UPDATE meta SET value = $2 WHERE name = $1`, "key-check", keys.Check())
 		return err
 	})
-	return n, wrap(err, "reseal access keys")
+	return n, wrap(err, "seal keys anew")
 }
 
 // TouchAccessKey notes that a key was used. It is written with others later,

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/keyring"
@@ -176,19 +178,25 @@ func TestDatabaseKeepsItsKey(t *testing.T) {
 
 		// Rotation: the new version opens what the old sealed; once resealed,
 		// the old one may go.
+		material := []byte("0123456789abcdef0123456789abcdef")
+		must(t, db.Keys().Create(ctx, sallyport.KMSKey{ID: "00000000-0000-0000-0000-000000000001", Created: time.Now(), Policy: "{}"}, material))
 		rotated, err := keyring.RotateFile(path)
 		must(t, err)
 		must(t, db.Unlock(ctx, rotated))
-		if n, err := db.Reseal(ctx); err != nil || n != 1 {
-			t.Errorf("Reseal = %d, %v, want 1", n, err)
+		if n, err := db.Reseal(ctx); err != nil || n != 2 {
+			t.Errorf("Reseal = %d, %v, want 2", n, err)
 		}
-		text, err := os.ReadFile(path)
-		must(t, err)
-		newest, err := keyring.Parse(string(text[strings.Index(string(text), "\n2:"):]))
+		if n, err := db.Reseal(ctx); err != nil || n != 0 {
+			t.Errorf("Reseal again = %d, %v, want 0", n, err)
+		}
+		newest, err := keyring.DropOld(path)
 		must(t, err)
 		must(t, db.Unlock(ctx, newest))
 		if c, err := db.IAM().Credential(ctx, "AKIA1"); err != nil || !c.Secret.Equal(secret) {
 			t.Errorf("after rotation: %v", err)
+		}
+		if got, err := db.Keys().Material(ctx, "00000000-0000-0000-0000-000000000001"); err != nil || !bytes.Equal(got, material) {
+			t.Errorf("a KMS key's material after rotation: %v", err)
 		}
 		if err := db.Unlock(ctx, keys); !errors.Is(err, keyring.ErrWrongKey) {
 			t.Errorf("Unlock with the key from before: %v", err)
