@@ -215,7 +215,6 @@ var mayPanic = map[string]string{
 var mayAssert = map[string]string{
 	"internal/api/row.go: in.(*In)":                                        "the row was refused otherwise",
 	"internal/shape/shape.go: regexp.MustCompile(`^(?:` + p.Text + `)$`)":  "tools/reducemodel compiled it",
-	"cmd/sallyport/activation.go: conn.(*tls.Conn)":                        "a tls.Dialer returns nothing else",
 	"internal/client/port.go: four.Addr().(*net.TCPAddr)":                  "a TCP listener's address",
 	"internal/client/port.go: listeners[0].Addr().(*net.TCPAddr)":          "a TCP listener's address",
 	"internal/document/session.go: filled.(map[string]any)":                "fill returns what it was given: a map",

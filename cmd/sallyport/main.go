@@ -93,7 +93,7 @@ it as they are.
 
 	agent := &cobra.Command{Use: "agent", Short: "Run on a machine, and offer it for sessions"}
 	agent.AddCommand(agentcmd.Commands()...)
-	root.AddCommand(devCommand(), envCommand(), serverCommand(), activationCommand(), caCommand(), keyCommand(), agent)
+	root.AddCommand(devCommand(), envCommand(), serverCommand(), caCommand(), keyCommand(), agent)
 	root.AddCommand(clientcmd.Commands()...)
 	usage.Strict(root)
 	return root

@@ -164,6 +164,7 @@ type SessionInfo struct {
 // A SessionQuery says which sessions are meant.
 type SessionQuery struct {
 	History bool   // those that are over; otherwise those that are on
+	ID      string // a session's, or "" for any
 	Target  string // a node's ID, or "" for any
 	Owner   string // an ARN, or "" for any
 	Limit   int    // 0 is all of them
@@ -187,6 +188,9 @@ func (c *Client) Sessions(ctx context.Context, q SessionQuery) (all []SessionInf
 	}
 	if q.Target != "" {
 		in.Filters = append(in.Filters, filter{"Target", q.Target})
+	}
+	if q.ID != "" {
+		in.Filters = append(in.Filters, filter{"SessionId", q.ID})
 	}
 	if q.Owner != "" {
 		in.Filters = append(in.Filters, filter{"Owner", q.Owner})

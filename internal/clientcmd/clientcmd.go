@@ -9,6 +9,7 @@
 //	sallyport nodes                       which nodes there are
 //	sallyport sessions                    which sessions are on
 //	sallyport replay ID                   what was shown in one that is over
+//	sallyport activation create           how a machine registers
 //
 // Whom they call, and as whom, they are told as AWS's own tools are: by the
 // environment and the profile, or by flags named as the aws CLI's. Data goes to
@@ -46,12 +47,20 @@ func (e Exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 //
 // A command whose RunE returns an [Exit] has said all there is to say.
 func Commands() []*cobra.Command {
-	all := []*cobra.Command{connectCommand(), execCommand(), cpCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand(), replayCommand()}
+	all := []*cobra.Command{connectCommand(), execCommand(), cpCommand(), sshProxyCommand(), sshConfigCommand(), nodesCommand(), sessionsCommand(), replayCommand(), activationCommand()}
 	for _, c := range all {
-		c.SilenceErrors, c.SilenceUsage = true, true
-		c.PreRunE = func(c *cobra.Command, _ []string) error { return fromEnvironment(c.Flags()) }
+		prepare(c)
 	}
 	return all
+}
+
+// prepare has a command, and those below it, read their flags' variables.
+func prepare(c *cobra.Command) {
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.PreRunE = func(c *cobra.Command, _ []string) error { return fromEnvironment(c.Flags()) }
+	for _, sub := range c.Commands() {
+		prepare(sub)
+	}
 }
 
 // fromEnvironment gives every flag that is not on the command line its value

@@ -353,10 +353,58 @@ func TestSessions(t *testing.T) {
 		t.Errorf("what acts on a terminal: %q, %v", stdout, err)
 	}
 
+	// One that ended by itself is not said to be terminated, as AWS has it; in JSON it is.
+	p.answers["DescribeSessions"] = `{"Sessions":[{"SessionId":"` + session + `","Status":"Terminated"}]}`
+	if stdout, _, err := run(t, "", "sessions", "--history"); err != nil || !strings.Contains(stdout, session+"  -     Ended   ") {
+		t.Errorf("one that ended by itself: %q, %v", stdout, err)
+	}
+	if stdout, _, err := run(t, "", "sessions", session, "--json"); err != nil || !strings.Contains(stdout, `"Status": "Terminated"`) {
+		t.Errorf("one by its ID: %q, %v", stdout, err)
+	}
+	if got := p.body("DescribeSessions"); got != `{"State":"Active","MaxResults":100,"Filters":[{"key":"SessionId","value":"`+session+`"}]}` {
+		t.Errorf("asked %s", got)
+	}
+	for wrong, args := range map[string][]string{
+		"--limit has to be 0":                {"--limit", "-1"},
+		`--owner takes an ARN`:               {"--owner", "ann"},
+		`"web" is not a session's ID`:        {"web"},
+		"there is no session " + session[:1]: {session},
+	} {
+		p.answers["DescribeSessions"] = `{}`
+		if _, _, err := run(t, "", append([]string{"sessions"}, args...)...); err == nil || !strings.HasPrefix(err.Error(), wrong) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+
 	p.answers["DescribeSessions"] = `{}`
 	for _, args := range [][]string{{"sessions"}, {"sessions", "--history"}} {
 		if stdout, stderr, err := run(t, "", args...); err != nil || stdout != "" || !strings.HasPrefix(stderr, "sallyport: no such session") {
 			t.Errorf("without any: %q, %q, %v", stdout, stderr, err)
+		}
+	}
+}
+
+func TestActivations(t *testing.T) {
+	p := start(t)
+	p.answers["DescribeActivations"] = `{"ActivationList":[
+		{"ActivationId":"11111111-2222-3333-4444-555555555555","DefaultInstanceName":"rack 7","IamRole":"r","RegistrationLimit":3,"RegistrationsCount":1,"ExpirationDate":1935000000},
+		{"ActivationId":"21111111-2222-3333-4444-555555555555","RegistrationLimit":1,"RegistrationsCount":1},
+		{"ActivationId":"31111111-2222-3333-4444-555555555555","RegistrationLimit":1,"Expired":true}]}`
+	stdout, stderr, err := run(t, "", "activation", "list")
+	if err != nil || stderr != "" || !strings.Contains(stdout, "  rack 7  open     1 of 3  20") || !strings.Contains(stdout, "used up  1 of 1") || !strings.Contains(stdout, "expired  0 of 1") {
+		t.Errorf("%q, %q, %v", stdout, stderr, err)
+	}
+	stdout, _, err = run(t, "", "activation", "list", "--json")
+	var list []map[string]any
+	if jerr := json.Unmarshal([]byte(stdout), &list); err != nil || jerr != nil || len(list) != 3 || list[0]["RegistrationLimit"] != 3.0 || list[2]["Expired"] != true {
+		t.Errorf("%s, %v, %v", stdout, err, jerr)
+	}
+	if _, _, err := run(t, "", "activation", "delete", "11111111-2222-3333-4444-555555555555"); err != nil || p.body("DeleteActivation") != `{"ActivationId":"11111111-2222-3333-4444-555555555555"}` {
+		t.Errorf("deleted by %s, %v", p.body("DeleteActivation"), err)
+	}
+	for _, args := range [][]string{{"--limit", "0"}, {"--limit", "1001"}, {"--expires", "31d"}, {"--expires", "-1h"}} {
+		if _, _, err := run(t, "", append([]string{"activation", "create"}, args...)...); err == nil || !strings.HasPrefix(err.Error(), args[0]+" has to be ") {
+			t.Errorf("%v: %v", args, err)
 		}
 	}
 }

@@ -2,14 +2,14 @@ package clientcmd
 
 import (
 	"fmt"
-	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func nodesCommand() *cobra.Command {
@@ -39,14 +39,13 @@ func nodesCommand() *cobra.Command {
 			note(c.ErrOrStderr(), "there are no nodes; sallyport activation create says how to register one")
 			return nil
 		}
-		return nodeTable(c.OutOrStdout(), nodes, time.Now())
+		return nodeTable(nodes, time.Now()).write(c.OutOrStdout(), c.ErrOrStderr())
 	}
 	return c
 }
 
-func nodeTable(w io.Writer, nodes []client.Node, now time.Time) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tNAME\tCOMPUTER\tPLATFORM\tAGENT\tSTATUS\tLAST SEEN\tADDRESS")
+func nodeTable(nodes []client.Node, now time.Time) *table {
+	t := &table{columns: []column{{"NODE", 0}, {"NAME", 0}, {"COMPUTER", 1}, {"PLATFORM", 3}, {"AGENT", 5}, {"STATUS", 0}, {"LAST SEEN", 2}, {"ADDRESS", 4}}}
 	for _, n := range nodes {
 		platform := n.PlatformName
 		if platform == "" {
@@ -54,17 +53,19 @@ func nodeTable(w io.Writer, nodes []client.Node, now time.Time) error {
 		} else if n.PlatformVersion != "" {
 			platform += " " + n.PlatformVersion
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(n.InstanceID), cell(n.Name), cell(n.ComputerName),
+		t.add(cell(n.InstanceID), cell(n.Name), cell(n.ComputerName),
 			cell(platform), cell(n.AgentVersion), cell(n.PingStatus), ago(n.LastPingDateTime.Time, now), cell(n.IPAddress))
 	}
-	return t.Flush()
+	return t
 }
 
 func sessionsCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "sessions",
+		Use:   "sessions [SESSION]",
 		Short: "List sessions that are on, or with --history those that are over",
-		Args:  cobra.NoArgs,
+		Long: `List sessions that are on, or with --history those that are over; or one session
+by its ID, on or over.`,
+		Args: cobra.MaximumNArgs(1),
 	}
 	settings := settingsFlags(c.Flags())
 	var q client.SessionQuery
@@ -73,7 +74,19 @@ func sessionsCommand() *cobra.Command {
 	c.Flags().StringVar(&q.Owner, "owner", "", "only those of this `ARN`")
 	c.Flags().IntVar(&q.Limit, "limit", 100, "list no more than the newest `n`; 0 lists all")
 	asJSON := c.Flags().Bool("json", false, "write JSON")
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if q.Limit < 0 {
+			return usage.Errorf("--limit has to be 0, for all, or more, not %d", q.Limit)
+		}
+		if q.Owner != "" && !strings.HasPrefix(q.Owner, "arn:") {
+			return usage.Errorf("--owner takes an ARN, as in arn:aws:iam::000000000000:user/ann, and %q is none", q.Owner)
+		}
+		if len(args) == 1 {
+			if _, err := sallyport.ParseSessionID(args[0]); err != nil {
+				return usage.Errorf("%q is not a session's ID, like alice-0c4f1e9ab27d3355e; for those on a node use --node, for a user's --owner", args[0])
+			}
+			q.ID = args[0]
+		}
 		cl, err := load(c.Context(), settings)
 		if err != nil {
 			return err
@@ -84,6 +97,10 @@ func sessionsCommand() *cobra.Command {
 			}
 		}
 		sessions, more, err := cl.Sessions(c.Context(), q)
+		if err == nil && len(sessions) == 0 && q.ID != "" && !q.History {
+			q.History = true
+			sessions, more, err = cl.Sessions(c.Context(), q)
+		}
 		if err != nil {
 			return fmt.Errorf("list sessions: %s", client.Explain(err))
 		}
@@ -96,36 +113,44 @@ func sessionsCommand() *cobra.Command {
 			}
 			return writeJSON(c.OutOrStdout(), sessions)
 		}
-		if len(sessions) == 0 {
-			if q.History {
-				note(c.ErrOrStderr(), "no such session is in the history")
-			} else {
-				note(c.ErrOrStderr(), "no such session is on; --history lists those that are over")
-			}
-			return nil
+		switch {
+		case len(sessions) > 0:
+			return sessionTable(sessions, q.History).write(c.OutOrStdout(), c.ErrOrStderr())
+		case q.ID != "":
+			return fmt.Errorf("there is no session %s, neither on nor in the history", q.ID)
+		case q.History:
+			note(c.ErrOrStderr(), "no such session is in the history")
+		default:
+			note(c.ErrOrStderr(), "no such session is on; --history lists those that are over")
 		}
-		return sessionTable(c.OutOrStdout(), sessions, q.History)
+		return nil
 	}
 	return c
 }
 
-func sessionTable(w io.Writer, sessions []client.SessionInfo, history bool) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	head := []string{"SESSION", "NODE", "STATUS", "OWNER", "STARTED", "REASON"}
+func sessionTable(sessions []client.SessionInfo, history bool) *table {
+	t := &table{columns: []column{{"SESSION", 0}, {"NODE", 1}, {"STATUS", 0}, {"OWNER", 3}, {"STARTED", 2}, {"REASON", 4}}}
 	if history {
-		head = []string{"SESSION", "NODE", "STATUS", "OWNER", "STARTED", "ENDED", "REASON", "CAUSE"}
+		t.columns = []column{{"SESSION", 0}, {"NODE", 2}, {"STATUS", 0}, {"OWNER", 4}, {"STARTED", 3}, {"ENDED", 6}, {"REASON", 5}, {"CAUSE", 1}}
 	}
-	fmt.Fprintln(t, strings.Join(head, "\t"))
 	for _, s := range sessions {
-		row := []string{cell(s.SessionID), cell(s.Target), cell(s.Status), cell(s.Owner), moment(s.StartDate)}
 		if history {
-			row = append(row, moment(s.EndDate), cell(s.Reason), cell(s.Details))
+			t.add(cell(s.SessionID), cell(s.Target), endedStatus(s), cell(s.Owner), moment(s.StartDate), moment(s.EndDate), cell(s.Reason), cell(s.Details))
 		} else {
-			row = append(row, cell(s.Reason))
+			t.add(cell(s.SessionID), cell(s.Target), cell(s.Status), cell(s.Owner), moment(s.StartDate), cell(s.Reason))
 		}
-		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
-	return t.Flush()
+	return t
+}
+
+// endedStatus is the status of a session that is over, for people. AWS calls every
+// session Terminated that began, also one whose shell ended by itself: that has no
+// cause.
+func endedStatus(s client.SessionInfo) string {
+	if s.Status == "Terminated" && s.Details == "" {
+		return "Ended"
+	}
+	return cell(s.Status)
 }
 
 // moment is a time in a table: in the person's own zone, and sortable.
