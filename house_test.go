@@ -40,6 +40,7 @@ var mayImport = map[string]string{
 	"internal/usage":      "",
 	"internal/route":      "",
 	"internal/rawio":      "",
+	"internal/retry":      "",
 	"internal/pty":        "rawio",
 	"internal/socket":     "rawio wire",
 
@@ -49,15 +50,15 @@ var mayImport = map[string]string{
 	"internal/endpoint":    "sigv4 socket strictjson",
 
 	// The two ends. They meet the server on the wire alone.
-	"internal/agent":     "statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
+	"internal/agent":     "retry statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
 	"internal/agentcmd":  "statedir agent endpoint",
-	"internal/client":    "statedir strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
+	"internal/client":    "retry statedir strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint usage",
 
 	// The control plane.
 	"internal/document":         "strictjson wire",
 	"internal/store":            "statedir keyring panics",
-	"internal/worker":          "panics store",
+	"internal/worker":           "panics store",
 	"internal/record":           "wire asciicast",
 	"internal/broker":           "panics store record keyring route wire",
 	"internal/gateway":          "broker panics route socket store strictjson wire",

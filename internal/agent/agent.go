@@ -35,7 +35,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
@@ -50,6 +49,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/panics"
+	"github.com/sallyport/sallyport/internal/retry"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -208,7 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}()
 
-	wait := backoff{}
+	wait := retry.Backoff{First: firstRetry, Soon: soonRetry, Last: lastRetry}
 	for {
 		began := time.Now()
 		err := panics.Run(func() error { return a.serve(serving) })
@@ -221,11 +221,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		if sallyport.CodeOf(err) == sallyport.UnrecognizedClientException {
 			a.dropKeys(ctx) // what they are refused for is said when new ones are asked for
 		}
-		wait.settle(time.Since(began))
+		switch held := time.Since(began); {
+		case held > stableAfter:
+			wait.Reset()
+		case held > openedAfter:
+			wait.Answered()
+		}
 		if isUnbelieved(err) {
 			err = fmt.Errorf("%w; the CA is another than when this machine was registered: register it again, with --force and --ca-pin or --ca-file", err)
 		}
-		delay := wait.next()
+		delay := wait.Next()
 		a.Log.Warn("control channel lost", sallyport.LogErr, err, panics.Stack(err), "retry_in", delay.Round(100*time.Millisecond))
 		web.CloseIdleConnections() // they were on the same network: a call on one that is dead would wait for long
 		if !a.pause(ctx, delay) {
@@ -580,37 +585,6 @@ func platformType() string {
 		return "MacOS"
 	}
 	return "Linux"
-}
-
-// A backoff doubles from firstRetry to lastRetry, less up to half of it, so that
-// a thousand agents do not come back as one. For the first minute it stays below
-// soonRetry: a server that is restarted is back in seconds.
-type backoff struct {
-	step  time.Duration
-	began time.Time
-}
-
-// settle resets the backoff if a channel was held for longer than stableAfter. If it
-// was held for less, but was opened, the waits stay short: the control plane answers.
-func (b *backoff) settle(held time.Duration) {
-	switch {
-	case held > stableAfter:
-		*b = backoff{}
-	case held > openedAfter && b.step > 0:
-		b.began = time.Now()
-	}
-}
-
-func (b *backoff) next() time.Duration {
-	if b.step == 0 {
-		b.step, b.began = firstRetry, time.Now()
-	} else {
-		b.step = min(2*b.step, lastRetry)
-	}
-	if time.Since(b.began) < time.Minute {
-		b.step = min(b.step, soonRetry)
-	}
-	return b.step/2 + rand.N(b.step/2)
 }
 
 // pause waits for d, or until the machine's addresses change: the network may

@@ -78,17 +78,3 @@ func FuzzParseAddr(f *testing.F) {
 		}
 	})
 }
-
-func TestVersionOver(t *testing.T) {
-	for _, tt := range []struct {
-		a, b string
-		want bool
-	}{
-		{"1.2.332.0", "1.2.331.0", true}, {"1.2.331.0", "1.2.331.0", false}, {"1.1.70", "1.1.69.0", true}, {"1.1.70", "1.1.70.0", false},
-		{"1.1.70.0", "1.1.70", true}, {"", "1.1", false}, {"1.10", "1.9", true}, {"x", "1", false},
-	} {
-		if got := versionOver(tt.a, tt.b); got != tt.want {
-			t.Errorf("versionOver(%q, %q) = %v", tt.a, tt.b, got)
-		}
-	}
-}

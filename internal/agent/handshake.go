@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -80,7 +78,7 @@ func (s *session) shake(properties json.RawMessage, offers ...string) (c client,
 	}
 	c = client{answer.ClientVersion, answer.Capabilities}
 	complete := wire.HandshakeComplete{HandshakeTimeToComplete: time.Since(began)}
-	if kind == commandSession && !versionOver(c.version, "1.2.295.0") {
+	if kind == commandSession && sallyport.CompareVersions(c.version, "1.2.295.0") <= 0 {
 		complete.CustomerMessage = "This client shows errors among the output, and the exit status as text; session-manager-plugin 1.2.312.0 and later know them apart.\r\n"
 	}
 	if s.encrypted() {
@@ -149,19 +147,4 @@ func (s *session) next(ctx context.Context) (datachannel.Message, error) {
 		s.end(err)
 	}
 	return m, err
-}
-
-// versionOver reports whether version a is later than b: dotted numbers, part
-// by part, fewer parts being less. What is no number counts as 0. (Stock:
-// agent/versionutil/versionutil.go.)
-func versionOver(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i := range min(len(as), len(bs)) {
-		x, _ := strconv.Atoi(as[i])
-		y, _ := strconv.Atoi(bs[i])
-		if x != y {
-			return x > y
-		}
-	}
-	return len(as) > len(bs)
 }

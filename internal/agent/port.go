@@ -50,10 +50,10 @@ func (s *session) servePort() (*int, error) {
 	}
 	ctx, end := context.WithCancelCause(s.ctx)
 	defer end(nil)
-	if forward && !versionOver("1.1.70", c.version) {
+	if forward && sallyport.CompareVersions(c.version, "1.1.70") >= 0 {
 		err = s.multiplex(ctx, end, to, mux.Options{
 			Own:       slices.Contains(c.takes, wire.CapMux2),
-			KeepAlive: !versionOver(c.version, "1.2.331.0"),
+			KeepAlive: sallyport.CompareVersions(c.version, "1.2.331.0") <= 0,
 		})
 	} else {
 		err = s.single(ctx, end, to, forward)

@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
 	"github.com/sallyport/sallyport/internal/panics"
+	"github.com/sallyport/sallyport/internal/retry"
 	"github.com/sallyport/sallyport/internal/socket"
 	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
@@ -484,11 +485,11 @@ func (s *session) startCarrying() {
 // is closed or the control plane says that the session is over. The shell runs
 // on meanwhile.
 func (s *session) carry() {
-	wait := backoff{}
+	wait := retry.Backoff{First: firstRetry, Soon: soonRetry, Last: openRetryLast}
 	for {
 		conn, err := s.open()
 		if err == nil {
-			wait = backoff{}
+			wait.Reset()
 			s.openOnce.Do(func() { close(s.opened) })
 			err = s.ride(conn)
 			conn.Drop()
@@ -509,7 +510,7 @@ func (s *session) carry() {
 		}
 		s.log.Warn("data channel lost", sallyport.LogErr, err)
 		s.agent.client.HTTP.CloseIdleConnections() // as when the control channel is lost
-		if !s.agent.pause(s.line, min(wait.next(), openRetryLast)) {
+		if !s.agent.pause(s.line, wait.Next()) {
 			return
 		}
 	}

@@ -77,7 +77,7 @@ func (r *run) openPort(ctx context.Context) error {
 		closeAll()
 		return context.Cause(ctx)
 	}
-	if newer(p.agent, "3.0.196.0") {
+	if p.agentAfter("3.0.196.0") {
 		return r.openMux(ctx, listeners, said)
 	}
 	r.openBasic(ctx, listeners, said)
@@ -169,7 +169,7 @@ func (c *carrier) Close() error { return c.end.Close() }
 func (r *run) openMux(ctx context.Context, listeners []net.Listener, said string) error {
 	p := r.port
 	// AWS's programs keep their end alive if the other is old. We are not.
-	o := mux.Options{Own: p.own, KeepAlive: !p.own && !newer(p.agent, "3.1.1511.0")}
+	o := mux.Options{Own: p.own, KeepAlive: !p.own && !p.agentAfter("3.1.1511.0")}
 	near, far := io.Pipe()
 	session, err := mux.Client(&carrier{run: r, ctx: ctx, Reader: bufio.NewReaderSize(near, 64<<10), end: near}, o)
 	if err != nil {
@@ -227,12 +227,12 @@ func (r *run) carryConn(ctx context.Context, session *smux.Session, conn net.Con
 
 // accept hands over the connections that come to l, which ctx closes.
 func (r *run) accept(ctx context.Context, l net.Listener, serve func(net.Conn)) {
-	var wait backoff
+	wait := backoff()
 	for {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			wait = backoff{}
+			wait.Reset()
 			serve(conn)
 		case ctx.Err() != nil:
 			return
@@ -241,7 +241,7 @@ func (r *run) accept(ctx context.Context, l net.Listener, serve func(net.Conn)) 
 			return
 		default: // too many files are open, for one
 			r.notice("accept a connection: " + err.Error())
-			if wait.pause(ctx) != nil {
+			if wait.Wait(ctx) != nil {
 				return
 			}
 		}
@@ -436,25 +436,8 @@ func abandoned(path string) bool {
 	return nobodyThere(err)
 }
 
-// newer reports whether an agent's version is later than another, as AWS's
-// programs compare them: number by number. One that is no version is not of an
-// agent so old that it matters.
-func newer(version, than string) bool {
-	v, t := strings.Split(version, "."), strings.Split(than, ".")
-	for i := range max(len(v), len(t)) {
-		a, b := 0, 0
-		var err error
-		if i < len(v) {
-			if a, err = strconv.Atoi(v[i]); err != nil {
-				return true
-			}
-		}
-		if i < len(t) {
-			b, _ = strconv.Atoi(t[i])
-		}
-		if a != b {
-			return a > b
-		}
-	}
-	return false
+// agentAfter reports whether the node's agent is later than a version. One that says
+// no version is not so old that it matters.
+func (p *port) agentAfter(version string) bool {
+	return !sallyport.IsVersion(p.agent) || sallyport.CompareVersions(p.agent, version) > 0
 }

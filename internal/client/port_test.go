@@ -568,7 +568,7 @@ func TestPluginForwardBasic(t *testing.T) {
 }
 
 // The agents' versions are switches.
-func TestNewer(t *testing.T) {
+func TestAgentAfter(t *testing.T) {
 	tests := []struct {
 		version, than string
 		want          bool
@@ -585,8 +585,8 @@ func TestNewer(t *testing.T) {
 		{"", "3.0.196.0", true},
 	}
 	for _, tt := range tests {
-		if got := newer(tt.version, tt.than); got != tt.want {
-			t.Errorf("newer(%q, %q) = %v", tt.version, tt.than, got)
+		if got := (&port{agent: tt.version}).agentAfter(tt.than); got != tt.want {
+			t.Errorf("an agent of %q is after %q: %v", tt.version, tt.than, got)
 		}
 	}
 }

@@ -1,50 +1,24 @@
 package client
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"time"
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/endpoint"
+	"github.com/sallyport/sallyport/internal/retry"
 )
 
-// A backoff waits longer each time, and never as long as its neighbour: the
-// clients of a server that was restarted come back one by one.
-type backoff struct {
-	step  time.Duration
-	began time.Time
-}
+const firstPause = 200 * time.Millisecond
 
-const (
-	firstPause = 200 * time.Millisecond
-	soonPause  = 1500 * time.Millisecond // for the first minute: a server that is restarted is back in seconds
-	lastPause  = 5 * time.Second
-)
-
-// pause waits, until ctx ends.
-func (b *backoff) pause(ctx context.Context) error {
-	if b.step == 0 {
-		b.step, b.began = firstPause, time.Now()
-	}
-	if time.Since(b.began) < time.Minute {
-		b.step = min(b.step, soonPause)
-	}
-	t := time.NewTimer(b.step/2 + rand.N(b.step/2))
-	defer t.Stop()
-	b.step = min(2*b.step, lastPause)
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// backoff is how tries to reach the control plane are spaced.
+func backoff() retry.Backoff {
+	return retry.Backoff{First: firstPause, Soon: 1500 * time.Millisecond, Last: 5 * time.Second}
 }
 
 // lasting reports whether err would only be met again.

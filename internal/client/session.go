@@ -20,6 +20,7 @@ import (
 
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/datachannel"
+	"github.com/sallyport/sallyport/internal/retry"
 	"github.com/sallyport/sallyport/internal/strictjson"
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -546,7 +547,7 @@ func (r *run) leave(ctx context.Context, cause error) {
 	r.mu.Unlock()
 	select {
 	case <-r.ready:
-		if p := r.port; p != nil && newer(p.agent, "2.3.722.0") {
+		if p := r.port; p != nil && p.agentAfter("2.3.722.0") {
 			told, cancel := context.WithTimeout(ctx, lastWords)
 			defer cancel()
 			err := r.stream.SendMessage(told, wire.KindFlag, wire.FlagTerminateSession.Payload())
@@ -731,7 +732,7 @@ func (r *run) carry(ctx context.Context) {
 		}
 	}
 	close(r.opened)
-	var wait backoff
+	wait := backoff()
 	for {
 		since := time.Now()
 		silent, lost := r.ride(ctx, conn)
@@ -739,7 +740,7 @@ func (r *run) carry(ctx context.Context) {
 			return
 		}
 		if time.Since(since) > settled {
-			wait = backoff{}
+			wait.Reset()
 		}
 		r.spent = r.reused && silent
 		if conn, err = r.reconnect(ctx, lost, &wait); err != nil {
@@ -828,7 +829,7 @@ func (r *run) connect(ctx context.Context) (conn, error) {
 	}
 	r.Invitation.StreamURL = address
 	began := time.Now()
-	var wait backoff
+	wait := backoff()
 	told := newTold(r, "the session cannot be reached yet, trying again…", "connected", errNoAnswer)
 	defer told.stop()
 	for {
@@ -844,7 +845,7 @@ func (r *run) connect(ctx context.Context) (conn, error) {
 			return nil, fmt.Errorf("connect to the session: %w", err)
 		}
 		told.why(err)
-		if err := wait.pause(ctx); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -881,7 +882,7 @@ func (r *run) dial(ctx context.Context) (conn, error) {
 // nothing any more, which after an hour is usual, the token that was good for
 // the last socket is good for the next: what the person may do was settled when
 // the session began, and an administrator can still end it.
-func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, error) {
+func (r *run) reconnect(ctx context.Context, lost error, wait *retry.Backoff) (conn, error) {
 	began := time.Now()
 	window := r.Window
 	if !r.answered && (window == 0 || window > unheard) {
@@ -892,7 +893,7 @@ func (r *run) reconnect(ctx context.Context, lost error, wait *backoff) (conn, e
 	told := newTold(r, "the connection is lost, reconnecting…", "connected again", lost)
 	defer told.stop()
 	for {
-		if err := wait.pause(ctx); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
 		conn, err := r.resumeOnce(ctx)

@@ -39,9 +39,6 @@ const mark = "\ufeff"
 // TrimMark returns b without the byte-order mark that it may begin with.
 func TrimMark(b []byte) []byte { return bytes.TrimPrefix(b, []byte(mark)) }
 
-// TrimMarkText is [TrimMark] for text.
-func TrimMarkText(s string) string { return strings.TrimPrefix(s, mark) }
-
 // Check reports whether b is JSON that has one meaning, for a reader that
 // matches names exactly.
 func Check(b []byte) error { return check(b, nil, false) }

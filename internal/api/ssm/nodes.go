@@ -98,7 +98,7 @@ func (s *Server) describeInstanceInformation(ctx context.Context, _ *api.Call, i
 // information is what AWS tells of a node. A time or a version it has not got
 // is left out.
 func (s *Server) information(n *sallyport.Node) InstanceInformation {
-	latest := n.Agent.Version != "" && !versionLess(n.Agent.Version, sallyport.WireAgentVersion)
+	latest := n.Agent.Version != "" && sallyport.CompareVersions(n.Agent.Version, sallyport.WireAgentVersion) >= 0
 	out := InstanceInformation{
 		InstanceId:       some(n.ID.String()),
 		PingStatus:       s.pingStatus(n),
@@ -204,15 +204,7 @@ func matches(n *sallyport.Node, filters []InstancePropertyStringFilter) bool {
 		got := properties[f.Key](n)
 		less := strings.Compare
 		if f.Key == "AgentVersion" || f.Key == "PlatformVersion" {
-			less = func(a, b string) int {
-				switch {
-				case versionLess(a, b):
-					return -1
-				case versionLess(b, a):
-					return 1
-				}
-				return 0
-			}
+			less = sallyport.CompareVersions
 		}
 		one := false
 		for _, v := range f.Values {

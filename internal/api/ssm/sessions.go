@@ -173,7 +173,7 @@ func (s *Server) capable(ctx context.Context, id sallyport.NodeID, what *documen
 		json.Unmarshal(what.Document.Properties, &port) // ours: document wrote it
 	}
 	for _, f := range since {
-		if v := n.Agent.Version; v != "" && f.is(&what.Document, port) && versionLess(v, f.version) {
+		if v := n.Agent.Version; v != "" && f.is(&what.Document, port) && sallyport.CompareVersions(v, f.version) < 0 {
 			return sallyport.Errorf(sallyport.TargetNotConnected, "The agent on %s is version %s, and %s need %s or later. Update the agent.", id, sallyport.Clip(v, 32), f.what, f.version)
 		}
 	}
@@ -482,7 +482,7 @@ func (s *Server) whyNot(ctx context.Context, n *sallyport.Node, id sallyport.Nod
 	if n == nil {
 		return fmt.Sprintf("There is no such node in account %s, region %s. Check the ID, or register the machine.", s.realm().Account, s.realm().Region)
 	}
-	if v := n.Agent.Version; v != "" && versionLess(v, minAgent) {
+	if v := n.Agent.Version; v != "" && sallyport.CompareVersions(v, minAgent) < 0 {
 		return fmt.Sprintf("Its agent is version %s, and sessions need %s or later. Update the agent.", sallyport.Clip(v, 32), minAgent)
 	}
 	if s.Bus.Online(id) {
@@ -515,27 +515,4 @@ func age(d time.Duration) string {
 		return strconv.Itoa(int(d.Hours())) + " h"
 	}
 	return strconv.Itoa(int(d.Hours()/24)) + " days"
-}
-
-// versionLess compares dotted numbers, part by part; a missing part is 0. What
-// is not a number is less than one. (amazon-ssm-agent agent/versionutil.)
-func versionLess(a, b string) bool {
-	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i := range max(len(as), len(bs)) {
-		if x, y := part(as, i), part(bs, i); x != y {
-			return x < y
-		}
-	}
-	return false
-}
-
-func part(parts []string, i int) int {
-	if i >= len(parts) {
-		return 0
-	}
-	n, err := strconv.Atoi(parts[i])
-	if err != nil {
-		return -1
-	}
-	return n
 }
