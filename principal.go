@@ -54,6 +54,10 @@ type Principal struct {
 	Tags        map[string]string // of the user, or of the role and its session
 	SessionTags map[string]string // the part of Tags given with the session
 
+	// SourceIdentity is who the person behind the role session is, as the first call
+	// of AssumeRole in a chain said; "" if that was not said.
+	SourceIdentity string
+
 	// SessionPolicies were given with the session, and limit it: JSON.
 	SessionPolicies []string
 

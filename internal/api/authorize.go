@@ -230,6 +230,9 @@ func (s *Server) describe(c *policy.Context, who *sallyport.Principal, r *http.R
 		c.Set("ssm:SourceInstanceARN", s.Realm.Node(who.Node))
 		c.Set("ec2:SourceInstanceARN", s.Realm.Node(who.Node))
 	}
+	if who.SourceIdentity != "" {
+		c.Set("aws:SourceIdentity", who.SourceIdentity)
+	}
 	c.SetTags("aws:PrincipalTag/", who.Tags)
 	if r != nil {
 		c.Set("aws:SecureTransport", strconv.FormatBool(r.TLS != nil))

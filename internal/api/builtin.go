@@ -1,6 +1,9 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +21,18 @@ var builtin = func() map[string]sallyport.Policy {
 		"AmazonSSMFullAccess":          {"Everything in Systems Manager.", allow("ssm:*", "ssmmessages:*", "ec2messages:*")},
 		"AWSKeyManagementServicePowerUser": {"Making KMS keys and aliases, and seeing what there is.", allow("kms:CreateAlias", "kms:CreateKey", "kms:DeleteAlias",
 			"kms:Describe*", "kms:Get*", "kms:List*", "kms:TagResource", "kms:UntagResource", "iam:ListGroups", "iam:ListRoles", "iam:ListUsers")},
+		"AmazonSSMManagedEC2InstanceDefaultPolicy": {"What the agent on a managed node needs to be managed, without parameters.",
+			allow(slices.DeleteFunc(slices.Clone(nodeActions), func(a string) bool { return strings.HasPrefix(a, "ssm:GetParameter") })...)},
+		"AmazonSSMPatchAssociation": {"Seeing patch baselines.", statements(
+			statement("arn:aws:ssm:*:*:patchbaseline/*", "ssm:DescribeEffectivePatchesForPatchBaseline", "ssm:GetPatchBaseline"),
+			statement("*", "tag:GetResources", "ssm:DescribePatchBaselines"))},
+		"AmazonSSMDirectoryServiceAccess": {"Joining a directory.", allow("ds:CreateComputer", "ds:DescribeDirectories")},
+		"CloudWatchAgentServerPolicy": {"What the CloudWatch agent needs.", statements(
+			statement("*", cloudWatchActions...), statement("arn:aws:ssm:*:*:parameter/AmazonCloudWatch-*", "ssm:GetParameter"))},
+		"CloudWatchAgentAdminPolicy": {"What the CloudWatch agent needs, and writing its configuration.", statements(
+			statement("*", cloudWatchActions...), statement("arn:aws:ssm:*:*:parameter/AmazonCloudWatch-*", "ssm:GetParameter", "ssm:PutParameter"))},
+		"ReadOnlyAccess": {"Seeing everything, and changing nothing.", allow("ssm:Describe*", "ssm:Get*", "ssm:List*",
+			"iam:Generate*", "iam:Get*", "iam:List*", "iam:Simulate*", "kms:Describe*", "kms:Get*", "kms:List*")},
 		"IAMFullAccess":     {"Everything in IAM.", allow("iam:*")},
 		"IAMReadOnlyAccess": {"Seeing users, groups, roles and policies, and changing nothing.", allow("iam:Get*", "iam:List*", "iam:SimulatePrincipalPolicy")},
 	} {
@@ -44,19 +59,29 @@ var nodeActions = []string{
 	"ec2messages:GetMessages", "ec2messages:SendReply",
 }
 
-func allow(actions ...string) string {
-	return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["` + strings.Join(actions, `","`) + `"],"Resource":"*"}]}`
+// cloudWatchActions are those that the CloudWatch agent calls of services that are
+// not here.
+var cloudWatchActions = []string{
+	"cloudwatch:PutMetricData", "ec2:DescribeVolumes", "ec2:DescribeTags", "logs:PutLogEvents", "logs:PutRetentionPolicy",
+	"logs:DescribeLogStreams", "logs:DescribeLogGroups", "logs:CreateLogStream", "logs:CreateLogGroup", "xray:PutTraceSegments",
+	"xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets", "xray:GetSamplingStatisticSummaries",
 }
 
-// builtinID makes an ID that looks as IDs do and is always the same.
+func allow(actions ...string) string { return statements(statement("*", actions...)) }
+
+func statement(resource string, actions ...string) string {
+	return `{"Effect":"Allow","Action":["` + strings.Join(actions, `","`) + `"],"Resource":"` + resource + `"}`
+}
+
+func statements(all ...string) string {
+	return `{"Version":"2012-10-17","Statement":[` + strings.Join(all, ",") + `]}`
+}
+
+// builtinID makes an ID that looks as IDs do, and is of one name alone and always
+// the same.
 func builtinID(name string) string {
-	id := "ANPASALLYPORT" + strings.ToUpper(strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, name))
-	return (id + "AAAAAAAAAAAAAAAAAAAAA")[:21]
+	sum := sha256.Sum256([]byte(name))
+	return "ANPA" + base32.StdEncoding.EncodeToString(sum[:])[:17]
 }
 
 // Builtin returns the managed policy of AWS's with an ARN, if it is one that is

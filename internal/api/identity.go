@@ -165,6 +165,7 @@ type bearer struct {
 	Session string            `json:"x,omitempty"` // the role session's name
 	Tags    map[string]string `json:"t,omitempty"` // session tags
 	Policy  []string          `json:"p,omitempty"` // session policies
+	Source  string            `json:"q,omitempty"` // [sallyport.Principal.SourceIdentity]
 }
 
 // bearers seals and opens session tokens.
@@ -181,7 +182,8 @@ func (s *Server) tokens() *keyring.Box {
 // A Grant says whose short-lived credentials are wanted.
 type Grant struct {
 	// Who is whom the credentials are for: Root, UserKind, AssumedRole or
-	// NodeKind. Root, Basis, and the ID of a user or role, are taken from it.
+	// NodeKind. Root, Basis, SourceIdentity, and the ID of a user or role, are taken
+	// from it.
 	Who *sallyport.Principal
 
 	SessionToken bool // they are asked for by GetSessionToken
@@ -205,7 +207,7 @@ func (s *Server) Issue(g Grant, now time.Time) (Temporary, error) {
 	t := Temporary{AccessKeyID: sallyport.EntityID("ASIA"), Secret: sallyport.GenerateSecretKey(), Expires: now.Add(g.For).Truncate(time.Second)}
 	b := bearer{
 		Key: t.AccessKeyID, Secret: t.Secret.Reveal(), Issued: now.Unix(), Expires: t.Expires.Unix(),
-		Root: g.Who.Root, Basis: g.Who.Basis, Got: g.SessionToken, Tags: g.Tags, Policy: g.Policies,
+		Root: g.Who.Root, Basis: g.Who.Basis, Got: g.SessionToken, Tags: g.Tags, Policy: g.Policies, Source: g.Who.SourceIdentity,
 	}
 	if !g.MFA.IsZero() {
 		b.MFA = g.MFA.Unix()
@@ -256,7 +258,7 @@ func (s *Server) temporary(ctx context.Context, claim *sigv4.Claim, now time.Tim
 	if b.MFA != 0 {
 		who.MFA = time.Unix(b.MFA, 0)
 	}
-	who.SessionPolicies, who.SessionToken = b.Policy, b.Got
+	who.SessionPolicies, who.SessionToken, who.SourceIdentity = b.Policy, b.Got, b.Source
 	return found{sallyport.NewSecret(b.Secret), who, ""}, nil
 }
 

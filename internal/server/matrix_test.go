@@ -268,7 +268,8 @@ func (m *matrix) input(service, operation string) map[string]any {
 	switch service + ":" + operation {
 	case "kms:Decrypt": // of a key that is named
 		values["KeyId"] = m.sample(service, operation, "KeyId")
-	case "iam:GetUser", "iam:CreateAccessKey", "iam:ListAccessKeys", "iam:UpdateAccessKey", "iam:DeleteAccessKey": // the caller's own otherwise
+	case "iam:GetUser", "iam:CreateAccessKey", "iam:ListAccessKeys", "iam:UpdateAccessKey", "iam:DeleteAccessKey", "iam:GetLoginProfile", "iam:DeleteLoginProfile",
+		"iam:ListMFADevices", "iam:ListSSHPublicKeys", "iam:ListSigningCertificates", "iam:ListServiceSpecificCredentials": // the caller's own otherwise
 		values["UserName"] = m.sample(service, operation, "UserName")
 	}
 	return values

@@ -58,6 +58,15 @@ func Service() *api.Service {
 			"GetAccessKeyLastUsed": api.Read(getAccessKeyLastUsed, onKeyOwner,
 				api.Answers(sallyport.NoSuchEntity)), // which botocore's model had until 2019
 
+			"GetLoginProfile":                api.List(getLoginProfile, onSelf),
+			"DeleteLoginProfile":             api.Write(deleteLoginProfile, onSelf),
+			"ListMFADevices":                 api.List(listMFADevices, onSelf),
+			"ListVirtualMFADevices":          api.List(listVirtualMFADevices, api.Anything),
+			"ListSSHPublicKeys":              api.List(listSSHPublicKeys, onSelf),
+			"ListSigningCertificates":        api.List(listSigningCertificates, onSelf),
+			"ListServiceSpecificCredentials": api.List(listServiceSpecificCredentials, onSelf),
+			"ListInstanceProfilesForRole":    api.List(listInstanceProfilesForRole, onRole),
+
 			"CreateGroup":         api.Write(createGroup, onNewGroup),
 			"GetGroup":            api.Read(getGroup, onGroup),
 			"ListGroups":          api.List(listGroups, api.Anything),

@@ -25,6 +25,7 @@ var model = &shape.Model{Service: "iam", Operations: []shape.Operation{
 	{Name: "DeleteAccessKey", Silent: true, Errors: []string{"LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "DeleteGroup", Silent: true, Errors: []string{"DeleteConflict", "LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "DeleteGroupPolicy", Silent: true, Errors: []string{"LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
+	{Name: "DeleteLoginProfile", Silent: true, Errors: []string{"EntityTemporarilyUnmodifiable", "LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "DeletePolicy", Silent: true, Errors: []string{"DeleteConflict", "InvalidInput", "LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "DeletePolicyVersion", Silent: true, Errors: []string{"DeleteConflict", "InvalidInput", "LimitExceeded", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "DeleteRole", Silent: true, Errors: []string{"ConcurrentModification", "DeleteConflict", "LimitExceeded", "NoSuchEntity", "ServiceFailure", "UnmodifiableEntity"}},
@@ -39,6 +40,7 @@ var model = &shape.Model{Service: "iam", Operations: []shape.Operation{
 	{Name: "GetAccessKeyLastUsed"},
 	{Name: "GetGroup", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "GetGroupPolicy", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
+	{Name: "GetLoginProfile", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "GetPolicy", Errors: []string{"InvalidInput", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "GetPolicyVersion", Errors: []string{"InvalidInput", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "GetRole", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
@@ -53,15 +55,21 @@ var model = &shape.Model{Service: "iam", Operations: []shape.Operation{
 	{Name: "ListGroupPolicies", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListGroups", Errors: []string{"ServiceFailure"}},
 	{Name: "ListGroupsForUser", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
+	{Name: "ListInstanceProfilesForRole", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
+	{Name: "ListMFADevices", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListPolicies", Errors: []string{"ServiceFailure"}},
 	{Name: "ListPolicyTags", Errors: []string{"InvalidInput", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListPolicyVersions", Errors: []string{"InvalidInput", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListRolePolicies", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListRoleTags", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListRoles", Errors: []string{"ServiceFailure"}},
+	{Name: "ListSSHPublicKeys", Errors: []string{"NoSuchEntity"}},
+	{Name: "ListServiceSpecificCredentials", Errors: []string{"NoSuchEntity", "NotSupportedService"}},
+	{Name: "ListSigningCertificates", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListUserPolicies", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListUserTags", Errors: []string{"NoSuchEntity", "ServiceFailure"}},
 	{Name: "ListUsers", Errors: []string{"ServiceFailure"}},
+	{Name: "ListVirtualMFADevices", Secret: []string{"VirtualMFADevices.Base32StringSeed", "VirtualMFADevices.QRCodePNG"}},
 	{Name: "PutGroupPolicy", Silent: true, Errors: []string{"LimitExceeded", "MalformedPolicyDocument", "NoSuchEntity", "ServiceFailure"}},
 	{Name: "PutRolePermissionsBoundary", Silent: true, Errors: []string{"InvalidInput", "NoSuchEntity", "PolicyNotAttachable", "ServiceFailure", "UnmodifiableEntity"}},
 	{Name: "PutRolePolicy", Silent: true, Errors: []string{"LimitExceeded", "MalformedPolicyDocument", "NoSuchEntity", "ServiceFailure", "UnmodifiableEntity"}},
@@ -89,6 +97,7 @@ var model = &shape.Model{Service: "iam", Operations: []shape.Operation{
 	{Code: "EntityTemporarilyUnmodifiable", Status: 409},
 	{Code: "LimitExceeded", Status: 409},
 	{Code: "NoSuchEntity", Status: 404},
+	{Code: "NotSupportedService", Status: 404},
 	{Code: "PolicyEvaluation", Status: 500},
 	{Code: "ServiceFailure", Status: 500},
 }}
@@ -110,6 +119,8 @@ var limitsOfResourceNameType = shape.Text{Min: 1, Max: 2048}
 var limitsOfAccessKeyIdType = shape.Text{Min: 16, Max: 128, Pattern: &shape.Pattern{Text: `[\w]+`}}
 
 var limitsOfArnType = shape.Text{Min: 20, Max: 2048}
+
+var limitsOfAssignmentStatusType = shape.Text{Enum: []string{"Assigned", "Unassigned", "Any"}}
 
 var limitsOfExistingUserNameType = shape.Text{Min: 1, Max: 128, Pattern: &shape.Pattern{Text: `[\w+=,.@-]+`}}
 
@@ -518,6 +529,24 @@ type DeleteGroupPolicyOutput struct {
 // Write writes nothing: v has no members.
 func (v *DeleteGroupPolicyOutput) Write(shape.Writer) {}
 
+type DeleteLoginProfileInput struct {
+	UserName *string
+}
+
+// Read reads v of what a caller sent.
+func (v *DeleteLoginProfileInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfUserNameType))
+	}
+}
+
+type DeleteLoginProfileOutput struct {
+}
+
+// Write writes nothing: v has no members.
+func (v *DeleteLoginProfileOutput) Write(shape.Writer) {}
+
 type DeletePolicyInput struct {
 	PolicyArn string
 }
@@ -852,6 +881,31 @@ func (v *GetGroupPolicyOutput) Write(w shape.Writer) {
 	}
 	if v.PolicyName != nil {
 		w.Text("PolicyName", *v.PolicyName)
+	}
+}
+
+type GetLoginProfileInput struct {
+	UserName *string
+}
+
+// Read reads v of what a caller sent.
+func (v *GetLoginProfileInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfUserNameType))
+	}
+}
+
+type GetLoginProfileOutput struct {
+	LoginProfile *LoginProfile
+}
+
+// Write writes those members of v that are there.
+func (v *GetLoginProfileOutput) Write(w shape.Writer) {
+	if v.LoginProfile != nil {
+		w.Struct("LoginProfile")
+		v.LoginProfile.Write(w)
+		w.End()
 	}
 }
 
@@ -1431,6 +1485,96 @@ func (v *ListGroupsForUserOutput) Write(w shape.Writer) {
 	}
 }
 
+type ListInstanceProfilesForRoleInput struct {
+	Marker   *string
+	MaxItems *int32
+	RoleName string
+}
+
+// Read reads v of what a caller sent.
+func (v *ListInstanceProfilesForRoleInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+	if m, ok := f.Required("RoleName"); ok {
+		v.RoleName = m.Text(&limitsOfRoleNameType)
+	}
+}
+
+type ListInstanceProfilesForRoleOutput struct {
+	InstanceProfiles []InstanceProfile
+	IsTruncated      *bool
+	Marker           *string
+}
+
+// Write writes those members of v that are there.
+func (v *ListInstanceProfilesForRoleOutput) Write(w shape.Writer) {
+	if v.InstanceProfiles != nil {
+		w.List("InstanceProfiles")
+		for i := range v.InstanceProfiles {
+			w.Struct("")
+			v.InstanceProfiles[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+}
+
+type ListMFADevicesInput struct {
+	Marker   *string
+	MaxItems *int32
+	UserName *string
+}
+
+// Read reads v of what a caller sent.
+func (v *ListMFADevicesInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfExistingUserNameType))
+	}
+}
+
+type ListMFADevicesOutput struct {
+	IsTruncated *bool
+	MFADevices  []MFADevice
+	Marker      *string
+}
+
+// Write writes those members of v that are there.
+func (v *ListMFADevicesOutput) Write(w shape.Writer) {
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.MFADevices != nil {
+		w.List("MFADevices")
+		for i := range v.MFADevices {
+			w.Struct("")
+			v.MFADevices[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+}
+
 type ListPoliciesInput struct {
 	Marker            *string
 	MaxItems          *int32
@@ -1711,6 +1855,149 @@ func (v *ListRolesOutput) Write(w shape.Writer) {
 	}
 }
 
+type ListSSHPublicKeysInput struct {
+	Marker   *string
+	MaxItems *int32
+	UserName *string
+}
+
+// Read reads v of what a caller sent.
+func (v *ListSSHPublicKeysInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfUserNameType))
+	}
+}
+
+type ListSSHPublicKeysOutput struct {
+	IsTruncated   *bool
+	Marker        *string
+	SSHPublicKeys []SSHPublicKeyMetadata
+}
+
+// Write writes those members of v that are there.
+func (v *ListSSHPublicKeysOutput) Write(w shape.Writer) {
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+	if v.SSHPublicKeys != nil {
+		w.List("SSHPublicKeys")
+		for i := range v.SSHPublicKeys {
+			w.Struct("")
+			v.SSHPublicKeys[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+}
+
+type ListServiceSpecificCredentialsInput struct {
+	AllUsers    *bool
+	Marker      *string
+	MaxItems    *int32
+	ServiceName *string
+	UserName    *string
+}
+
+// Read reads v of what a caller sent.
+func (v *ListServiceSpecificCredentialsInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("AllUsers"); ok {
+		v.AllUsers = new(m.Bool())
+	}
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+	if m, ok := f.Optional("ServiceName"); ok {
+		v.ServiceName = new(m.Text(nil))
+	}
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfUserNameType))
+	}
+}
+
+type ListServiceSpecificCredentialsOutput struct {
+	IsTruncated                *bool
+	Marker                     *string
+	ServiceSpecificCredentials []ServiceSpecificCredentialMetadata
+}
+
+// Write writes those members of v that are there.
+func (v *ListServiceSpecificCredentialsOutput) Write(w shape.Writer) {
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+	if v.ServiceSpecificCredentials != nil {
+		w.List("ServiceSpecificCredentials")
+		for i := range v.ServiceSpecificCredentials {
+			w.Struct("")
+			v.ServiceSpecificCredentials[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+}
+
+type ListSigningCertificatesInput struct {
+	Marker   *string
+	MaxItems *int32
+	UserName *string
+}
+
+// Read reads v of what a caller sent.
+func (v *ListSigningCertificatesInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+	if m, ok := f.Optional("UserName"); ok {
+		v.UserName = new(m.Text(&limitsOfExistingUserNameType))
+	}
+}
+
+type ListSigningCertificatesOutput struct {
+	Certificates []SigningCertificate
+	IsTruncated  *bool
+	Marker       *string
+}
+
+// Write writes those members of v that are there.
+func (v *ListSigningCertificatesOutput) Write(w shape.Writer) {
+	if v.Certificates != nil {
+		w.List("Certificates")
+		for i := range v.Certificates {
+			w.Struct("")
+			v.Certificates[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+}
+
 type ListUserPoliciesInput struct {
 	Marker   *string
 	MaxItems *int32
@@ -1838,6 +2125,51 @@ func (v *ListUsersOutput) Write(w shape.Writer) {
 		for i := range v.Users {
 			w.Struct("")
 			v.Users[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+}
+
+type ListVirtualMFADevicesInput struct {
+	AssignmentStatus AssignmentStatusType
+	Marker           *string
+	MaxItems         *int32
+}
+
+// Read reads v of what a caller sent.
+func (v *ListVirtualMFADevicesInput) Read(from shape.Value) {
+	f := from.Fields()
+	if m, ok := f.Optional("AssignmentStatus"); ok {
+		v.AssignmentStatus = AssignmentStatusType(m.Text(&limitsOfAssignmentStatusType))
+	}
+	if m, ok := f.Optional("Marker"); ok {
+		v.Marker = new(m.Text(&limitsOfMarkerType))
+	}
+	if m, ok := f.Optional("MaxItems"); ok {
+		v.MaxItems = new(m.Int(shape.Range{Min: 1, Max: 1000}))
+	}
+}
+
+type ListVirtualMFADevicesOutput struct {
+	IsTruncated       *bool
+	Marker            *string
+	VirtualMFADevices []VirtualMFADevice
+}
+
+// Write writes those members of v that are there.
+func (v *ListVirtualMFADevicesOutput) Write(w shape.Writer) {
+	if v.IsTruncated != nil {
+		w.Bool("IsTruncated", *v.IsTruncated)
+	}
+	if v.Marker != nil {
+		w.Text("Marker", *v.Marker)
+	}
+	if v.VirtualMFADevices != nil {
+		w.List("VirtualMFADevices")
+		for i := range v.VirtualMFADevices {
+			w.Struct("")
+			v.VirtualMFADevices[i].Write(w)
 			w.End()
 		}
 		w.End()
@@ -2626,6 +2958,91 @@ func (v *Group) Write(w shape.Writer) {
 	}
 }
 
+type InstanceProfile struct {
+	Arn                 *string
+	CreateDate          *time.Time
+	InstanceProfileId   *string
+	InstanceProfileName *string
+	Path                *string
+	Roles               []Role
+	Tags                []Tag
+}
+
+// Write writes those members of v that are there.
+func (v *InstanceProfile) Write(w shape.Writer) {
+	if v.Arn != nil {
+		w.Text("Arn", *v.Arn)
+	}
+	if v.CreateDate != nil {
+		w.Time("CreateDate", *v.CreateDate)
+	}
+	if v.InstanceProfileId != nil {
+		w.Text("InstanceProfileId", *v.InstanceProfileId)
+	}
+	if v.InstanceProfileName != nil {
+		w.Text("InstanceProfileName", *v.InstanceProfileName)
+	}
+	if v.Path != nil {
+		w.Text("Path", *v.Path)
+	}
+	if v.Roles != nil {
+		w.List("Roles")
+		for i := range v.Roles {
+			w.Struct("")
+			v.Roles[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+	if v.Tags != nil {
+		w.List("Tags")
+		for i := range v.Tags {
+			w.Struct("")
+			v.Tags[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+}
+
+type LoginProfile struct {
+	CreateDate            *time.Time
+	PasswordResetRequired *bool
+	UserName              *string
+}
+
+// Write writes those members of v that are there.
+func (v *LoginProfile) Write(w shape.Writer) {
+	if v.CreateDate != nil {
+		w.Time("CreateDate", *v.CreateDate)
+	}
+	if v.PasswordResetRequired != nil {
+		w.Bool("PasswordResetRequired", *v.PasswordResetRequired)
+	}
+	if v.UserName != nil {
+		w.Text("UserName", *v.UserName)
+	}
+}
+
+type MFADevice struct {
+	EnableDate   *time.Time
+	SerialNumber *string
+	UserName     *string
+}
+
+// Write writes those members of v that are there.
+func (v *MFADevice) Write(w shape.Writer) {
+	if v.EnableDate != nil {
+		w.Time("EnableDate", *v.EnableDate)
+	}
+	if v.SerialNumber != nil {
+		w.Text("SerialNumber", *v.SerialNumber)
+	}
+	if v.UserName != nil {
+		w.Text("UserName", *v.UserName)
+	}
+}
+
 type OrganizationsDecisionDetail struct {
 	AllowedByOrganizations *bool
 }
@@ -2946,6 +3363,89 @@ func (v *RoleLastUsed) Write(w shape.Writer) {
 	}
 }
 
+type SSHPublicKeyMetadata struct {
+	SSHPublicKeyId *string
+	Status         StatusType
+	UploadDate     *time.Time
+	UserName       *string
+}
+
+// Write writes those members of v that are there.
+func (v *SSHPublicKeyMetadata) Write(w shape.Writer) {
+	if v.SSHPublicKeyId != nil {
+		w.Text("SSHPublicKeyId", *v.SSHPublicKeyId)
+	}
+	w.Text("Status", string(v.Status))
+	if v.UploadDate != nil {
+		w.Time("UploadDate", *v.UploadDate)
+	}
+	if v.UserName != nil {
+		w.Text("UserName", *v.UserName)
+	}
+}
+
+type ServiceSpecificCredentialMetadata struct {
+	CreateDate                  *time.Time
+	ExpirationDate              *time.Time
+	ServiceCredentialAlias      *string
+	ServiceName                 *string
+	ServiceSpecificCredentialId *string
+	ServiceUserName             *string
+	Status                      StatusType
+	UserName                    *string
+}
+
+// Write writes those members of v that are there.
+func (v *ServiceSpecificCredentialMetadata) Write(w shape.Writer) {
+	if v.CreateDate != nil {
+		w.Time("CreateDate", *v.CreateDate)
+	}
+	if v.ExpirationDate != nil {
+		w.Time("ExpirationDate", *v.ExpirationDate)
+	}
+	if v.ServiceCredentialAlias != nil {
+		w.Text("ServiceCredentialAlias", *v.ServiceCredentialAlias)
+	}
+	if v.ServiceName != nil {
+		w.Text("ServiceName", *v.ServiceName)
+	}
+	if v.ServiceSpecificCredentialId != nil {
+		w.Text("ServiceSpecificCredentialId", *v.ServiceSpecificCredentialId)
+	}
+	if v.ServiceUserName != nil {
+		w.Text("ServiceUserName", *v.ServiceUserName)
+	}
+	w.Text("Status", string(v.Status))
+	if v.UserName != nil {
+		w.Text("UserName", *v.UserName)
+	}
+}
+
+type SigningCertificate struct {
+	CertificateBody *string
+	CertificateId   *string
+	Status          StatusType
+	UploadDate      *time.Time
+	UserName        *string
+}
+
+// Write writes those members of v that are there.
+func (v *SigningCertificate) Write(w shape.Writer) {
+	if v.CertificateBody != nil {
+		w.Text("CertificateBody", *v.CertificateBody)
+	}
+	if v.CertificateId != nil {
+		w.Text("CertificateId", *v.CertificateId)
+	}
+	w.Text("Status", string(v.Status))
+	if v.UploadDate != nil {
+		w.Time("UploadDate", *v.UploadDate)
+	}
+	if v.UserName != nil {
+		w.Text("UserName", *v.UserName)
+	}
+}
+
 type Statement struct {
 	EndPosition      *Position
 	SourcePolicyId   *string
@@ -3041,6 +3541,53 @@ func (v *User) Write(w shape.Writer) {
 		w.Text("UserName", *v.UserName)
 	}
 }
+
+type VirtualMFADevice struct {
+	Base32StringSeed []byte
+	EnableDate       *time.Time
+	QRCodePNG        []byte
+	SerialNumber     *string
+	Tags             []Tag
+	User             *User
+}
+
+// Write writes those members of v that are there.
+func (v *VirtualMFADevice) Write(w shape.Writer) {
+	if v.Base32StringSeed != nil {
+		w.Blob("Base32StringSeed", v.Base32StringSeed)
+	}
+	if v.EnableDate != nil {
+		w.Time("EnableDate", *v.EnableDate)
+	}
+	if v.QRCodePNG != nil {
+		w.Blob("QRCodePNG", v.QRCodePNG)
+	}
+	if v.SerialNumber != nil {
+		w.Text("SerialNumber", *v.SerialNumber)
+	}
+	if v.Tags != nil {
+		w.List("Tags")
+		for i := range v.Tags {
+			w.Struct("")
+			v.Tags[i].Write(w)
+			w.End()
+		}
+		w.End()
+	}
+	if v.User != nil {
+		w.Struct("User")
+		v.User.Write(w)
+		w.End()
+	}
+}
+
+type AssignmentStatusType string
+
+const (
+	AssignmentStatusTypeAssigned   AssignmentStatusType = "Assigned"
+	AssignmentStatusTypeUnassigned AssignmentStatusType = "Unassigned"
+	AssignmentStatusTypeAny        AssignmentStatusType = "Any"
+)
 
 type PolicyScopeType string
 

@@ -24,10 +24,11 @@ func refusal(c *api.Call, action, role string) string {
 	return fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s", c.Who.ARN, action, role)
 }
 
+var keys = []string{"sts:RoleSessionName", "sts:ExternalId", "sts:SourceIdentity", "iam:ResourceTag/"}
+
 var onRole = func() api.Asks {
 	a := api.By(decideRole,
-		api.Resource("role", "sts:RoleSessionName", "sts:ExternalId", "iam:ResourceTag/"),
-		api.Sometimes(api.Also("sts:TagSession", "role", "sts:RoleSessionName", "sts:ExternalId", "iam:ResourceTag/")))
+		api.Resource("role", keys...), api.Sometimes(api.Also("sts:TagSession", "role", keys...)), api.Sometimes(api.Also("sts:SetSourceIdentity", "role", keys...)))
 	a.Terse = true
 	return a
 }()
@@ -57,6 +58,9 @@ func decideRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) ([]api.Qu
 	if len(tags) > 0 || len(in.TransitiveTagKeys) > 0 {
 		actions = append(actions, "sts:TagSession")
 	}
+	if sourceIdentity(c, in) != "" {
+		actions = append(actions, "sts:SetSourceIdentity")
+	}
 	for _, action := range actions {
 		q := question(c, in, r, tags)
 		q.Action = action
@@ -85,7 +89,21 @@ func question(c *api.Call, in *AssumeRoleInput, r *sallyport.Role, tags map[stri
 	if in.ExternalId != nil {
 		q.Keys["sts:ExternalId"] = *in.ExternalId
 	}
+	if source := sourceIdentity(c, in); source != "" {
+		q.Keys["sts:SourceIdentity"] = source
+	}
 	return q
+}
+
+// sourceIdentity is the one that the role's session is to have: the caller's, which
+// stays what it is through a chain of roles, or the one that is asked for. Either
+// needs sts:SetSourceIdentity. (IAM User Guide, "Monitor and control actions taken
+// with assumed roles".)
+func sourceIdentity(c *api.Call, in *AssumeRoleInput) string {
+	if c.Who.SourceIdentity != "" || in.SourceIdentity == nil {
+		return c.Who.SourceIdentity
+	}
+	return *in.SourceIdentity
 }
 
 // findRole returns the role that an ARN names, to the letter, or nil.
@@ -112,8 +130,15 @@ func assumeRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) (*AssumeR
 	if err := checkMFA(in.SerialNumber, in.TokenCode); err != nil {
 		return nil, err
 	}
-	if in.SourceIdentity != nil || len(in.ProvidedContexts) > 0 {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "SourceIdentity and ProvidedContexts are not kept here. Leave them out.")
+	if len(in.ProvidedContexts) > 0 {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "ProvidedContexts are not kept here. Leave them out.")
+	}
+	source := sourceIdentity(c, in)
+	if in.SourceIdentity != nil && *in.SourceIdentity != source {
+		return nil, denied(c, "sts:SetSourceIdentity", in.RoleArn) // it cannot be changed
+	}
+	if strings.HasPrefix(strings.ToLower(source), "aws:") {
+		return nil, sallyport.Errorf(sallyport.ValidationException, "The source identity %s begins with aws:, which is reserved for AWS. Choose another.", source)
 	}
 	r, err := findRole(ctx, c, in.RoleArn)
 	if err != nil {
@@ -146,7 +171,7 @@ func assumeRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) (*AssumeR
 	t, err := c.Server.Issue(api.Grant{
 		Who: &sallyport.Principal{
 			Kind: sallyport.AssumedRole, Role: r.Name, ID: r.ID + ":" + session, Name: session,
-			Root: c.Who.Root, Basis: append(slices.Clone(c.Who.Basis), r.ID),
+			Root: c.Who.Root, Basis: append(slices.Clone(c.Who.Basis), r.ID), SourceIdentity: source,
 		},
 		For: length, Tags: tags, Policies: policies,
 	}, c.At)
@@ -158,8 +183,16 @@ func assumeRole(ctx context.Context, c *api.Call, in *AssumeRoleInput) (*AssumeR
 			Arn: new(c.Server.Realm.AssumedRole(r.Name, session)), AssumedRoleId: new(r.ID + ":" + session),
 		},
 		Credentials:      credentials(t),
-		PackedPolicySize: packed,
+		PackedPolicySize: packed, SourceIdentity: some(source),
 	}, nil
+}
+
+// some is s as a member of an answer, where an empty one is left out.
+func some(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 // sessionARN is a managed policy of ours or of AWS's own.

@@ -304,14 +304,73 @@ func TestSessionTags(t *testing.T) {
 	}
 }
 
+// A source identity needs the caller's right and the role's leave. It is a condition
+// of both, stays with the session and with those that follow from it, and cannot be
+// changed on the way.
+func TestSourceIdentity(t *testing.T) {
+	d := open(t)
+	byAccount := func(actions string) string {
+		return policyOf(`"Effect":"Allow","Principal":{"AWS":"` + account + `"},"Action":` + actions)
+	}
+	both := `["sts:AssumeRole","sts:SetSourceIdentity"]`
+	given := func(source string) func(*awssts.AssumeRoleInput) {
+		return func(in *awssts.AssumeRoleInput) { in.SourceIdentity = &source }
+	}
+	ann := d.user(named("ann"), policyOf(allow(both)))
+	bob := d.user(named("bob"), policyOf(allow(assumeAny)))
+	eve := d.user(named("eve"), policyOf(allow(both), deny(`"sts:SetSourceIdentity"`)+`,"Condition":{"StringNotEquals":{"sts:SourceIdentity":"${aws:username}"}}`))
+	d.role(sallyport.Role{Name: "first", Trust: byAccount(both)}, policyOf(allow(both), allow(`"iam:ListUsers"`)+`,"Condition":{"StringEquals":{"aws:SourceIdentity":"ann"}}`))
+	d.role(sallyport.Role{Name: "second", Trust: policyOf(
+		`"Effect":"Allow","Principal":{"AWS":"` + account + `"},"Action":` + both + `,"Condition":{"StringLike":{"sts:SourceIdentity":"a*"}}`)},
+		policyOf(allow(`"iam:ListUsers"`)+`,"Condition":{"StringEquals":{"aws:SourceIdentity":"ann"}}`))
+	d.role(sallyport.Role{Name: "strict", Trust: byAccount(`"sts:AssumeRole"`)})
+
+	_, out, err := d.assume(ann, "first", given("ann"))
+	d.must(err)
+	if out.SourceIdentity == nil || *out.SourceIdentity != "ann" {
+		t.Errorf("the answer has the source identity %v", out.SourceIdentity)
+	}
+	first := d.assumed(ann, "first", given("ann"))
+	d.must(d.listUsers(first))
+	d.refused(d.listUsers(d.assumed(ann, "first", given("bob"))), "AccessDenied", "iam:ListUsers")
+	d.refused(d.listUsers(d.assumed(ann, "first", nil)), "AccessDenied", "iam:ListUsers")
+
+	_, out, err = d.assume(first, "second", nil)
+	d.must(err)
+	if out.SourceIdentity == nil || *out.SourceIdentity != "ann" {
+		t.Errorf("the chained session has the source identity %v", out.SourceIdentity)
+	}
+	d.must(d.listUsers(d.assumed(first, "second", given("ann"))))
+	for claim, tt := range map[string]struct {
+		who    aws.Credentials
+		role   string
+		change func(*awssts.AssumeRoleInput)
+	}{
+		"the caller may not set one":           {bob, "first", given("bob")},
+		"the role's trust does not let":        {ann, "strict", given("ann")},
+		"nor when it follows from another":     {first, "strict", nil},
+		"it is not one that the role wants":    {ann, "second", given("bob")},
+		"it is not one that the caller may":    {eve, "first", given("ann")},
+		"it is another than the session's own": {first, "first", given("bob")},
+	} {
+		_, _, err := d.assume(tt.who, tt.role, tt.change)
+		t.Log(claim)
+		d.refused(err, "AccessDenied", "sts:")
+	}
+	_, _, err = d.assume(eve, "first", given("eve"))
+	d.must(err)
+	for _, bad := range []string{"a", "a b", "aws:x", strings.Repeat("a", 65)} {
+		_, _, err := d.assume(ann, "first", given(bad))
+		d.refused(err, "ValidationError", "")
+	}
+}
+
 // What would be ignored is refused, since the caller relies on it.
 func TestWhatSessionsDoNotHave(t *testing.T) {
 	d := open(t)
 	ann := d.user(named("ann"), policyOf(allow(`"sts:*"`)))
 	d.role(sallyport.Role{Name: "admin", Trust: trust(`{"AWS":"`+account+`"}`, "")})
-	_, _, err := d.assume(ann, "admin", func(in *awssts.AssumeRoleInput) { in.SourceIdentity = aws.String("ann") })
-	d.refused(err, "ValidationError", "SourceIdentity")
-	_, _, err = d.assume(ann, "admin", func(in *awssts.AssumeRoleInput) {
+	_, _, err := d.assume(ann, "admin", func(in *awssts.AssumeRoleInput) {
 		in.ProvidedContexts = []types.ProvidedContext{{ProviderArn: aws.String("arn:aws:iam::aws:contextProvider/x"), ContextAssertion: aws.String("assertion")}}
 	})
 	d.refused(err, "ValidationError", "ProvidedContexts")
