@@ -37,7 +37,7 @@ func command(ctx context.Context, w *world) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := figure{"exec NODE -- true, p50 of 100", ms(ours), "-", "-", "< 80 ms"}
+	f := figure{"exec NODE -- true, p50 of 100", ms(ours), "-", "-", "< 25 ms"}
 	if ssh, err := w.ssh(ctx); err != nil {
 		f.beside = err.Error()
 	} else {

@@ -45,7 +45,7 @@ type measurement struct {
 
 // measurements are all there are, in the order they are made.
 var measurements = []measurement{
-	{"online", online}, {"prompt", prompt}, {"echo", echo}, {"bulk", bulk},
+	{"online", online}, {"calls", calls}, {"prompt", prompt}, {"echo", echo}, {"bulk", bulk},
 	{"command", command}, {"forward", forward}, {"talk", talk}, {"memory", memory}, {"restart", restart},
 }
 

@@ -207,22 +207,22 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	bus := &route.Memory{}
 	sessions := &broker.Broker{Store: db, Bus: bus, Shelf: shelf, Keys: keys, Log: logger, Idle: c.Idle, Limits: c.Limits}
 	db.OnGone = sessions.EndBasis
-	doors := &api.Server{Realm: c.realm, Store: db, Keys: keys, Log: logger}
-	doors.Services = []*api.Service{
-		(&ssm.Server{API: doors, Broker: sessions, Bus: bus, StreamHost: c.public.Host, Started: time.Now()}).Service(),
-		(&ssmmessages.Server{API: doors, Broker: sessions}).Service(),
-		(&ec2messages.Server{API: doors, Stopping: ctx.Done()}).Service(),
+	apiServer := &api.Server{Realm: c.realm, Store: db, Keys: keys, Log: logger}
+	apiServer.Services = []*api.Service{
+		(&ssm.Server{API: apiServer, Broker: sessions, Bus: bus, StreamHost: c.public.Host, Started: time.Now()}).Service(),
+		(&ssmmessages.Server{API: apiServer, Broker: sessions}).Service(),
+		(&ec2messages.Server{API: apiServer, Stopping: ctx.Done()}).Service(),
 		iam.Service(),
 		sts.Service(),
-		(&kms.Server{API: doors, Stores: stores}).Service(),
-		(&sallyportapi.Server{API: doors, Shelf: shelf}).Service(),
+		(&kms.Server{API: apiServer, Stores: stores}).Service(),
+		(&sallyportapi.Server{API: apiServer, Shelf: shelf}).Service(),
 	}
-	if err := doors.BindStored(ctx); err != nil {
+	if err := apiServer.BindStored(ctx); err != nil {
 		return err
 	}
 	sockets := &gateway.Gateway{
 		Realm: c.realm, Broker: sessions, Bus: bus, Store: db, Log: logger,
-		Admit: doors.AdmitSocket, Lacks: doors.NodeLacks, RequireSigned: c.RequireSigned, NewestWins: c.NewestAgentWins,
+		Admit: apiServer.AdmitSocket, Lacks: apiServer.NodeLacks, RequireSigned: c.RequireSigned, NewestWins: c.NewestAgentWins,
 	}
 
 	work, err := jobs(ctx, c.KeepHistory, db, shelf, sessions, logger)
@@ -230,10 +230,10 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 		return err
 	}
 
-	adminWeb := &http.Server{Handler: c.adminHandler(doors, caPEM, metrics(sessions, bus)), ReadHeaderTimeout: headerWithin, ErrorLog: web.ErrorLog}
+	adminWeb := &http.Server{Handler: c.adminHandler(apiServer, caPEM, metrics(sessions, bus)), ReadHeaderTimeout: headerWithin, ErrorLog: web.ErrorLog}
 
 	// And they run. The broker is up before the first request can come.
-	running := Running{Endpoint: c.public.String(), Addr: listener.Addr(), Realm: c.realm, CA: caPEM, API: doors, Broker: sessions, Store: db}
+	running := Running{Endpoint: c.public.String(), Addr: listener.Addr(), Realm: c.realm, CA: caPEM, API: apiServer, Broker: sessions, Store: db}
 	g, gctx := errgroup.WithContext(ctx)
 	brokerReady := make(chan struct{})
 	g.Go(func() error { return sessions.Run(gctx, func() { close(brokerReady) }) })
@@ -251,7 +251,7 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 			return nil
 		}
 		logger.Info("server started", sallyport.LogAddr, listener.Addr().String(), sallyport.LogVersion, sallyport.Version, sallyport.LogPath, c.State)
-		answers := contained(handler(doors, sockets, db), logger)
+		answers := contained(handler(apiServer, sockets, db), logger)
 		port.ready.Store(&answers)
 		if serving == nil {
 			answer()
@@ -350,7 +350,7 @@ func serve(ctx context.Context, s *http.Server, l net.Listener) error {
 }
 
 // handler says who answers what.
-func handler(doors *api.Server, sockets *gateway.Gateway, db *store.DB) http.Handler {
+func handler(apiServer *api.Server, sockets *gateway.Gateway, db *store.DB) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/"):
@@ -366,7 +366,7 @@ func handler(doors *api.Server, sockets *gateway.Gateway, db *store.DB) http.Han
 			}
 			fmt.Fprintln(w, "ready")
 		default:
-			doors.ServeHTTP(w, r)
+			apiServer.ServeHTTP(w, r)
 		}
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/sallyport/sallyport/internal/store"
 )
 
-func aGroup(c *api.Call) func(*sallyport.Group) Group {
+func groupOutput(c *api.Call) func(*sallyport.Group) Group {
 	return func(g *sallyport.Group) Group {
 		return Group{
 			Arn: new(c.Server.Realm.Group(g.Path, g.Name)), CreateDate: &g.Created,
@@ -22,7 +22,7 @@ func createGroup(ctx context.Context, c *api.Call, in *CreateGroupInput) (*Creat
 	if err := c.Server.Store.IAM().CreateGroup(ctx, g); err != nil {
 		return nil, err
 	}
-	return &CreateGroupOutput{Group: new(aGroup(c)(&g))}, nil
+	return &CreateGroupOutput{Group: new(groupOutput(c)(&g))}, nil
 }
 
 // getGroup answers a group and a page of its members.
@@ -35,7 +35,7 @@ func getGroup(ctx context.Context, c *api.Call, in *GetGroupInput) (*GetGroupOut
 	if err != nil {
 		return nil, marked(err)
 	}
-	return &GetGroupOutput{Group: new(aGroup(c)(g)), Users: each(users, listedUser(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
+	return &GetGroupOutput{Group: new(groupOutput(c)(g)), Users: each(users, listedUser(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
 }
 
 func listGroups(ctx context.Context, c *api.Call, in *ListGroupsInput) (*ListGroupsOutput, error) {
@@ -43,7 +43,7 @@ func listGroups(ctx context.Context, c *api.Call, in *ListGroupsInput) (*ListGro
 	if err != nil {
 		return nil, marked(err)
 	}
-	return &ListGroupsOutput{Groups: each(groups, aGroup(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
+	return &ListGroupsOutput{Groups: each(groups, groupOutput(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
 }
 
 func updateGroup(ctx context.Context, c *api.Call, in *UpdateGroupInput) (*UpdateGroupOutput, error) {

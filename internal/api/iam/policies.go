@@ -174,8 +174,8 @@ func deletePolicy(ctx context.Context, c *api.Call, in *DeletePolicyInput) (*Del
 	return &DeletePolicyOutput{}, nil
 }
 
-// aVersion is a version as lists have it: without its document.
-func aVersion(v sallyport.PolicyVersion) PolicyVersion {
+// policyVersionOutput is a version as lists have it: without its document.
+func policyVersionOutput(v sallyport.PolicyVersion) PolicyVersion {
 	return PolicyVersion{VersionId: &v.ID, IsDefaultVersion: &v.Default, CreateDate: &v.Created}
 }
 
@@ -198,7 +198,7 @@ func createPolicyVersion(ctx context.Context, c *api.Call, in *CreatePolicyVersi
 	if err != nil {
 		return nil, err
 	}
-	return &CreatePolicyVersionOutput{PolicyVersion: new(aVersion(v))}, nil
+	return &CreatePolicyVersionOutput{PolicyVersion: new(policyVersionOutput(v))}, nil
 }
 
 func getPolicyVersion(ctx context.Context, c *api.Call, in *GetPolicyVersionInput) (*GetPolicyVersionOutput, error) {
@@ -208,7 +208,7 @@ func getPolicyVersion(ctx context.Context, c *api.Call, in *GetPolicyVersionInpu
 	}
 	for _, v := range all {
 		if v.ID == in.VersionId {
-			out := aVersion(v)
+			out := policyVersionOutput(v)
 			out.Document = document(v.Document)
 			return &GetPolicyVersionOutput{PolicyVersion: &out}, nil
 		}
@@ -225,7 +225,7 @@ func listPolicyVersions(ctx context.Context, c *api.Call, in *ListPolicyVersions
 	if err != nil {
 		return nil, err
 	}
-	return &ListPolicyVersionsOutput{Versions: each(all, aVersion), IsTruncated: new(next != ""), Marker: some(next)}, nil
+	return &ListPolicyVersionsOutput{Versions: each(all, policyVersionOutput), IsTruncated: new(next != ""), Marker: some(next)}, nil
 }
 
 func setDefaultPolicyVersion(ctx context.Context, c *api.Call, in *SetDefaultPolicyVersionInput) (*SetDefaultPolicyVersionOutput, error) {

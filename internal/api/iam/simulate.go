@@ -25,9 +25,9 @@ type subject struct {
 
 var entityARN = regexp.MustCompile(`^arn:aws:iam::[0-9]{12}:(user|group|role)/(?:[!-~]+/)?([\w+=,.@-]{1,128})$`)
 
-// aSubject finds what an ARN names. One that is not quite the ARN of what has
+// findSubject finds what an ARN names. One that is not quite the ARN of what has
 // the name in it names nothing.
-func aSubject(ctx context.Context, c *api.Call, arn string) (*subject, error) {
+func findSubject(ctx context.Context, c *api.Call, arn string) (*subject, error) {
 	parts := entityARN.FindStringSubmatch(arn)
 	if parts == nil {
 		return nil, sallyport.Errorf(sallyport.InvalidInput, "Invalid Entity Arn: %s does not clearly define entity type and name.", sallyport.Clip(arn, 200))
@@ -79,7 +79,7 @@ func askSimulated(ctx context.Context, c *api.Call, in *SimulatePrincipalPolicyI
 		if arn == nil {
 			continue
 		}
-		s, err := aSubject(ctx, c, *arn)
+		s, err := findSubject(ctx, c, *arn)
 		if err != nil {
 			return nil, err
 		}
@@ -143,13 +143,13 @@ func simulatePrincipalPolicy(ctx context.Context, c *api.Call, in *SimulatePrinc
 var actionName = regexp.MustCompile(`^[A-Za-z0-9-]+:[A-Za-z0-9]+$`)
 
 func newSimulation(ctx context.Context, c *api.Call, in *SimulatePrincipalPolicyInput) (*simulation, error) {
-	source, err := aSubject(ctx, c, in.PolicySourceArn)
+	source, err := findSubject(ctx, c, in.PolicySourceArn)
 	if err != nil {
 		return nil, err
 	}
 	caller := source
 	if in.CallerArn != nil {
-		if caller, err = aSubject(ctx, c, *in.CallerArn); err != nil {
+		if caller, err = findSubject(ctx, c, *in.CallerArn); err != nil {
 			return nil, err
 		}
 	}

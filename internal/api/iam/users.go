@@ -101,5 +101,5 @@ func listGroupsForUser(ctx context.Context, c *api.Call, in *ListGroupsForUserIn
 	if err != nil {
 		return nil, marked(err)
 	}
-	return &ListGroupsForUserOutput{Groups: each(groups, aGroup(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
+	return &ListGroupsForUserOutput{Groups: each(groups, groupOutput(c)), IsTruncated: new(next != ""), Marker: some(string(next))}, nil
 }
