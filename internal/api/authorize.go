@@ -265,15 +265,16 @@ const maxCached = 4096
 type grants struct {
 	mu       sync.Mutex
 	revision uint64
-	parsed   map[string]*policy.Policies // by the ID of the user or role
-	gone     map[string]string           // of [Server.gone], by what it was asked
+	parsed   map[string]*policy.Policies  // by the ID of the user or role
+	gone     map[string]string            // of [Server.gone], by what it was asked
+	keys     map[string]*store.Credential // by access key; the database has their secrets sealed
 }
 
 // fresh empties what is kept if it is older than the revision, or has too many
 // entries. The caller holds mu.
 func (g *grants) fresh(revision uint64) {
-	if g.parsed == nil || g.revision != revision || len(g.parsed)+len(g.gone) >= maxCached {
-		g.revision, g.parsed, g.gone = revision, map[string]*policy.Policies{}, map[string]string{}
+	if g.parsed == nil || g.revision != revision || len(g.parsed)+len(g.gone)+len(g.keys) >= maxCached {
+		g.revision, g.parsed, g.gone, g.keys = revision, map[string]*policy.Policies{}, map[string]string{}, map[string]*store.Credential{}
 	}
 }
 
@@ -302,6 +303,29 @@ func (s *Server) gone(ctx context.Context, basis []string) (string, error) {
 		s.grants.gone[key] = id
 	}
 	return id, nil
+}
+
+// credential returns an access key that is there, active or not, with its secret.
+func (s *Server) credential(ctx context.Context, id string) (*store.Credential, error) {
+	revision := s.Store.IAM().Revision() // before reading, so that a change while we read is seen next time
+	s.grants.mu.Lock()
+	s.grants.fresh(revision)
+	c := s.grants.keys[id]
+	s.grants.mu.Unlock()
+	if c != nil {
+		c.Resolve(ctx)
+		return c, nil
+	}
+	c, err := s.Store.IAM().Credential(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	s.grants.mu.Lock()
+	defer s.grants.mu.Unlock()
+	if s.grants.revision == revision {
+		s.grants.keys[id] = c
+	}
+	return c, nil
 }
 
 // policies returns what binds who.

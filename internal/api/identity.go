@@ -113,7 +113,7 @@ func (s *Server) credentials(ctx context.Context, claim *sigv4.Claim, now time.T
 	if !claim.Token.Empty() {
 		return s.temporary(ctx, claim, now)
 	}
-	c, err := s.Store.IAM().Credential(ctx, claim.AccessKeyID)
+	c, err := s.credential(ctx, claim.AccessKeyID)
 	switch {
 	case sallyport.CodeOf(err) == sallyport.NoSuchEntity:
 		return found{}, unknownKey()

@@ -103,6 +103,14 @@ type Credential struct {
 	User   *sallyport.User // nil for a key of the account itself
 }
 
+// Resolve has the user's name mean this user in ctx, as [IAM.Credential] does: for one
+// that was kept. See [ResolveOnce].
+func (c *Credential) Resolve(ctx context.Context) {
+	if c.User != nil {
+		means(ctx, string(userKind), c.User.Name, c.User.ID)
+	}
+}
+
 // Credential returns an access key, active or not, and its secret.
 // NoSuchEntity if there is no such key.
 func (iam IAM) Credential(ctx context.Context, keyID string) (*Credential, error) {
@@ -132,7 +140,7 @@ func (iam IAM) Credential(ctx context.Context, keyID string) (*Credential, error
 			return nil, err
 		}
 		c.Key.User = c.User.Name
-		means(ctx, string(userKind), c.User.Name, c.User.ID)
+		c.Resolve(ctx)
 	}
 	secret, err := box.Open(sealed, keyOwner(c.Key.ID, id.String))
 	if err != nil {

@@ -167,6 +167,10 @@ func connectPostgres(ctx context.Context, dsn string) (*DB, error) {
 
 func newDB(d *dialect, read, write *sql.DB) *DB {
 	db := &DB{dialect: d, read: read, write: write, commits: newCommits(), pending: newPending()}
+	db.reader = read
+	if d == sqliteDialect {
+		db.reader = &prepared{db: read}
+	}
 	db.views = views{scope{db: db}}
 	return db
 }

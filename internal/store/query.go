@@ -72,7 +72,6 @@ func cut[T any](list []T, p Page, cursor func(last T) Cursor) ([]T, Cursor) {
 
 // A querier is a pool or a transaction.
 type querier interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }

@@ -70,6 +70,7 @@ type DB struct {
 	dialect *dialect
 	read    *sql.DB
 	write   *sql.DB // the same as read on PostgreSQL
+	reader  querier // reads from read
 	commits commits
 
 	path  string // of an SQLite database
@@ -141,6 +142,9 @@ func (db *DB) Close() error {
 
 func (db *DB) shut() error {
 	var err error
+	if p, ok := db.reader.(*prepared); ok {
+		p.close()
+	}
 	if db.read != db.write {
 		err = db.read.Close()
 	}

@@ -73,7 +73,7 @@ func (s scope) q() querier {
 	if s.tx != nil {
 		return s.tx
 	}
-	return s.db.read
+	return s.db.reader
 }
 
 // write runs do in a transaction: one of its own, or a part of the scope's that
