@@ -82,6 +82,7 @@ const (
 	InvalidCiphertextException       Code = "InvalidCiphertextException"
 	InvalidMarkerException           Code = "InvalidMarkerException"
 	KMSInternalException             Code = "KMSInternalException"
+	DryRunOperationException         Code = "DryRunOperationException"
 	KMSInvalidStateException         Code = "KMSInvalidStateException"
 	LimitExceededException           Code = "LimitExceededException"
 	MalformedPolicyDocumentException Code = "MalformedPolicyDocumentException"

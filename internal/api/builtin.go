@@ -39,13 +39,14 @@ var builtin = func() map[string]sallyport.Policy {
 		arn := "arn:" + sallyport.Partition + ":iam::aws:policy/" + name
 		all[arn] = sallyport.Policy{
 			ARN: arn, Name: name, Path: "/", ID: builtinID(name), Description: p[0],
-			Created: builtinSince, Updated: builtinSince, Default: "v1", Document: p[1],
+			Created: BuiltinSince, Updated: BuiltinSince, Default: "v1", Document: p[1],
 		}
 	}
 	return all
 }()
 
-var builtinSince = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+// BuiltinSince is the date of what is there from the start.
+var BuiltinSince = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // nodeActions is what an agent may call sooner or later. (AWS's policy of the
 // same name; amazon-ssm-agent calls every one of them.)

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 
 	"github.com/sallyport/sallyport"
+	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/api/iam"
 	"github.com/sallyport/sallyport/internal/store"
 )
@@ -266,6 +267,17 @@ func TestYourself(t *testing.T) {
 	}
 	_, err = root.DeleteAccessKey(t.Context(), &awsiam.DeleteAccessKeyInput{AccessKeyId: keys.AccessKeyMetadata[0].AccessKeyId, UserName: aws.String("ann")})
 	d.refused(err, "NoSuchEntity", "The Access Key with id "+d.root.AccessKeyID+" cannot be found.")
+
+	// The root of the admin socket has credentials that are no key of the account's.
+	_, err = root.DeleteAccessKey(t.Context(), &awsiam.DeleteAccessKeyInput{AccessKeyId: keys.AccessKeyMetadata[0].AccessKeyId})
+	d.must(err)
+	short, err := d.api.Issue(api.Grant{Who: d.api.Root(), For: time.Hour}, time.Now())
+	d.must(err)
+	r, err = d.iam(aws.Credentials{AccessKeyID: short.AccessKeyID, SecretAccessKey: short.Secret.Reveal(), SessionToken: short.Token.Reveal()}).GetUser(t.Context(), &awsiam.GetUserInput{})
+	d.must(err)
+	if r.User.CreateDate == nil || r.User.CreateDate.IsZero() {
+		t.Errorf("root without a key is %+v", r.User)
+	}
 }
 
 func TestYourselfIsAUserOrRoot(t *testing.T) {

@@ -42,6 +42,7 @@ func allowing(actions ...string) string {
 type door struct {
 	*testing.T
 	url  string
+	api  *api.Server
 	db   *store.DB
 	root aws.Credentials // a key of the account's own
 }
@@ -61,12 +62,13 @@ func open(t *testing.T) *door {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(&api.Server{
+	s := &api.Server{
 		Realm: realm, Store: db, Keys: keys, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Services: []*api.Service{iam.Service(), sts.Service()},
-	})
+	}
+	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
-	d := &door{T: t, url: server.URL, db: db}
+	d := &door{T: t, url: server.URL, api: s, db: db}
 	d.root = d.key("")
 	return d
 }

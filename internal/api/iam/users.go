@@ -58,14 +58,14 @@ func getUser(ctx context.Context, c *api.Call, in *GetUserInput) (*GetUserOutput
 }
 
 // getRoot answers the account's root, who asks about itself. It is no user, and
-// has neither name nor path; its date, which the model wants, is its first
-// key's.
+// has neither name nor path. Its date, which the model wants, is its first key's; the
+// root who comes by the admin socket has none, and is as old as AWS's policies here.
 func getRoot(ctx context.Context, c *api.Call) (*GetUserOutput, error) {
 	keys, err := c.Server.Store.IAM().AccessKeys(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	out := &User{Arn: new(c.Server.Realm.Root()), UserId: new(c.Server.Realm.Account)}
+	out := &User{Arn: new(c.Server.Realm.Root()), UserId: new(c.Server.Realm.Account), CreateDate: new(api.BuiltinSince)}
 	if len(keys) > 0 {
 		out.CreateDate = &keys[0].Created
 	}

@@ -70,6 +70,58 @@ func allowing(actions, resource string) string {
 
 var session = map[string]string{"aws:ssm:SessionId": "ann-0123456789abcdef0", "aws:ssm:TargetId": "mi-0123456789abcdef0"}
 
+// What is to be tried alone is checked as all is, and not done.
+func TestDryRun(t *testing.T) {
+	h := open(t)
+	ctx, dry := t.Context(), aws.Bool(true)
+	made, err := h.root.CreateKey(ctx, &awskms.CreateKeyInput{})
+	h.must(err)
+	key, missing := made.KeyMetadata.KeyId, aws.String("11111111-2222-3333-4444-555555555555")
+	blob := h.seal(*key)
+	ignore := []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext}
+	calls := func(c *awskms.Client, key *string) map[string]func() error {
+		return map[string]func() error{
+			"Encrypt": func() error {
+				_, err := c.Encrypt(ctx, &awskms.EncryptInput{KeyId: key, Plaintext: []byte("x"), DryRun: dry})
+				return err
+			},
+			"GenerateDataKey": func() error {
+				_, err := c.GenerateDataKey(ctx, &awskms.GenerateDataKeyInput{KeyId: key, KeySpec: types.DataKeySpecAes256, DryRun: dry})
+				return err
+			},
+			"GenerateDataKeyWithoutPlaintext": func() error {
+				_, err := c.GenerateDataKeyWithoutPlaintext(ctx, &awskms.GenerateDataKeyWithoutPlaintextInput{KeyId: key, KeySpec: types.DataKeySpecAes256, DryRun: dry})
+				return err
+			},
+			"Decrypt": func() error {
+				_, err := c.Decrypt(ctx, &awskms.DecryptInput{KeyId: key, CiphertextBlob: blob, DryRun: dry})
+				return err
+			},
+			"Decrypt without a ciphertext": func() error {
+				_, err := c.Decrypt(ctx, &awskms.DecryptInput{KeyId: key, DryRun: dry, DryRunModifiers: ignore})
+				return err
+			},
+		}
+	}
+	ann := h.as("ann", allowing(`"kms:DescribeKey"`, "*"))
+	for name, call := range calls(h.root, key) {
+		t.Log(name)
+		h.refused(call(), "DryRunOperationException", "The request would have succeeded")
+		h.refused(calls(ann, key)[name](), "AccessDeniedException", "kms:")
+		h.refused(calls(h.root, missing)[name](), "NotFoundException", "")
+	}
+	_, err = h.root.DisableKey(ctx, &awskms.DisableKeyInput{KeyId: key})
+	h.must(err)
+	for name, call := range calls(h.root, key) {
+		t.Log(name)
+		h.refused(call(), "DisabledException", "")
+	}
+	_, err = h.root.Decrypt(ctx, &awskms.DecryptInput{KeyId: key, DryRunModifiers: ignore})
+	h.refused(err, "ValidationException", "DryRun")
+	_, err = h.root.Decrypt(ctx, &awskms.DecryptInput{DryRun: dry, DryRunModifiers: ignore})
+	h.refused(err, "ValidationException", "KeyId")
+}
+
 func TestTheLifeOfAKey(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -36,11 +37,15 @@ func (s *Server) sealer(ctx context.Context, k *sallyport.KMSKey) (keyring.Seale
 	return keyring.Material(material)
 }
 
-// seal seals plaintext with a key, which must be there and enabled.
-func (s *Server) seal(ctx context.Context, name *string, plaintext []byte, with map[string]string) (api.KeyRef, []byte, error) {
+// seal seals plaintext with a key, which must be there and enabled. If it is only to
+// be tried, all is checked, and nothing is done.
+func (s *Server) seal(ctx context.Context, name *string, plaintext []byte, with map[string]string, try bool) (api.KeyRef, []byte, error) {
 	ref, err := s.key(ctx, name)
 	if err == nil {
 		err = ref.Usable()
+	}
+	if err == nil && try {
+		err = wouldSucceed()
 	}
 	if err != nil {
 		return ref, nil, err
@@ -74,14 +79,16 @@ func invalidCiphertext() error {
 }
 
 // refuse refuses what requests may ask for and this service does not have.
-func refuse(dryRun *bool, recipient *RecipientInfo) error {
-	switch {
-	case recipient != nil:
+func refuse(recipient *RecipientInfo) error {
+	if recipient != nil {
 		return sallyport.Errorf(sallyport.UnsupportedOperationException, "Recipient is for AWS's enclaves. Leave it out.")
-	case deref(dryRun):
-		return sallyport.Errorf(sallyport.UnsupportedOperationException, "DryRun is not done here. SimulatePrincipalPolicy says what a user or role may do.")
 	}
 	return nil
+}
+
+// wouldSucceed answers a request with DryRun that is let in and makes sense.
+func wouldSucceed() error {
+	return sallyport.Errorf(sallyport.DryRunOperationException, "The request would have succeeded, but the DryRun option is set.")
 }
 
 func (s *Server) encryptOn(ctx context.Context, c *api.Call, in *EncryptInput) ([]api.Question, error) {
@@ -89,13 +96,10 @@ func (s *Server) encryptOn(ctx context.Context, c *api.Call, in *EncryptInput) (
 }
 
 func (s *Server) encrypt(ctx context.Context, _ *api.Call, in *EncryptInput) (*EncryptOutput, error) {
-	if err := refuse(in.DryRun, nil); err != nil {
-		return nil, err
-	}
 	if err := checkAlgorithm(in.EncryptionAlgorithm); err != nil {
 		return nil, err
 	}
-	ref, blob, err := s.seal(ctx, &in.KeyId, in.Plaintext, in.EncryptionContext)
+	ref, blob, err := s.seal(ctx, &in.KeyId, in.Plaintext, in.EncryptionContext, deref(in.DryRun))
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +117,7 @@ func checkAlgorithm(a EncryptionAlgorithmSpec) error {
 // that is named if it says none.
 func (s *Server) decryptOn(ctx context.Context, c *api.Call, in *DecryptInput) ([]api.Question, error) {
 	name := sealedBy(in.CiphertextBlob)
-	if name == "" {
+	if name == "" || in.ignoresCiphertext() {
 		name = deref(in.KeyId)
 	}
 	if name == "" {
@@ -122,19 +126,33 @@ func (s *Server) decryptOn(ctx context.Context, c *api.Call, in *DecryptInput) (
 	return s.onKey(ctx, c, name, in.EncryptionContext)
 }
 
+// ignoresCiphertext reports whether the request, which is to be tried alone, is about
+// the key that it names, and has no ciphertext.
+func (in *DecryptInput) ignoresCiphertext() bool {
+	return slices.Contains(in.DryRunModifiers, DryRunModifierTypeIgnoreCiphertext)
+}
+
 func (s *Server) decrypt(ctx context.Context, _ *api.Call, in *DecryptInput) (*DecryptOutput, error) {
-	if err := refuse(in.DryRun, in.Recipient); err != nil {
+	if err := refuse(in.Recipient); err != nil {
 		return nil, err
 	}
 	if err := checkAlgorithm(in.EncryptionAlgorithm); err != nil {
 		return nil, err
 	}
 	id := sealedBy(in.CiphertextBlob)
-	if id == "" {
+	switch {
+	case !in.ignoresCiphertext() && id == "":
 		return nil, invalidCiphertext()
+	case !in.ignoresCiphertext():
+	case !deref(in.DryRun):
+		return nil, sallyport.Errorf(sallyport.ValidationException, "DryRunModifiers are for requests with DryRun.")
+	case in.KeyId == nil:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "A request whose ciphertext is ignored has to name the key: give KeyId.")
+	default:
+		id = *in.KeyId
 	}
 	ref, err := s.key(ctx, &id)
-	if sallyport.CodeOf(err) == sallyport.NotFoundException {
+	if sallyport.CodeOf(err) == sallyport.NotFoundException && !in.ignoresCiphertext() {
 		return nil, invalidCiphertext() // as AWS says of a key that has been deleted
 	}
 	if err != nil {
@@ -151,6 +169,9 @@ func (s *Server) decrypt(ctx context.Context, _ *api.Call, in *DecryptInput) (*D
 	}
 	if err := ref.Usable(); err != nil {
 		return nil, err
+	}
+	if deref(in.DryRun) {
+		return nil, wouldSucceed()
 	}
 	sealer, err := s.sealer(ctx, ref.Key)
 	if err != nil {
@@ -171,7 +192,7 @@ func (s *Server) generateDataKeyOn(ctx context.Context, c *api.Call, in *Generat
 }
 
 func (s *Server) generateDataKey(ctx context.Context, _ *api.Call, in *GenerateDataKeyInput) (*GenerateDataKeyOutput, error) {
-	if err := refuse(in.DryRun, in.Recipient); err != nil {
+	if err := refuse(in.Recipient); err != nil {
 		return nil, err
 	}
 	size, err := dataKeySize(in.KeySpec, in.NumberOfBytes)
@@ -179,7 +200,7 @@ func (s *Server) generateDataKey(ctx context.Context, _ *api.Call, in *GenerateD
 		return nil, err
 	}
 	plaintext := keyring.NewDataKey(size)
-	ref, blob, err := s.seal(ctx, &in.KeyId, plaintext, in.EncryptionContext)
+	ref, blob, err := s.seal(ctx, &in.KeyId, plaintext, in.EncryptionContext, deref(in.DryRun))
 	if err != nil {
 		return nil, err
 	}
