@@ -89,6 +89,11 @@ type Agent struct {
 	// user's. NoSudo keeps ssm-user from becoming root.
 	SSMUser, NoSudo bool
 
+	// Shell is what runs in sessions of a shell instead of the user's own: the path of
+	// a program, which is not told that it is a login shell. "" is the user's own.
+	// Windows has but one.
+	Shell string
+
 	// ForwardAllow and ForwardDeny are where port sessions may and may not go.
 	// The longest prefix decides. Where neither says anything they may go
 	// anywhere but to link-local addresses and clouds' metadata.

@@ -326,7 +326,13 @@ func (s *session) shellCommand() (pty.Command, error) {
 		if err != nil {
 			return pty.Command{}, err
 		}
+		if s.agent.Shell != "" {
+			user.Shell = s.agent.Shell
+		}
 		cmd := loginShell(user, s.id)
+		if s.agent.Shell != "" && runtime.GOOS != "windows" {
+			cmd.Args = []string{filepath.Base(s.agent.Shell)}
+		}
 		cmd.As = as
 		return cmd, nil
 	}

@@ -138,7 +138,7 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 }
 
 func runCommand() *cobra.Command {
-	var state string
+	var state, shell string
 	var verbose, asJSON, asSelf, noSudo bool
 	var allow, deny []string
 	cmd := &cobra.Command{
@@ -149,6 +149,9 @@ func runCommand() *cobra.Command {
 An agent that runs as root has sessions run as ssm-user, who is made when first
 needed and may use sudo, unless the preferences say another (Run As). Another
 agent's run as its own user.
+
+A shell is the user's login shell. --shell /bin/sh has it as AWS's agent does,
+which programs that read a shell's output may count on.
 
 Ports may be forwarded to any address but link-local ones and those where clouds
 keep a machine's credentials. --forward-allow and --forward-deny add to that: of
@@ -176,6 +179,9 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 			if a.ForwardDeny, err = prefixes("--forward-deny", deny); err != nil {
 				return err
 			}
+			if a.Shell, err = checkShell(shell); err != nil {
+				return err
+			}
 			if only, err := upgradeOnHangUp(a, stop, cmd.OutOrStdout()); only || err != nil {
 				return err
 			}
@@ -193,6 +199,7 @@ deny 0.0.0.0/0 and ::/0, and allow it.` + upgradeHelp,
 	f.BoolVar(&asJSON, "log-json", false, "log as JSON")
 	f.BoolVar(&asSelf, "as-self", false, "sessions run as the agent's own user, even if that is root")
 	f.BoolVar(&noSudo, "no-sudo", false, "the ssm-user that is made may not use sudo")
+	f.StringVar(&shell, "shell", "", "the `program` that sessions of a shell run, by its path (default: the user's login shell)")
 	f.StringArrayVar(&allow, "forward-allow", nil, "ports may be forwarded into this `CIDR`; may be repeated")
 	f.StringArrayVar(&deny, "forward-deny", nil, "ports may not be forwarded into this `CIDR`; may be repeated")
 	return cmd
@@ -208,6 +215,25 @@ func lockState(state string) (unlock func(), err error) {
 		return nil, err
 	}
 	return statedir.Lock(state, "sallyport agent")
+}
+
+// checkShell checks what --shell has.
+func checkShell(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	if runtime.GOOS == "windows" {
+		return "", errors.New("--shell: sessions on Windows run PowerShell, and nothing else")
+	}
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("--shell %q is no path that begins with a slash, like /bin/sh", path)
+	}
+	if info, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("--shell: %w", err)
+	} else if info.IsDir() || info.Mode().Perm()&0o111 == 0 {
+		return "", fmt.Errorf("--shell %s is no program", path)
+	}
+	return path, nil
 }
 
 // prefixes reads CIDRs. A lone address is a prefix of its whole length.
