@@ -232,7 +232,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case held > openedAfter:
 			wait.Answered()
 		}
-		if isUnbelieved(err) {
+		if _, ok := endpoint.UnknownCA(err); ok {
 			err = fmt.Errorf("%w; the CA is another than when this machine was registered: register it again, with --force and --ca-pin or --ca-file", err)
 		}
 		delay := wait.Next()
@@ -293,9 +293,9 @@ func (a *Agent) dropKeys(ctx context.Context) {
 }
 
 // serve opens the control channel and answers what comes on it, until it is
-// lost or ctx is done.
-func (a *Agent) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// lost or serving is done.
+func (a *Agent) serve(serving context.Context) error {
+	ctx, cancel := context.WithCancelCause(serving)
 	defer cancel(nil)
 	if err := a.inform(ctx); err != nil {
 		return err
@@ -304,7 +304,13 @@ func (a *Agent) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Drop()
+	defer func() {
+		if serving.Err() != nil {
+			conn.Close(errStopping.Error()) // which the server's log then has
+			return
+		}
+		conn.Drop()
+	}()
 	a.mu.Lock()
 	a.control = conn
 	a.mu.Unlock()

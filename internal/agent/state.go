@@ -113,8 +113,11 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 		"PublicKey": base64.StdEncoding.EncodeToString(public), "PublicKeyType": "Rsa",
 		"Region": r.Region, // ours: a wrong one is said before the activation is used
 	}, &out)
-	if isUnbelieved(err) {
-		return nil, fmt.Errorf("register: %w; if that is the control plane's own CA give its pin, as sallyport activation create prints it (--ca-pin), or its certificate (--ca-file)", err)
+	if at, ok := endpoint.UnknownCA(err); ok {
+		return nil, fmt.Errorf("register: %w; if that is the control plane's own CA give its pin, as sallyport activation create prints it (--ca-pin), or its certificate, as sallyport ca prints it on the server of %s (--ca-file)", err, at)
+	}
+	if at, why, ok := endpoint.Unreached(err); ok {
+		return nil, fmt.Errorf("register: %s cannot be reached from this machine: %w; is the control plane running, and --endpoint right?", at, why)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("register: %w", err)
@@ -136,13 +139,6 @@ func Register(ctx context.Context, r Registering) (*Registration, error) {
 	}
 	os.Remove(filepath.Join(r.State, attemptFile)) // it says nothing that the registration does not
 	return reg, nil
-}
-
-// isUnbelieved reports whether err is that the server's certificate was issued by
-// an authority that is not believed.
-func isUnbelieved(err error) bool {
-	_, ok := errors.AsType[x509.UnknownAuthorityError](err)
-	return ok
 }
 
 // attempt returns the attempt that r is, with its key: the one that was made

@@ -101,6 +101,9 @@ func Load(ctx context.Context, s Settings) (*Client, error) {
 		if bundle, err = os.ReadFile(s.CABundle); err != nil {
 			return nil, fmt.Errorf("read CA bundle: %w", err)
 		}
+		if !x509.NewCertPool().AppendCertsFromPEM(bundle) {
+			return nil, fmt.Errorf("read CA bundle: there is no certificate in %s; sallyport ca prints the server's, on the server", s.CABundle)
+		}
 	}
 	load := func(more ...func(*config.LoadOptions) error) (aws.Config, error) {
 		if bundle != nil {
@@ -277,7 +280,7 @@ func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
 		}
 	}
 	if len(good) == 0 && !system {
-		return nil, fmt.Errorf("read CA bundle: there is no certificate in %s", name)
+		return nil, fmt.Errorf("read CA bundle: there is no certificate in %s; sallyport ca prints the server's, on the server", name)
 	}
 	return good, nil
 }

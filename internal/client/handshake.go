@@ -26,8 +26,12 @@ func (r *run) message(ctx context.Context, m datachannel.Message) error {
 			return nil
 		}
 		var done wire.HandshakeComplete
-		strictjson.Unmarshal(m.Payload, &done)                                  // nothing in it has to be there
-		if done.CustomerMessage != "" && (r.Stock || r.where() != farCommand) { // whose stderr is its own
+		strictjson.Unmarshal(m.Payload, &done) // nothing in it has to be there
+		if r.cipher != nil && !r.Stock {
+			if r.where() != farCommand {
+				r.notice("this session is encrypted from here to the node: its recording has nothing of what is shown")
+			}
+		} else if done.CustomerMessage != "" && (r.Stock || r.where() != farCommand) { // whose stderr is its own
 			r.customerMessage(done.CustomerMessage)
 		}
 		r.shaking.Store(false)

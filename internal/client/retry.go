@@ -5,8 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -65,30 +63,14 @@ func Explain(err error) string {
 	if errors.As(err, &keys) {
 		return keys.Error() + `; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`
 	}
-	if untrusted(err) {
-		return err.Error() + "; if this is your control plane, set AWS_CA_BUNDLE to a file that holds its CA"
+	if at, ok := endpoint.UnknownCA(err); ok {
+		return fmt.Sprintf("the certificate of %s is of a CA that this machine does not trust; if it is your control plane, have its CA printed there (sallyport ca), and give the file with --ca-bundle or AWS_CA_BUNDLE", at)
 	}
-	if at, why, ok := unreached(err); ok {
+	if untrusted(err) {
+		return err.Error() + "; is that your control plane, by the name in its certificate?"
+	}
+	if at, why, ok := endpoint.Unreached(err); ok {
 		return fmt.Sprintf("%s cannot be reached: %v; is the control plane running, and its address right (AWS_ENDPOINT_URL, --endpoint-url)?", at, why)
 	}
 	return err.Error()
-}
-
-// unreached returns the address at which no connection came about, and the
-// system's words for why. It reports false for other errors.
-func unreached(err error) (at string, why error, ok bool) {
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return dns.Name, errors.New(dns.Err), true
-	}
-	op, ok := errors.AsType[*net.OpError](err)
-	if !ok || op.Op != "dial" || op.Addr == nil {
-		return "", nil, false
-	}
-	if op.Timeout() {
-		return op.Addr.String(), errors.New("it does not answer"), true
-	}
-	if call, ok := errors.AsType[*os.SyscallError](op); ok {
-		return op.Addr.String(), call.Err, true
-	}
-	return op.Addr.String(), op.Err, true
 }

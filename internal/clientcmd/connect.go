@@ -67,6 +67,9 @@ signal ended the command, which ends the session too.`,
 		if *noShell && len(fs) == 0 {
 			return errors.New("-N opens no shell, and without -L there is nothing else to do")
 		}
+		if len(args) > 1 {
+			return fmt.Errorf("connect opens a shell, and takes no command; to run one: sallyport exec %s -- %s", args[0], strings.Join(args[1:], " "))
+		}
 		return cobra.ExactArgs(1)(c, args)
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {

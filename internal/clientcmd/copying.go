@@ -57,6 +57,9 @@ func (c *copying) run(ctx context.Context, from []place, to place) error {
 	into, err := c.dst.stat(to.path)
 	isDir := err == nil && into.IsDir()
 	if !isDir && (len(from) > 1 || strings.HasSuffix(to.path, "/")) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no directory %s", to.path)
+		}
 		return fmt.Errorf("%s is no directory", to.path)
 	}
 	for _, p := range from {
@@ -201,6 +204,9 @@ func (c *copying) copyTo(ctx context.Context, j job) error {
 	}
 	defer src.Close()
 	dst, err := c.land(j)
+	if errors.Is(err, fs.ErrNotExist) { // the file need not be there, so it is its directory that is not
+		return fmt.Errorf("there is no directory for %s", j.to)
+	}
 	if err != nil {
 		return fmt.Errorf("to %s: %w", j.to, err)
 	}

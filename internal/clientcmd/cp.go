@@ -28,7 +28,7 @@ func cpCommand() *cobra.Command {
 		Use:   "cp [-r] FROM... TO",
 		Short: "Copy files to or from a node",
 		Long: `Copy files to or from a node. A place on a node is NODE:PATH, where a path that
-does not begin with a slash is in the home directory of the session's user; a
+does not begin with a slash, or begins with ~/, is in the home directory of the session's user; a
 place here that has a colon in it can be written ./like:this.
 
 	sallyport cp nginx.conf web-1:/etc/nginx/
@@ -170,6 +170,11 @@ func readPlace(arg string) place {
 	if !ok || node == "" || strings.ContainsAny(node, `/\`) || runtime.GOOS == "windows" && len(node) == 1 {
 		return place{"", arg}
 	}
+	// A shell of the node's would read ~ so, and no shell reads this.
+	if p == "~" {
+		p = ""
+	}
+	p = strings.TrimPrefix(p, "~/")
 	if p == "" {
 		p = "."
 	}

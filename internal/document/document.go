@@ -105,7 +105,13 @@ func Parse(text string, f Format) (*Document, error) {
 	}
 	tree, err := decode(text, f)
 	if err != nil {
-		return nil, invalid("The document is not %s: %v.", f, err)
+		hint := ""
+		if f == JSON {
+			if tree, yerr := decode(text, YAML); yerr == nil && len(tree) > 0 {
+				hint = " It reads as YAML: give DocumentFormat YAML (--document-format YAML)."
+			}
+		}
+		return nil, invalid("The document is not %s: %v.%s", f, err, hint)
 	}
 	if v, _ := tree["schemaVersion"].(string); v != "1.0" {
 		return nil, sallyport.Errorf(sallyport.InvalidDocumentSchemaVersion, "schemaVersion is %s, and that of a session document is \"1.0\".", quote(tree["schemaVersion"]))

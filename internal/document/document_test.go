@@ -13,6 +13,19 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
+// Content in YAML that is said to be JSON is told apart, and what to give is said.
+func TestYAMLTakenForJSON(t *testing.T) {
+	_, err := Parse("schemaVersion: \"1.0\"\nsessionType: Standard_Stream\n", JSON)
+	if err == nil || !strings.HasSuffix(err.Error(), "It reads as YAML: give DocumentFormat YAML (--document-format YAML).") {
+		t.Errorf("%v", err)
+	}
+	for _, text := range []string{"{", "", "just text", `{"schemaVersion":"1.0",}x`} {
+		if _, err := Parse(text, JSON); err == nil || strings.Contains(err.Error(), "YAML") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func parse(t *testing.T, text string) *Document {
 	t.Helper()
 	f := JSON

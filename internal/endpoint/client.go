@@ -305,6 +305,9 @@ func (c *Client) postOnce(ctx context.Context, path string, header http.Header, 
 	defer resp.Body.Close()
 	c.learn(resp.Header, asked)
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if u.Scheme == "http" && resp.StatusCode == http.StatusBadRequest && (err != nil || bytes.Contains(answer, []byte("HTTP request to an HTTPS server"))) {
+		return nil, &tlsExpectedError{u.Host} // Go's net/http says so, and resets the connection
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read answer: %w", err)
 	}

@@ -4,6 +4,7 @@
 package usage
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -24,7 +25,24 @@ func (e Error) Unwrap() error { return e.error }
 // that it cannot read. A command that has others and is typed alone shows its
 // help.
 func Strict(c *cobra.Command) {
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return Error{explainFlag(c, err)} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if !errors.Is(err, pflag.ErrHelp) {
+			return Error{explainFlag(c, err)}
+		}
+		// -h after what is no argument of the command's may be meant for another: as in
+		// connect NODE df -h.
+		if args := c.Flags().Args(); len(args) > 1 && c.ValidateArgs(args) != nil {
+			return c.ValidateArgs(args)
+		}
+		return err
+	})
+	if c.Flags().Lookup("help") == nil {
+		c.Flags().Bool("help", false, "help for "+c.Name()+", also -h") // cobra's own takes -h wherever it stands
+	}
+	if name, rest, ok := strings.Cut(c.Use, " "); ok && c.Runnable() {
+		c.Use = name + " " + flagsInUse + " " + rest
+		c.DisableFlagsInUseLine = true // cobra puts them last, where those of exec would be the command's
+	}
 	if c.HasSubCommands() && c.RunE == nil {
 		c.Args = cobra.NoArgs // what it has are the names of other commands
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
@@ -100,11 +118,15 @@ func DidYouMean(name string, flags *pflag.FlagSet) string { return meant(nearFla
 
 // typed is how a command is typed, without its flags.
 func typed(c *cobra.Command) string {
+	use := strings.Replace(c.Use, " "+flagsInUse, "", 1)
 	if c.HasParent() {
-		return c.Parent().CommandPath() + " " + c.Use
+		return c.Parent().CommandPath() + " " + use
 	}
-	return c.Use
+	return use
 }
+
+// flagsInUse stands for a command's flags in the line that says how it is used.
+const flagsInUse = "[flags]"
 
 // meant asks whether one of the names was meant. It is empty without names.
 func meant(names []string) string {

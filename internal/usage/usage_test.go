@@ -41,6 +41,31 @@ func TestDuration(t *testing.T) {
 	}
 }
 
+// -h is for the command whose arguments it stands behind, or else for help.
+func TestHelpBehindArguments(t *testing.T) {
+	for _, c := range []struct{ line, wrong string }{
+		{"connect -h", ""},
+		{"connect web-1 -h", ""},
+		{"connect --help web-1 df", ""},
+		{"connect web-1 df -h", "there are too many arguments (2); type: sallyport connect NODE"},
+		{"connect web-1 -x", "unknown shorthand flag: 'x' in -x"},
+	} {
+		root := &cobra.Command{Use: "sallyport", SilenceErrors: true, SilenceUsage: true}
+		root.AddCommand(&cobra.Command{Use: "connect NODE", Args: cobra.ExactArgs(1), RunE: func(*cobra.Command, []string) error { return nil }})
+		Strict(root)
+		var out strings.Builder
+		root.SetOut(&out)
+		root.SetArgs(strings.Fields(c.line))
+		err := root.Execute()
+		if c.wrong == "" && (err != nil || !strings.Contains(out.String(), "sallyport connect [flags] NODE")) {
+			t.Errorf("%s: %v, %s", c.line, err, out.String())
+		}
+		if c.wrong != "" && (err == nil || err.Error() != c.wrong || out.Len() > 0) {
+			t.Errorf("%s: %v, %s", c.line, err, out.String())
+		}
+	}
+}
+
 func TestUnknownVariables(t *testing.T) {
 	root := &cobra.Command{Use: "sallyport"}
 	sub := &cobra.Command{Use: "server", Run: func(*cobra.Command, []string) {}}

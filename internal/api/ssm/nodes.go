@@ -244,7 +244,7 @@ func (s *Server) askNode(ctx context.Context, c *api.Call, text string) ([]api.Q
 	return []api.Question{q}, err
 }
 
-func (s *Server) deregister(ctx context.Context, _ *api.Call, in *DeregisterManagedInstanceInput) (*DeregisterManagedInstanceOutput, error) {
+func (s *Server) deregister(ctx context.Context, c *api.Call, in *DeregisterManagedInstanceInput) (*DeregisterManagedInstanceOutput, error) {
 	id, err := sallyport.ParseNodeID(in.InstanceId)
 	if err != nil {
 		return nil, err
@@ -252,6 +252,7 @@ func (s *Server) deregister(ctx context.Context, _ *api.Call, in *DeregisterMana
 	if err := s.db().Nodes().Deregister(ctx, id); err != nil {
 		return nil, err
 	}
+	s.API.Log.InfoContext(ctx, "node deregistered", sallyport.LogNode, id, sallyport.LogWho, c.Who.ARN)
 	s.Broker.EndNode(id, id.String()+" was deregistered.")
 	return &DeregisterManagedInstanceOutput{}, nil
 }

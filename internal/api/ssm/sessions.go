@@ -498,7 +498,8 @@ func (s *Server) whyNot(ctx context.Context, n *sallyport.Node, id sallyport.Nod
 	if err == nil && lacks != "" {
 		why = append(why, lacks)
 	}
-	if t := n.Trouble; t.Reason != "" && t.Reason != lacks && time.Since(t.At) < 24*time.Hour {
+	// What went wrong before the node was last heard of is over.
+	if t := n.Trouble; t.Reason != "" && t.Reason != lacks && !t.At.Before(n.LastPing) && time.Since(t.At) < 24*time.Hour {
 		why = append(why, fmt.Sprintf("The last thing that went wrong, %s ago: %s", age(time.Since(t.At)), t.Reason))
 	}
 	return strings.Join(why, " ")
