@@ -226,16 +226,20 @@ func (g *Gateway) data(ctx context.Context, c *socket.Conn, who *sallyport.Princ
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	pinged := make(chan struct{})
+	pinged, ofNode := make(chan struct{}), open.ClientInstanceId != "" || who != nil && !who.Node.IsZero()
+	keepAlive := c.KeepAliveSlow // a person's terminal may be stopped for long
+	if ofNode {
+		keepAlive = c.KeepAlive
+	}
 	go func() {
 		defer close(pinged)
-		if err := panics.Run(func() error { return c.KeepAlive(ctx, pingEvery, pongWithin) }); err != nil {
+		if err := panics.Run(func() error { return keepAlive(ctx, pingEvery, pongWithin) }); err != nil {
 			cancel(err)
 		}
 	}()
 
 	err := panics.Run(func() error {
-		if open.ClientInstanceId != "" || who != nil && !who.Node.IsZero() {
+		if ofNode {
 			return g.joinNode(ctx, c, who, id, open)
 		}
 		return g.Broker.JoinPerson(ctx, who, id, open.TokenValue.Secret, open.ClientId, c, open.Capabilities)

@@ -81,6 +81,9 @@ type boundedConn struct {
 	leave func()
 }
 
+// NetConn is the connection that the system knows.
+func (c *boundedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *boundedConn) Close() error {
 	err := c.Conn.Close()
 	c.leave()

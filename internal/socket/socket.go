@@ -274,6 +274,47 @@ func (c *Conn) KeepAlive(ctx context.Context, interval, patience time.Duration) 
 	}
 }
 
+// A transport is what the system knows of a connection's peer.
+type transport struct {
+	answers bool // the peer's system answers ours
+	stuck   bool // the peer takes nothing: what was written waits here
+}
+
+// KeepAliveSlow is KeepAlive for a peer that may take nothing for a long time, as a
+// terminal that is stopped: the peer answers a ping when it has read all that was
+// sent before. An answer is waited for while the peer's system answers ours, which a
+// peer that is dead does not for longer than five minutes. Where ours cannot tell,
+// this is KeepAlive.
+func (c *Conn) KeepAliveSlow(ctx context.Context, interval, patience time.Duration) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		if t := transportOf(c.ws.NetConn(), patience); t.answers && t.stuck {
+			continue // a ping that cannot be written in time would be the end of the socket
+		}
+		err := c.Ping(ctx, patience)
+		for errors.Is(err, ErrSilent) {
+			t := transportOf(c.ws.NetConn(), patience)
+			switch {
+			case !t.answers:
+				return err
+			case t.stuck: // the ping may not have been written
+				err = nil
+			default:
+				err = c.pong(ctx, patience)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // Ping pings the peer once, and returns [ErrSilent] if the answer takes longer
 // than patience. A goroutine must be reading meanwhile. Ping is for one goroutine at
 // a time.
@@ -282,14 +323,19 @@ func (c *Conn) Ping(ctx context.Context, patience time.Duration) error {
 	case <-c.pongs: // late, to a ping before
 	default:
 	}
-	late := time.NewTimer(patience)
-	defer late.Stop()
 	if err := c.ws.WriteControl(websocket.PingMessage, []byte("keepalive"), time.Now().Add(patience)); err != nil {
 		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 			return ErrSilent
 		}
 		return err
 	}
+	return c.pong(ctx, patience)
+}
+
+// pong waits for the answer to a ping.
+func (c *Conn) pong(ctx context.Context, patience time.Duration) error {
+	late := time.NewTimer(patience)
+	defer late.Stop()
 	select {
 	case <-c.pongs:
 		return nil
