@@ -31,7 +31,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -56,7 +55,7 @@ type Settings struct {
 	Region   string // or AWS_REGION, AWS_DEFAULT_REGION, the profile's region
 	Profile  string // or AWS_PROFILE, or "default"
 
-	// CABundle is a file of certificates that are believed beside the
+	// CABundle is a file of certificates that are believed in place of the
 	// system's: or AWS_CA_BUNDLE, the profile's ca_bundle, SSL_CERT_FILE.
 	CABundle string
 
@@ -157,11 +156,11 @@ func (s Settings) client(ctx context.Context, cfg aws.Config) (*Client, error) {
 	}
 	httpClient := s.HTTP
 	if httpClient == nil {
-		bundle, err := s.authorities(cfg)
+		trust, err := s.trust(cfg)
 		if err != nil {
 			return nil, err
 		}
-		if httpClient, err = (endpoint.Trust{PEM: bundle}).HTTP(); err != nil {
+		if httpClient, err = trust.HTTP(); err != nil {
 			return nil, err
 		}
 	}
@@ -245,10 +244,9 @@ func ignoresEndpoints(ctx context.Context, cfg aws.Config) bool {
 	return false
 }
 
-// authorities returns the certificates of the bundle that is named first. Those
-// that cannot be read are left out: bundles are the system's with one added,
-// and systems ship certificates that Go refuses.
-func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
+// trust is the bundle that is named first, in place of the system's certificates, as
+// AWS's programs have it. To read the system's takes longer than a call.
+func (s Settings) trust(cfg aws.Config) (endpoint.Trust, error) {
 	name := s.CABundle
 	if name == "" {
 		name = os.Getenv("AWS_CA_BUNDLE")
@@ -263,26 +261,19 @@ func (s Settings) authorities(cfg aws.Config) ([]byte, error) {
 	system := name == ""
 	if system {
 		if name = os.Getenv("SSL_CERT_FILE"); name == "" {
-			return nil, nil
+			return endpoint.Trust{}, nil
 		}
 	}
 	text, err := os.ReadFile(name)
-	if err != nil {
-		if system {
-			return nil, nil // as Go does
-		}
-		return nil, fmt.Errorf("read CA bundle: %w", err)
+	switch {
+	case err == nil && bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")):
+		return endpoint.Trust{PEM: text, Only: true}, nil
+	case system:
+		return endpoint.Trust{}, nil // as Go does
+	case err != nil:
+		return endpoint.Trust{}, fmt.Errorf("read CA bundle: %w", err)
 	}
-	var good []byte
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if _, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
-			good = append(good, pem.EncodeToMemory(block)...)
-		}
-	}
-	if len(good) == 0 && !system {
-		return nil, fmt.Errorf("read CA bundle: there is no certificate in %s; sallyport ca prints the server's, on the server", name)
-	}
-	return good, nil
+	return endpoint.Trust{}, fmt.Errorf("read CA bundle: there is no certificate in %s; sallyport ca prints the server's, on the server", name)
 }
 
 // credentials gives the endpoint the SDK's, which renews them.

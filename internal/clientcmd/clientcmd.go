@@ -85,7 +85,7 @@ func settingsFlags(flags *pflag.FlagSet) *client.Settings {
 	flags.StringVar(&s.Endpoint, "endpoint-url", "", "the control plane's `URL` (default: AWS_ENDPOINT_URL_SSM, AWS_ENDPOINT_URL or the profile's)")
 	flags.StringVar(&s.Region, "region", "", "the control plane's `region` (default: AWS_REGION or the profile's)")
 	flags.StringVar(&s.Profile, "profile", "", "which `profile` of ~/.aws (default: AWS_PROFILE)")
-	flags.StringVar(&s.CABundle, "ca-bundle", "", "a `file` of certificates to believe beside the system's (default: AWS_CA_BUNDLE or SSL_CERT_FILE)")
+	flags.StringVar(&s.CABundle, "ca-bundle", "", "a `file` of certificates to believe in place of the system's (default: AWS_CA_BUNDLE or SSL_CERT_FILE)")
 	return s
 }
 

@@ -160,6 +160,9 @@ func TestTrust(t *testing.T) {
 		{"a stranger is not believed", whole, "", Trust{}, false},
 		{"an authority in a bundle is", whole, "", Trust{PEM: append(other.pem(), root.pem()...)}, true},
 		{"but not under another name", whole, "127.0.0.1", Trust{PEM: root.pem()}, false},
+		{"an authority in a bundle that stands alone is", whole, "", Trust{PEM: append([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), root.pem()...), Only: true}, true},
+		{"others are not", whole, "", Trust{PEM: other.pem(), Only: true}, false},
+		{"nor is it under another name", whole, "127.0.0.1", Trust{PEM: root.pem(), Only: true}, false},
 		{"a pinned root in the chain is", whole, "", Trust{Pin: PinOf(root.cert)}, true},
 		{"but not under another name", whole, "127.0.0.1", Trust{Pin: PinOf(root.cert)}, false},
 		{"a pinned intermediate is", short, "", Trust{Pin: PinOf(between.cert)}, true},
@@ -208,8 +211,10 @@ func TestTrust(t *testing.T) {
 		}
 	})
 	t.Run("a bundle without certificates is refused", func(t *testing.T) {
-		if _, err := (Trust{PEM: []byte("hello")}).HTTP(); err == nil {
-			t.Error("accepted")
+		for _, only := range []bool{false, true} {
+			if _, err := (Trust{PEM: []byte("hello"), Only: only}).HTTP(); err == nil {
+				t.Error("accepted")
+			}
 		}
 	})
 }

@@ -21,8 +21,9 @@ import (
 // that the system believes.
 type Trust struct {
 	// PEM holds the certificates of authorities that are believed beside the
-	// system's.
-	PEM []byte
+	// system's; in their place if Only is set.
+	PEM  []byte
+	Only bool
 
 	// Pin, if it is not zero, is the one certificate in PEM that is believed:
 	// the system's and the others are not. [Trust.Fetch] gets it from the
@@ -79,6 +80,15 @@ var ErrPin = errors.New("the server does not show the certificate that was pinne
 
 // TLS returns what a TLS client needs to believe t, and no more.
 func (t Trust) TLS() (*tls.Config, error) {
+	if t.Only && t.Pin.IsZero() {
+		// Certificates that cannot be read are left out: bundles are the system's with
+		// one added, and systems ship some that Go refuses.
+		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+		if !config.RootCAs.AppendCertsFromPEM(t.PEM) {
+			return nil, errNoCertificates
+		}
+		return config, nil
+	}
 	known, err := certificates(t.PEM)
 	if err != nil {
 		return nil, err
@@ -117,8 +127,11 @@ func (p Pin) among(list []*x509.Certificate) *x509.Certificate {
 // server's certificate must be for that host, and issued under the pinned one.
 // A Trust without a pin is returned as it is.
 func (t Trust) Fetch(ctx context.Context, base *url.URL) (Trust, error) {
+	if t.Pin.IsZero() {
+		return t, nil
+	}
 	known, err := certificates(t.PEM)
-	if err != nil || t.Pin.IsZero() || t.Pin.among(known) != nil {
+	if err != nil || t.Pin.among(known) != nil {
 		return t, err
 	}
 	if base.Scheme != "https" {
@@ -174,6 +187,8 @@ func (p Pin) verify(shown []*x509.Certificate, host string) (*x509.Certificate, 
 	return ca, nil
 }
 
+var errNoCertificates = errors.New("read CA certificates: there is none; they are PEM, and begin with -----BEGIN CERTIFICATE-----")
+
 func certificates(text []byte) (list []*x509.Certificate, err error) {
 	for rest := text; ; {
 		var block *pem.Block
@@ -190,7 +205,7 @@ func certificates(text []byte) (list []*x509.Certificate, err error) {
 		list = append(list, c)
 	}
 	if len(text) > 0 && len(list) == 0 {
-		return nil, errors.New("read CA certificates: there is none; they are PEM, and begin with -----BEGIN CERTIFICATE-----")
+		return nil, errNoCertificates
 	}
 	return list, nil
 }
