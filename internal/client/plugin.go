@@ -151,10 +151,13 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		fmt.Fprintf(stdout, "Cannot perform start session: %s\n", sallyport.Printable(err.Error()))
 		return 0
 	}
+	watching, done := context.WithCancel(ctx)
+	defer done()
 	s := &Session{
 		Client: c, Invitation: call.invitation,
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
 		Stock: true, Silence: pluginSilence, Pipes: call.pipes,
+		HungUp: parentGone(watching), // the aws CLI, which would leave the port taken
 	}
 	if terminalFile(stdin) == nil {
 		s.Window = pluginWindow

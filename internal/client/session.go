@@ -44,8 +44,12 @@ type Session struct {
 	// Stock makes the session behave as AWS's plugin does where programs that
 	// run the plugin count on it: all that the node sends goes to Stdout, the
 	// end of a command with its status in words included; a signal that ends
-	// the program leaves the session on.
+	// the program leaves the session on, unless it forwards a port.
 	Stock bool
+
+	// HungUp is closed when the program that this one was started by has gone, which
+	// is taken for SIGHUP. Nil is for a program of its own.
+	HungUp <-chan struct{}
 
 	// Silence is how long the node may say nothing, after the end of Stdin,
 	// before the session is left. 0 is for as long as the session is on.
@@ -335,7 +339,7 @@ func (r *run) run(ctx context.Context) (Ending, error) {
 		}
 		return Ending{}, cause
 	}
-	if o.How != Closed && o.How != Expired && !(o.How == Killed && r.Stock) && !r.released.Load() {
+	if o.How != Closed && o.How != Expired && !(o.How == Killed && r.Stock && r.where() != farForward) && !r.released.Load() {
 		o.MayBeOn = !r.terminate(context.WithoutCancel(ctx), true)
 	}
 	return o.Ending, nil
@@ -454,8 +458,11 @@ func (r *run) notice(text string) {
 func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
 	for {
 		var s os.Signal
+		hungUp := false
 		select {
 		case s = <-caught:
+		case <-r.HungUp:
+			s, hungUp = syscall.SIGHUP, true
 		case <-ctx.Done():
 			return
 		}
@@ -465,15 +472,16 @@ func (r *run) signals(ctx context.Context, caught <-chan os.Signal) {
 		if resized(s) {
 			token(r.resized)
 		}
-		if fatal(s) {
+		if hungUp || fatal(s) {
 			// ssh ends its ProxyCommand so, whenever it is done. For the record
 			// that is the session's own end, and not a termination.
 			killed := over{Ending{How: Killed, Signal: s}}
-			if at := r.where(); !r.Stock && (at == farStream || at == farForward) {
+			if at := r.where(); at == farForward || at == farStream && !r.Stock {
 				r.parting.Do(func() { r.start(func() { r.leave(ctx, killed) }) })
 			} else {
 				r.finish(killed)
 			}
+			return
 		}
 		if key, ok := typed(s); ok {
 			r.press(ctx, s, key)

@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -340,6 +342,65 @@ func TestInterruptEndsForwarding(t *testing.T) {
 			d.screen.wait(t, "Terminate signal received, exiting.\r\n\r\n\r\nExiting session with sessionId: "+testSession+".\r\n\r\n")
 			if n := d.called("TerminateSession"); n != tt.calls {
 				t.Errorf("%d calls of TerminateSession", n)
+			}
+		})
+	}
+}
+
+// restored waits until the terminal is as it was, which it is once the plugin has
+// ended, though what started it ended before.
+func (d *desk) restored() {
+	d.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); !reflect.DeepEqual(d.state(), d.before); <-tick.C {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("the plugin goes on; the screen shows %q", d.screen)
+		}
+	}
+}
+
+// The plugin ends a port session, and frees the port, when a signal ends it and when
+// the aws CLI that started it has gone; a shell's it leaves on.
+func TestEndOfPlugin(t *testing.T) {
+	for name, tt := range map[string]struct {
+		what string
+		end  func(d *desk)
+		gone int // status of what was started
+	}{
+		"SIGTERM":                {"plugin", func(d *desk) { d.cmd.Process.Signal(syscall.SIGTERM) }, 128 + 15},
+		"SIGHUP":                 {"plugin", func(d *desk) { d.cmd.Process.Signal(syscall.SIGHUP) }, 128 + 1},
+		"kill -9 of the aws CLI": {"aws", func(d *desk) { d.cmd.Process.Kill() }, -1},
+	} {
+		t.Run("a port, "+name, func(t *testing.T) {
+			d := sit(t, tt.what)
+			d.shake(ourAgent, "Port", toPort)
+			d.screen.wait(t, " opened for sessionId ")
+			port := regexp.MustCompile(`Port (\d+) opened`).FindStringSubmatch(d.screen.String())
+			tt.end(d)
+			d.flagged(wire.FlagTerminateSession)
+			d.end("", nil)
+			d.restored()
+			d.gone(tt.gone)
+			for deadline := time.Now().Add(time.Minute); ; {
+				c, err := net.Dial("tcp", "127.0.0.1:"+port[1])
+				if err != nil {
+					break
+				}
+				c.Close()
+				if time.Now().After(deadline) {
+					t.Fatal("the port is still taken")
+				}
+			}
+		})
+		t.Run("a shell, "+name, func(t *testing.T) {
+			d := sit(t, tt.what)
+			d.prompt()
+			tt.end(d)
+			d.restored()
+			d.gone(tt.gone)
+			if n := d.called("TerminateSession"); n > 0 {
+				t.Error("the session was ended")
 			}
 		})
 	}
