@@ -55,7 +55,7 @@ var builtins = sync.OnceValue(func() (all []*Builtin) {
 }`, kind, parameter("command", "String", "The command.", ""), platform, platform, platform)
 	}
 	add := func(owner, name, content string) {
-		d, err := Parse(content, JSON)
+		d, err := ParseKind(KindOf(content, JSON), content, JSON)
 		if err != nil {
 			panic(name + ": " + err.Error()) // a document of ours
 		}
@@ -83,6 +83,20 @@ var builtins = sync.OnceValue(func() (all []*Builtin) {
     "windows": {"commands": "net user {{ username }} *", "runAsElevated": true}
   }
 }`)
+	script := func(what, plugin string) string {
+		return fmt.Sprintf(`{
+  "schemaVersion": "1.2",
+  "description": %q,
+  "parameters": {%s, %s, %s},
+  "runtimeConfig": {%q: {"properties": [{"id": %q, "runCommand": "{{ commands }}", "workingDirectory": "{{ workingDirectory }}", "timeoutSeconds": "{{ executionTimeout }}"}]}}
+}`, what,
+			parameter("commands", "StringList", "The commands, a line each.", `, "minItems": 1, "displayType": "textarea"`),
+			parameter("workingDirectory", "String", "Where they run.", `, "default": "", "maxChars": 4096`),
+			parameter("executionTimeout", "String", "How many seconds they may take.", `, "default": "3600", "allowedPattern": "([1-9][0-9]{0,4})|(1[0-6][0-9]{4})|(17[0-1][0-9]{3})|(172[0-7][0-9]{2})|(172800)"`),
+			plugin, "0."+plugin)
+	}
+	add("Amazon", "AWS-RunPowerShellScript", script("Commands of PowerShell on nodes.", "aws:runPowerShellScript"))
+	add("Amazon", "AWS-RunShellScript", script("Commands of a shell on nodes.", "aws:runShellScript"))
 	add("Amazon", "AWS-StartInteractiveCommand", command(Command, "false", ""))
 	add("Amazon", "AWS-StartNonInteractiveCommand", command(NonInteractive, "false", ""))
 	add("Amazon", "AWS-StartPortForwardingSession", port("A port on a node, from the client's machine.", remote+", "+local, forward))

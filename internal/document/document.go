@@ -1,7 +1,7 @@
 // Package document answers what kind of session this is, and with which
 // settings.
 //
-// A session document says how a session is started: its type, the preferences
+// A session document, which [Parse] reads, says how a session is started: its type, the preferences
 // it brings, the parameters that its caller may give, and where their values
 // go. This package reads one, checks the values, puts them in, and returns what
 // an agent is told:
@@ -12,6 +12,9 @@
 // AWS's user guide ("Session document schema"); what agents insist on in
 // amazon-ssm-agent (agent/contracts/model.go, agent/session/contracts/model.go).
 // The documents that are there from the start are in builtin.go.
+//
+// A command document says what is run on nodes. [ParseKind] reads it as far as it is
+// kept and shown; see command.go.
 //
 // An agent is given a document that is filled already and has no parameters
 // left: nothing that a person typed is put into anything there.
@@ -63,8 +66,11 @@ const (
 
 // A Document is one that makes sense.
 type Document struct {
+	Kind        Kind
+	Schema      string // its schemaVersion
 	Description string
-	Type        string // one of Types
+	Type        string   // of a session: one of Types
+	Platforms   []string // that it is for
 	Parameters  map[string]Parameter
 
 	// inputs and properties are as they are written, with references to
@@ -79,9 +85,9 @@ type Document struct {
 
 // A Parameter declares a value that the caller of StartSession may give.
 type Parameter struct {
-	Type        string // String, StringList or Boolean
+	Type        string // String, StringList or Boolean; of a command document one of commandTypes
 	Description string
-	Default     []string // nil if it must be given
+	Default     []string // nil if it must be given; of a command document one text, as it is shown
 
 	AllowedValues  []string
 	AllowedPattern *regexp.Regexp
@@ -96,12 +102,16 @@ func invalid(format string, args ...any) error {
 	return sallyport.Errorf(sallyport.InvalidDocumentContent, format, args...)
 }
 
-// Parse reads a document. What is wrong with it is an [sallyport.Error]:
+func tooLong(text string) error {
+	return sallyport.Errorf(sallyport.MaxDocumentSizeExceeded, "The document has %d bytes, and may have %d.", len(text), MaxSize)
+}
+
+// Parse reads a session document. What is wrong with it is an [sallyport.Error]:
 // InvalidDocumentContent, InvalidDocumentSchemaVersion or
 // MaxDocumentSizeExceeded.
 func Parse(text string, f Format) (*Document, error) {
 	if len(text) > MaxSize {
-		return nil, sallyport.Errorf(sallyport.MaxDocumentSizeExceeded, "The document has %d bytes, and may have %d.", len(text), MaxSize)
+		return nil, tooLong(text)
 	}
 	tree, err := decode(text, f)
 	if err != nil {
@@ -116,7 +126,7 @@ func Parse(text string, f Format) (*Document, error) {
 	if v, _ := tree["schemaVersion"].(string); v != "1.0" {
 		return nil, sallyport.Errorf(sallyport.InvalidDocumentSchemaVersion, "schemaVersion is %s, and that of a session document is \"1.0\".", quote(tree["schemaVersion"]))
 	}
-	d := &Document{tree: tree, Parameters: map[string]Parameter{}}
+	d := &Document{Kind: SessionKind, Schema: "1.0", Platforms: []string{Windows, Linux, MacOS}, tree: tree, Parameters: map[string]Parameter{}}
 	for _, key := range slices.Sorted(maps.Keys(tree)) {
 		if err := d.member(key, tree[key]); err != nil {
 			return nil, err

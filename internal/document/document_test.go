@@ -32,7 +32,7 @@ func parse(t *testing.T, text string) *Document {
 	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
 		f = YAML
 	}
-	d, err := Parse(text, f)
+	d, err := ParseKind(KindOf(text, f), text, f)
 	if err != nil {
 		t.Fatal(err)
 	}

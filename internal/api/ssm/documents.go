@@ -1,6 +1,7 @@
 package ssm
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1" // AWS still says it beside the other
 	"crypto/sha256"
@@ -24,21 +25,23 @@ var reserved = []string{"aws", "amazon", "amzn", "sallyport-"}
 // DocumentPermissionLimit.)
 const maxShared = 1000
 
-// onDocument asks whether the caller may take the call's action on a document.
+// onDocument asks whether the caller may take the call's action on a document. One
+// that is not there is asked about as a session's.
 func (s *Server) onDocument(ctx context.Context, c *api.Call, name string) ([]api.Question, error) {
 	q := api.Question{
 		Action:    c.Action(),
 		Resources: []string{s.realm().Document(name)},
 		Keys:      map[string]string{"ssm:DocumentType": string(DocumentTypeSession)},
 	}
-	d, err := s.db().Documents().Get(ctx, name)
+	t, err := s.anyDocument(ctx, name, "", "")
 	if sallyport.CodeOf(err) == sallyport.InvalidDocument {
 		return []api.Question{q}, nil
 	}
-	if d != nil {
-		q.Tags = d.Tags
+	if err != nil {
+		return nil, err
 	}
-	return []api.Question{q}, err
+	q.Tags, q.Keys["ssm:DocumentType"] = t.doc.Tags, string(t.kind)
+	return []api.Question{q}, nil
 }
 
 func (s *Server) askCreateDocument(ctx context.Context, c *api.Call, in *CreateDocumentInput) ([]api.Question, error) {
@@ -49,20 +52,21 @@ func (s *Server) askCreateDocument(ctx context.Context, c *api.Call, in *CreateD
 	q := &questions[0]
 	q.RequestTags, err = readTags(in.Tags)
 	q.TagKeys, q.Tags = keysOf(q.RequestTags), nil
+	q.Keys["ssm:DocumentType"] = string(cmp.Or(in.DocumentType, DocumentTypeCommand))
 	return questions, err
 }
 
-// parseDocument reads the text of a session document that is to be stored. The
-// format is JSON if it is not said.
-func parseDocument(content string, format DocumentFormat) (string, error) {
+// parseDocument reads the text of a document that is to be stored. The format is JSON
+// if it is not said.
+func parseDocument(kind document.Kind, content string, format DocumentFormat) (string, error) {
 	switch format {
 	case "":
 		format = DocumentFormatJson
 	case DocumentFormatJson, DocumentFormatYaml:
 	default:
-		return "", sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", format)
+		return "", sallyport.Errorf(sallyport.ValidationException, "A document is written in JSON or YAML, not in %s.", format)
 	}
-	d, err := document.Parse(content, document.Format(format))
+	d, err := document.ParseKind(kind, content, document.Format(format))
 	if err != nil {
 		return "", err
 	}
@@ -79,13 +83,16 @@ func (s *Server) createDocument(ctx context.Context, c *api.Call, in *CreateDocu
 			return nil, sallyport.Errorf(sallyport.ValidationException, "Names that begin with %s are reserved. Choose another name than %s.", (in.Name)[:len(prefix)], in.Name)
 		}
 	}
-	if in.DocumentType != DocumentTypeSession {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents are for sessions here: DocumentType has to be Session, and is %q.", string(in.DocumentType))
+	kind := document.Kind(cmp.Or(in.DocumentType, DocumentTypeCommand)) // as AWS takes it
+	switch {
+	case kind != document.SessionKind && kind != document.CommandKind:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents are for sessions and commands here: DocumentType has to be Session or Command, and is %q.", string(kind))
+	case kind == document.CommandKind && in.Name == shellDocument:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "%s holds the preferences of sessions: its DocumentType has to be Session.", shellDocument)
+	case len(in.Attachments) > 0 || len(in.Requires) > 0:
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents have neither attachments nor requirements here.")
 	}
-	if len(in.Attachments) > 0 || len(in.Requires) > 0 {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has neither attachments nor requirements.")
-	}
-	format, err := parseDocument(in.Content, in.DocumentFormat)
+	format, err := parseDocument(kind, in.Content, in.DocumentFormat)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +117,7 @@ type text struct {
 	sallyport.DocumentVersion
 	doc    *sallyport.Document
 	owner  string
+	kind   document.Kind
 	parsed *document.Document
 	unread error
 }
@@ -144,20 +152,37 @@ func (s *Server) anyDocument(ctx context.Context, name, version, versionName str
 			return nil, sallyport.Errorf(sallyport.InvalidDocumentVersion, "Document %s has version 1 alone.", name)
 		}
 		v := sallyport.DocumentVersion{Document: name, Number: 1, Format: string(document.JSON), Content: b.Content, Created: b.Created}
-		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc, nil}, nil
+		return &text{v, &sallyport.Document{Name: name, Created: b.Created, Default: 1, Latest: 1}, b.Owner, b.Doc.Kind, b.Doc, nil}, nil
 	}
 	d, v, err := s.db().Documents().Version(ctx, name, version, versionName)
 	if err != nil {
 		return nil, err
 	}
-	t := &text{*v, d, s.realm().Account, nil, nil}
-	if t.parsed, err = document.Parse(v.Content, document.Format(v.Format)); err != nil {
+	t := &text{*v, d, s.realm().Account, document.KindOf(v.Content, document.Format(v.Format)), nil, nil}
+	if t.parsed, err = document.ParseKind(t.kind, v.Content, document.Format(v.Format)); err != nil {
 		t.parsed, t.unread = nil, unreadable(v, err)
 	}
 	return t, nil
 }
 
-var platforms = []PlatformType{PlatformTypeWindows, PlatformTypeLinux, PlatformTypeMacOS}
+// platforms are those that a document is for. One that cannot be read is a
+// session's.
+func (t *text) platforms() (all []PlatformType) {
+	if t.parsed == nil {
+		return []PlatformType{PlatformTypeWindows, PlatformTypeLinux, PlatformTypeMacOS}
+	}
+	for _, p := range t.parsed.Platforms {
+		all = append(all, PlatformType(p))
+	}
+	return all
+}
+
+func (t *text) schema() *string {
+	if t.parsed == nil {
+		return some("1.0")
+	}
+	return some(t.parsed.Schema)
+}
 
 func (s *Server) describeDocument(ctx context.Context, name, version, versionName string) (*DocumentDescription, error) {
 	t, err := s.anyDocument(ctx, name, version, versionName)
@@ -169,8 +194,8 @@ func (s *Server) describeDocument(ctx context.Context, name, version, versionNam
 		Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, Status: DocumentStatusActive,
 		DisplayName: some(t.DisplayName), VersionName: some(t.VersionName), TargetType: some(t.TargetType),
 		DocumentVersion: number(t.Number), LatestVersion: number(t.doc.Latest), DefaultVersion: number(t.doc.Default),
-		DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentTypeSession,
-		SchemaVersion: some("1.0"), PlatformTypes: platforms, Tags: writeTags(t.doc.Tags),
+		DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentType(t.kind),
+		SchemaVersion: t.schema(), PlatformTypes: t.platforms(), Tags: writeTags(t.doc.Tags),
 		Hash: some(hex.EncodeToString(sum[:])), HashType: DocumentHashTypeSha256, Sha1: some(hex.EncodeToString(old[:])),
 	}
 	if t.unread != nil {
@@ -181,8 +206,8 @@ func (s *Server) describeDocument(ctx context.Context, name, version, versionNam
 	for _, name := range slices.Sorted(maps.Keys(t.parsed.Parameters)) {
 		p := t.parsed.Parameters[name]
 		out := DocumentParameter{Name: some(name), Description: some(p.Description), Type: DocumentParameterTypeString}
-		if p.Type == "StringList" {
-			out.Type = DocumentParameterTypeStringList
+		if p.Type == "StringList" || t.kind == document.CommandKind { // AWS's model knows two of the types, and its answers have all
+			out.Type = DocumentParameterType(p.Type)
 		}
 		if p.Default != nil {
 			all := strings.Join(p.Default, ",")
@@ -235,12 +260,12 @@ func (s *Server) getDocument(ctx context.Context, _ *api.Call, in *GetDocumentIn
 			return nil, err
 		}
 	default:
-		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document is written in JSON or YAML, not in %s.", in.DocumentFormat)
+		return nil, sallyport.Errorf(sallyport.ValidationException, "A document is written in JSON or YAML, not in %s.", in.DocumentFormat)
 	}
 	return &GetDocumentOutput{
 		Name: some(t.Document), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
 		DocumentVersion: number(t.Number), Status: status, StatusInformation: why, Content: &content,
-		DocumentType: DocumentTypeSession, DocumentFormat: format,
+		DocumentType: DocumentType(t.kind), DocumentFormat: format,
 	}, nil
 }
 
@@ -258,12 +283,13 @@ func (s *Server) updateDocument(ctx context.Context, c *api.Call, in *UpdateDocu
 		return nil, err
 	}
 	if len(in.Attachments) > 0 {
-		return nil, sallyport.Errorf(sallyport.ValidationException, "A session document has no attachments.")
+		return nil, sallyport.Errorf(sallyport.ValidationException, "Documents have no attachments here.")
 	}
-	if _, err := s.db().Documents().Get(ctx, name); err != nil {
+	latest, err := s.anyDocument(ctx, name, "$LATEST", "")
+	if err != nil {
 		return nil, err
 	}
-	format, err := parseDocument(in.Content, in.DocumentFormat)
+	format, err := parseDocument(latest.kind, in.Content, in.DocumentFormat) // which stays of its type
 	if err != nil {
 		return nil, err
 	}
@@ -395,8 +421,8 @@ func (s *Server) listDocuments(ctx context.Context, _ *api.Call, in *ListDocumen
 			}
 			out.DocumentIdentifiers = append(out.DocumentIdentifiers, DocumentIdentifier{
 				Name: some(name), Owner: some(t.owner), CreatedDate: &t.Created, DisplayName: some(t.DisplayName), VersionName: some(t.VersionName),
-				DocumentVersion: number(t.Number), DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentTypeSession,
-				PlatformTypes: platforms, SchemaVersion: some("1.0"), TargetType: some(t.TargetType), Tags: writeTags(t.doc.Tags),
+				DocumentVersion: number(t.Number), DocumentFormat: DocumentFormat(t.Format), DocumentType: DocumentType(t.kind),
+				PlatformTypes: t.platforms(), SchemaVersion: t.schema(), TargetType: some(t.TargetType), Tags: writeTags(t.doc.Tags),
 			})
 		}
 	}
@@ -418,9 +444,9 @@ func (s *Server) matches(t *text, f documentFilter) bool {
 			}
 			return false
 		case "DocumentType":
-			return want == string(DocumentTypeSession)
+			return want == string(t.kind)
 		case "PlatformTypes":
-			return slices.Contains(platforms, PlatformType(want))
+			return slices.Contains(t.platforms(), PlatformType(want))
 		case "Name":
 			return strings.HasPrefix(t.Document, want)
 		case "TargetType":

@@ -158,7 +158,10 @@ func TestDocumentsThatCannotBe(t *testing.T) {
 		}
 		wantCode(t, create("AWS-Mine", types.DocumentTypeSession, *preferences("")), "ValidationException", "reserved")
 		wantCode(t, create("amazon-mine", types.DocumentTypeSession, *preferences("")), "ValidationException", "reserved")
-		wantCode(t, create("mine", "", *preferences("")), "ValidationException", "DocumentType has to be Session")
+		wantCode(t, create("mine", "", *preferences("")), "InvalidDocumentSchemaVersion", "create it with the document type Session")
+		wantCode(t, create("mine", types.DocumentTypeAutomation, *preferences("")), "ValidationException", "DocumentType has to be Session or Command")
+		wantCode(t, create(shellPreferences, types.DocumentTypeCommand, commandJSON), "ValidationException", "has to be Session")
+		wantCode(t, create("mine", types.DocumentTypeSession, commandJSON), "InvalidDocumentSchemaVersion")
 		wantCode(t, create("mine", types.DocumentTypeSession, "{}"), "InvalidDocumentSchemaVersion")
 		wantCode(t, create("../mine", types.DocumentTypeSession, *preferences("")), "ValidationException", "name")
 		wantCode(t, create("mine", types.DocumentTypeSession, strings.Repeat("x", 70_000)), "MaxDocumentSizeExceeded")
@@ -199,7 +202,7 @@ func TestListDocuments(t *testing.T) {
 		filter := func(key string, values ...string) types.DocumentKeyValuesFilter {
 			return types.DocumentKeyValuesFilter{Key: &key, Values: values}
 		}
-		if got := list(3); len(got) != 9 || !slices.IsSorted(got) {
+		if got := list(3); len(got) != 11 || !slices.IsSorted(got) {
 			t.Errorf("all: %v", got)
 		}
 		if got := list(50, filter("Owner", "Self")); !slices.Equal(got, []string{shellPreferences}) {
@@ -208,8 +211,11 @@ func TestListDocuments(t *testing.T) {
 		if got := list(2, filter("Owner", "Amazon"), filter("Name", "AWS-StartPort")); len(got) != 3 {
 			t.Errorf("ports: %v", got)
 		}
-		if got := list(50, filter("DocumentType", "Command")); len(got) != 0 {
+		if got := list(1, filter("DocumentType", "Command")); !slices.Equal(got, []string{"AWS-RunPowerShellScript", "AWS-RunShellScript"}) {
 			t.Errorf("commands: %v", got)
+		}
+		if got := list(50, filter("DocumentType", "Command"), filter("PlatformTypes", "Windows")); !slices.Equal(got, []string{"AWS-RunPowerShellScript"}) {
+			t.Errorf("commands for Windows: %v", got)
 		}
 		_, err := c.ListDocuments(ctx, &ssm.ListDocumentsInput{Filters: []types.DocumentKeyValuesFilter{filter("Colour", "red")}})
 		wantCode(t, err, "InvalidFilterKey")
@@ -443,6 +449,89 @@ func TestDocumentsAreAuthorized(t *testing.T) {
 			},
 		} {
 			wantCode(t, call(ctx), "AccessDeniedException")
+		}
+	})
+}
+
+const commandJSON = `{"schemaVersion":"2.2","description":"says hi","parameters":{"who":{"type":"String","default":"all"}},
+	"mainSteps":[{"action":"aws:runShellScript","name":"hi","inputs":{"runCommand":["echo {{ who }}"]}}]}`
+
+// A document of type Command is kept, shown and listed as one of a session is, stays
+// of its type, and starts no session.
+func TestCommandDocuments(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *servertest.Server) {
+		ctx := t.Context()
+		c := s.SSM(s.User("ann", everything))
+		name := aws.String("greet")
+		// As public suites have it (moto, tests/test_ssm), with every type of parameter.
+		const yaml = "schemaVersion: '2.2'\ndescription: Sample Yaml\nparameters:\n" +
+			"  P1: {type: Integer, default: 3, description: Command Duration., allowedValues: [1, 2, 3, 4]}\n" +
+			"  P2: {type: String, default: def, description: , allowedValues: [abc, def]}\n" +
+			"  P3: {type: Boolean, default: false, description: A boolean, allowedValues: [True, False]}\n" +
+			"  P4: {type: StringList, default: [abc, def], description: A string list}\n" +
+			"  P5: {type: StringMap, default: {NotificationType: Command, NotificationEvents: [Failed]}, description: A string map}\n" +
+			"  P6: {type: MapList, default: [{DeviceName: /dev/sda1, Ebs: {VolumeSize: '50'}}], description: A map list}\n" +
+			"mainSteps:\n- action: aws:runShellScript\n  name: sampleCommand\n  inputs:\n    runCommand: [echo hi]\n"
+		made, err := c.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: name, Content: aws.String(yaml), DocumentFormat: types.DocumentFormatYaml})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := made.DocumentDescription
+		if d.DocumentType != types.DocumentTypeCommand || *d.SchemaVersion != "2.2" || !slices.Equal(d.PlatformTypes, []types.PlatformType{types.PlatformTypeLinux, types.PlatformTypeMacos}) || *d.Description != "Sample Yaml" {
+			t.Errorf("made: %+v", d)
+		}
+		want := []string{
+			"P1 Integer 3", "P2 String def", "P3 Boolean false", `P4 StringList ["abc","def"]`,
+			`P5 StringMap {"NotificationEvents":["Failed"],"NotificationType":"Command"}`, `P6 MapList [{"DeviceName":"/dev/sda1","Ebs":{"VolumeSize":"50"}}]`,
+		}
+		var got []string
+		for _, p := range d.Parameters {
+			got = append(got, *p.Name+" "+string(p.Type)+" "+*p.DefaultValue)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("parameters: %q", got)
+		}
+		out, err := c.GetDocument(ctx, &ssm.GetDocumentInput{Name: name})
+		if err != nil || out.DocumentType != types.DocumentTypeCommand || out.DocumentFormat != types.DocumentFormatJson || !json.Valid([]byte(*out.Content)) {
+			t.Errorf("as JSON: %+v, %v", out, err)
+		}
+		if out, err = c.GetDocument(ctx, &ssm.GetDocumentInput{Name: name, DocumentFormat: types.DocumentFormatYaml}); err != nil || *out.Content != yaml {
+			t.Errorf("as YAML: %+v, %v", out, err)
+		}
+		updated, err := c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: name, Content: aws.String(commandJSON), DocumentVersion: aws.String("$LATEST")})
+		if err != nil || *updated.DocumentDescription.DocumentVersion != "2" || updated.DocumentDescription.DocumentType != types.DocumentTypeCommand {
+			t.Errorf("updated: %+v, %v", updated, err)
+		}
+		_, err = c.UpdateDocument(ctx, &ssm.UpdateDocumentInput{Name: name, Content: preferences(""), DocumentVersion: aws.String("$LATEST")})
+		wantCode(t, err, "InvalidDocumentSchemaVersion")
+		if versions, err := c.ListDocumentVersions(ctx, &ssm.ListDocumentVersionsInput{Name: name}); err != nil || len(versions.DocumentVersions) != 2 {
+			t.Errorf("versions: %+v, %v", versions, err)
+		}
+		if builtin, err := c.DescribeDocument(ctx, &ssm.DescribeDocumentInput{Name: aws.String("AWS-RunShellScript")}); err != nil ||
+			builtin.Document.DocumentType != types.DocumentTypeCommand || *builtin.Document.SchemaVersion != "1.2" || len(builtin.Document.Parameters) != 3 || *builtin.Document.Owner != "Amazon" {
+			t.Errorf("built in: %+v, %v", builtin, err)
+		}
+
+		node := s.Register("")
+		node.Online()
+		for _, name := range []string{"greet", "AWS-RunShellScript", "AWS-RunPowerShellScript"} {
+			_, err = c.StartSession(ctx, &ssm.StartSessionInput{Target: aws.String(node.ID.String()), DocumentName: &name})
+			wantCode(t, err, "InvalidDocument", "Document type: 'Command' is not supported. Only type: 'Session' is supported for Session Manager.")
+		}
+
+		// Policy knows which type it is.
+		eve := s.SSM(s.User("eve", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":["ssm:*Document"],"Resource":"*","Condition":{"StringEquals":{"ssm:DocumentType":"Session"}}}}`))
+		_, err = eve.GetDocument(ctx, &ssm.GetDocumentInput{Name: name})
+		wantCode(t, err, "AccessDeniedException")
+		_, err = eve.GetDocument(ctx, &ssm.GetDocumentInput{Name: aws.String("AWS-RunShellScript")})
+		wantCode(t, err, "AccessDeniedException")
+		_, err = eve.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: aws.String("other"), Content: aws.String(commandJSON)})
+		wantCode(t, err, "AccessDeniedException")
+		if _, err = eve.CreateDocument(ctx, &ssm.CreateDocumentInput{Name: aws.String("other"), DocumentType: types.DocumentTypeSession, Content: preferences("")}); err != nil {
+			t.Error(err)
+		}
+		if _, err = c.DeleteDocument(ctx, &ssm.DeleteDocumentInput{Name: name}); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -129,6 +129,9 @@ func (s *Server) settle(ctx context.Context, name string, parameters map[string]
 	if err != nil {
 		return nil, err
 	}
+	if t.kind != document.SessionKind { // AWS's words
+		return nil, sallyport.Errorf(sallyport.InvalidDocument, "Document type: '%s' is not supported. Only type: 'Session' is supported for Session Manager.", t.kind)
+	}
 	return t.parsed.Fill(parameters, preferences.parsed)
 }
 
