@@ -15,7 +15,7 @@ import (
 type Events struct{ scope }
 
 // Events returns the view of the event log.
-func (v views) Events() Events { return Events{v.scope} }
+func (v views) Events() Events { return Events(v) }
 
 // An EventKind says what an event is about.
 type EventKind string

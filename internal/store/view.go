@@ -20,25 +20,25 @@ import (
 type views struct{ scope }
 
 // IAM returns the view of users, groups, roles, their policies and access keys.
-func (v views) IAM() IAM { return IAM{v.scope} }
+func (v views) IAM() IAM { return IAM(v) }
 
 // Nodes returns the view of managed nodes.
-func (v views) Nodes() Nodes { return Nodes{v.scope} }
+func (v views) Nodes() Nodes { return Nodes(v) }
 
 // Activations returns the view of activations.
-func (v views) Activations() Activations { return Activations{v.scope} }
+func (v views) Activations() Activations { return Activations(v) }
 
 // Sessions returns the view of sessions, on and over.
-func (v views) Sessions() Sessions { return Sessions{v.scope} }
+func (v views) Sessions() Sessions { return Sessions(v) }
 
 // Documents returns the view of session documents.
-func (v views) Documents() Documents { return Documents{v.scope} }
+func (v views) Documents() Documents { return Documents(v) }
 
 // Keys returns the view of KMS keys and their aliases.
-func (v views) Keys() Keys { return Keys{v.scope} }
+func (v views) Keys() Keys { return Keys(v) }
 
 // Meta returns the view of what the database keeps of itself.
-func (v views) Meta() Meta { return Meta{v.scope} }
+func (v views) Meta() Meta { return Meta(v) }
 
 // IAM is users, groups, roles, their policies and access keys.
 type IAM struct{ scope }
