@@ -8,10 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -40,11 +43,14 @@ type left struct {
 func (m *machine) upgradable(change func(*left)) (upgrade func()) {
 	m.t.Helper()
 	inherited, asked, over := make(chan *os.File), make(chan os.Signal), make(chan struct{})
+	web, closeAll := m.ownConnections()
 	m.agent = func(a *agent.Agent) {
+		a.HTTP = web
 		a.Upgrade = agent.Upgrade{
 			Asked: asked,
 			Ready: func(context.Context) error { return nil },
 			Exec: func(state *os.File, _ []int) error {
+				closeAll() // as exec does
 				inherited <- m.change(state, change)
 				<-over
 				return errors.New("the test is over")
@@ -59,6 +65,31 @@ func (m *machine) upgradable(change func(*left)) (upgrade func()) {
 		file := <-inherited
 		m.agent = func(a *agent.Agent) { a.Inherited = file }
 		m.run()
+	}
+}
+
+// ownConnections returns a client for one agent alone, and what closes all of its
+// connections.
+func (m *machine) ownConnections() (web *http.Client, closeAll func()) {
+	transport := m.HTTP.Transport.(*http.Transport).Clone()
+	dial := transport.DialContext
+	var mu sync.Mutex
+	var conns []net.Conn
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			conns = append(conns, c)
+		}
+		return c, err
+	}
+	return &http.Client{Transport: transport}, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
 	}
 }
 
