@@ -3,11 +3,14 @@
 package main
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sallyport/sallyport/internal/server"
 )
 
 // An aws of any age reaches the endpoint, and none is run before it is used.
@@ -79,5 +82,26 @@ func TestOldCLI(t *testing.T) {
 	oldCLI("https://sallyport.example", &out, &notes)
 	if out.Len() > 0 || !strings.Contains(notes.String(), "no aws on PATH") {
 		t.Errorf("without aws: %q, %q", out.String(), notes.String())
+	}
+}
+
+// What would win over what env exports is unset: an endpoint of any service that
+// there is here, a profile, and what has endpoints ignored.
+func TestEnvUnsetsWhatWouldWin(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := printEnv(server.Admission{Endpoint: "https://sallyport.example", Region: "home-1"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(sh, "-c", out.String()+"\nenv")
+	for _, name := range []string{"AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_IAM", "AWS_ENDPOINT_URL_KMS", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"} {
+		cmd.Env = append(cmd.Env, name+"=of-another-cloud")
+	}
+	got, err := cmd.CombinedOutput()
+	if err != nil || strings.Contains(string(got), "of-another-cloud") || !strings.Contains(string(got), "AWS_ENDPOINT_URL=https://sallyport.example\n") {
+		t.Errorf("%v:\n%s", err, got)
 	}
 }

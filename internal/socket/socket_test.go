@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -115,5 +116,20 @@ func TestKeepAlive(t *testing.T) {
 	<-reading
 	if err := <-errs; err == nil {
 		t.Error("a peer that is gone was not noticed")
+	}
+}
+
+// A socket that cannot answer a ping is of no use to read either: its peer would
+// take it for dead, and it would stay registered as what the peer is reached by.
+func TestPongThatCannotBeWritten(t *testing.T) {
+	server, client := pair(t)
+	if err := server.ws.NetConn().(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	go client.Ping(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if b, err := server.ReadFrame(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
