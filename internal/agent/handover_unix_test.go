@@ -69,26 +69,32 @@ func (m *machine) upgradable(change func(*left)) (upgrade func()) {
 }
 
 // ownConnections returns a client for one agent alone, and what closes all of its
-// connections.
+// connections and lets it make no more.
 func (m *machine) ownConnections() (web *http.Client, closeAll func()) {
 	transport := m.HTTP.Transport.(*http.Transport).Clone()
 	dial := transport.DialContext
 	var mu sync.Mutex
 	var conns []net.Conn
+	gone := false
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dial(ctx, network, address)
-		if err == nil {
-			mu.Lock()
-			defer mu.Unlock()
-			conns = append(conns, c)
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil && gone {
+			c.Close()
+			return nil, errors.New("the agent's process is gone")
 		}
+		conns = append(conns, c)
 		return c, err
 	}
 	return &http.Client{Transport: transport}, func() {
 		mu.Lock()
 		defer mu.Unlock()
+		gone = true
 		for _, c := range conns {
-			c.Close()
+			if c != nil {
+				c.Close()
+			}
 		}
 	}
 }
