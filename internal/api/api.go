@@ -108,8 +108,10 @@ type Call struct {
 	// end if it is not the body that was signed.
 	Stream io.Reader
 
-	hash  sigv4.Hash  // of the body
-	input shape.Value // what was checked
+	claim     *sigv4.Claim // what the request says of its signature
+	unclaimed error        // why it says nothing, or nothing that can be read
+	hash      sigv4.Hash   // of the body
+	input     shape.Value  // what was checked
 }
 
 // Input is what was read and checked.
@@ -136,22 +138,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
-	out, err := s.answer(r.Context(), c)
-	if err != nil {
+	if err := s.answer(r.Context(), w, c); err != nil {
 		s.fail(w, c, err)
-		return
 	}
-	c.Service.Door.Answer(w, c, out)
 }
 
 // route finds the service that a request is for, and the operation, as far as
 // they are known without its body.
 func (s *Server) route(c *Call) {
 	scope := ""
-	if sigv4.Signed(c.Request) {
-		if claim, err := sigv4.Read(c.Request); err == nil {
-			scope = claim.Service
-		}
+	c.claim, c.unclaimed = sigv4.Read(c.Request)
+	if c.unclaimed == nil {
+		scope = c.claim.Service
 	}
 	for _, service := range s.Services {
 		if service.Door.Claims(service, c.Request, scope) {
@@ -162,45 +160,51 @@ func (s *Server) route(c *Call) {
 	}
 }
 
-// answer does what a request asks for. A panic is an error, of this request
-// alone.
-func (s *Server) answer(ctx context.Context, c *Call) (out shape.Output, err error) {
+// answer does what a request asks for, and answers it. A panic is an error, of this
+// request alone: doors write nothing before they have all that they write.
+func (s *Server) answer(ctx context.Context, w http.ResponseWriter, c *Call) (err error) {
 	defer panics.Recover(&err)
 	if c.Service == nil {
 		if err := s.findForm(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	var input shape.Value
 	parsed := c.Operation == "" // the body says which it is, and is not read before for strangers
 	if parsed {
 		if input, err = c.Service.Door.Parse(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	op, ok := c.Service.Ops[c.Operation]
 	if !ok {
-		return nil, c.unknown()
+		return c.unknown()
 	}
 	if err := s.authenticate(c, &op); err != nil {
-		return nil, err
+		return err
 	}
 	if !parsed {
 		if input, err = c.Service.Door.Parse(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return op.run(c.noted(ctx, &op), c, input)
+	out, err := op.run(c.noted(ctx, &op), c, input)
+	if err != nil {
+		return err
+	}
+	c.Service.Door.Answer(w, c, out)
+	return nil
 }
 
 // noted returns a context in which the change that a call makes leaves an event,
 // if the row says that it leaves one. What a node registers with leaves one of its
 // own.
 func (c *Call) noted(ctx context.Context, op *Op) context.Context {
+	if op.Event != WriteEvent {
+		return ctx
+	}
 	e := store.Event{At: c.At, Kind: store.CallEvent, Name: c.Action(), Request: c.ID, Source: Remote(c.Request)}
 	switch {
-	case op.Event != WriteEvent:
-		return ctx
 	case c.Who != nil:
 		e.Actor, e.ActorID = c.Who.ARN, c.Who.Root
 	case c.Node != nil:

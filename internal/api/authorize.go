@@ -454,7 +454,10 @@ func (s *Server) AdmitSocket(r *http.Request, action string, on func(who *sallyp
 		return nil, nil, nil
 	}
 	now := time.Now()
-	who, err = s.principal(r, &Service{Name: "ssmmessages"}, sigv4.EmptyBody, now)
+	claim, err := sigv4.Read(r)
+	if err == nil {
+		who, err = s.principal(r, claim, &Service{Name: "ssmmessages"}, sigv4.EmptyBody, now)
+	}
 	if err != nil {
 		if sallyport.CodeOf(err) != "" {
 			err = s.limits.failed(r, now, err)

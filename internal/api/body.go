@@ -80,15 +80,17 @@ func (s *Server) readBody(w http.ResponseWriter, c *Call) (release func(), err e
 	if c.Service != nil && c.Service.Ops[c.Operation].Stream {
 		return s.stream(w, c)
 	}
-	limit := int64(maxUnknown)
+	allowed := int64(DefaultMaxBody)
+	if c.Service != nil {
+		allowed = c.Service.maxBody()
+	}
+	limit := min(maxUnknown, allowed)
 	body := &counted{of: &s.bodies.strangers, share: guesser(r), most: bodiesOfStrangers, each: ofOneAddress}
 	switch {
 	case strings.HasPrefix(known, "mi-"), strings.HasPrefix(known, "i-"):
 		body.of, body.share, body.most, body.each = &s.bodies.nodes, known, bodiesOfNodes, ofOneNode
 	case known != "":
-		if limit = DefaultMaxBody; c.Service != nil {
-			limit = c.Service.maxBody()
-		}
+		limit = allowed
 		body.of, body.share, body.most, body.each = &s.bodies.callers, known, bodiesOfCallers, ofOneKey
 	}
 	tooLong := sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", limit)
@@ -121,7 +123,11 @@ func (s *Server) stream(w http.ResponseWriter, c *Call) (release func(), err err
 	if c.hash, err = sigv4.Promised(c.Request); err != nil {
 		return nil, err
 	}
-	c.Stream = &hashed{r: http.MaxBytesReader(w, c.Request.Body, c.Service.maxBody()), sum: sha256.New(), want: c.hash}
+	conn := http.NewResponseController(w)
+	c.Stream = &hashed{
+		r: http.MaxBytesReader(w, c.Request.Body, c.Service.maxBody()), sum: sha256.New(), want: c.hash,
+		before: func() { conn.SetReadDeadline(time.Now().Add(bodyWithin)) },
+	}
 	return func() {}, nil
 }
 
@@ -130,13 +136,19 @@ type hashed struct {
 	r    io.Reader
 	sum  hash.Hash
 	want sigv4.Hash
+
+	before func() // each read: a body that stalls is not waited for
 }
 
 func (h *hashed) Read(p []byte) (int, error) {
+	h.before()
 	n, err := h.r.Read(p)
 	h.sum.Write(p[:n])
 	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		err = sallyport.Errorf(sallyport.RequestEntityTooLarge, "The request body is longer than %d bytes.", tooLong.Limit)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = sallyport.Errorf(sallyport.SerializationException, "Nothing of the request body arrived for %v.", bodyWithin)
 	}
 	if err == io.EOF && sigv4.Hash(h.sum.Sum(nil)) != h.want {
 		err = sallyport.Errorf(sallyport.InvalidSignatureException, "The body is not the one that was signed.")
@@ -157,10 +169,10 @@ func (s *Server) mayRead(c *Call) (known string, err error) {
 		}
 		return "", nil
 	}
-	claim, err := sigv4.Read(r)
-	if err != nil {
+	if c.unclaimed != nil {
 		return "", nil // which is said once the service is known
 	}
+	claim := c.claim
 	if node, err := sallyport.ParseNodeID(claim.AccessKeyID); err == nil {
 		if _, err := s.Store.Nodes().Get(r.Context(), node); err != nil {
 			return "", nil

@@ -28,7 +28,9 @@ func (s *Server) authenticate(c *Call, op *Op) error {
 		if op.Admits == ByNodeKey {
 			c.Node, err = s.nodeByKey(c)
 		} else {
-			c.Who, err = s.principal(c.Request, c.Service, c.hash, c.At)
+			if err = c.unclaimed; err == nil {
+				c.Who, err = s.principal(c.Request, c.claim, c.Service, c.hash, c.At)
+			}
 		}
 		return err
 	}()
@@ -55,11 +57,7 @@ func (s *Server) authenticate(c *Call, op *Op) error {
 }
 
 // principal verifies a request's signature and says who made it.
-func (s *Server) principal(r *http.Request, service *Service, body sigv4.Hash, now time.Time) (*sallyport.Principal, error) {
-	claim, err := sigv4.Read(r)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) principal(r *http.Request, claim *sigv4.Claim, service *Service, body sigv4.Hash, now time.Time) (*sallyport.Principal, error) {
 	if claim.Service != service.Name {
 		return nil, sallyport.Errorf(sallyport.InvalidSignatureException,
 			"Credential should be scoped to correct service: '%s'.", service.Name)
@@ -75,7 +73,7 @@ func (s *Server) principal(r *http.Request, service *Service, body sigv4.Hash, n
 	if missing != nil {
 		found.secret = decoy // so that a key that is not there takes as long as one that is
 	}
-	err = claim.Verify(r, body, found.secret, now)
+	err := claim.Verify(r, body, found.secret, now)
 	if _, tooFar := claim.SkewOf(now); missing == nil && tooFar && !found.who.Node.IsZero() &&
 		claim.Verify(r, body, found.secret, claim.Time) == nil {
 		s.clockTrouble(r.Context(), found.who.Node, claim, now)
@@ -383,10 +381,10 @@ func (s *Server) clockTrouble(ctx context.Context, id sallyport.NodeID, claim *s
 
 // nodeByKey verifies a request signed with a node's own key.
 func (s *Server) nodeByKey(c *Call) (*sallyport.Node, error) {
-	claim, err := sigv4.Read(c.Request)
-	if err != nil {
-		return nil, err
+	if c.unclaimed != nil {
+		return nil, c.unclaimed
 	}
+	claim := c.claim
 	id, err := sallyport.ParseNodeID(claim.AccessKeyID)
 	if err != nil {
 		return nil, unknownKey()

@@ -18,6 +18,10 @@ type nothing struct{}
 func (*nothing) Read(shape.Value)   {}
 func (*nothing) Write(shape.Writer) {}
 
+type unwritable struct{ text *string }
+
+func (u *unwritable) Write(w shape.Writer) { w.Text("Text", *u.text) }
+
 // A panic in an operation is InternalServerError to its caller, and one line in
 // the log with the request's ID.
 func TestAPanicIsInternalServerError(t *testing.T) {
@@ -31,6 +35,7 @@ func TestAPanicIsInternalServerError(t *testing.T) {
 				log.Info("x")
 				return nil, nil
 			}, none, api.Unsigned),
+			"Say":  api.Read(func(context.Context, *api.Call, *nothing) (*unwritable, error) { return new(unwritable), nil }, none, api.Unsigned),
 			"Work": api.Read(func(context.Context, *api.Call, *nothing) (*nothing, error) { return new(nothing), nil }, none, api.Unsigned),
 		}}},
 	}
@@ -47,6 +52,9 @@ func TestAPanicIsInternalServerError(t *testing.T) {
 	}
 	if id := w.Header().Get("x-amzn-RequestId"); strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), id) || !strings.Contains(log.String(), "panics_test.go") {
 		t.Errorf("the log has:\n%s", &log)
+	}
+	if w := call("Say"); w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), `"__type":"InternalServerError"`) {
+		t.Errorf("an answer that cannot be written: %d %s", w.Code, w.Body)
 	}
 	if w := call("Work"); w.Code != http.StatusOK {
 		t.Errorf("the next request: %d %s", w.Code, w.Body)

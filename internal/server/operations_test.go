@@ -46,10 +46,11 @@ Made from the operations' own declarations (` + "`internal/api/*/`" + `) by ` + 
 *Access level* is as in AWS's Service Authorization Reference. *Policy is asked* names the action, the type of the resource it is asked about (none is ` + "`*`" + `),
 and condition keys beyond the global ones and those of tags; *(sometimes)* is a question that only some requests raise. *Event* is what a call leaves in the trail.
 *Errors* are those beyond AWS's model of the operation and those that any operation may answer.
+*Secrets* are members that no event and no log may hold.
 
 `)
 	for _, s := range services {
-		fmt.Fprintf(&b, "## %s\n\n| operation | access level | policy is asked | by | event | errors |\n|---|---|---|---|---|---|\n", s.Name)
+		fmt.Fprintf(&b, "## %s\n\n| operation | access level | policy is asked | by | event | errors | secrets |\n|---|---|---|---|---|---|---|\n", s.Name)
 		for _, name := range slices.Sorted(maps.Keys(s.Ops)) {
 			op := s.Ops[name]
 			var asks []string
@@ -77,7 +78,11 @@ and condition keys beyond the global ones and those of tags; *(sometimes)* is a 
 			for _, c := range op.Codes {
 				codes = append(codes, "`"+string(c)+"`")
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", name, op.Level, strings.Join(asks, "; "), by, op.Event, strings.Join(codes, ", "))
+			var secrets []string
+			for _, path := range append(slices.Clone(s.Model.Operation(name).Secret), op.Secret...) {
+				secrets = append(secrets, "`"+path+"`")
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", name, op.Level, strings.Join(asks, "; "), by, op.Event, strings.Join(codes, ", "), strings.Join(secrets, ", "))
 		}
 		b.WriteString("\n")
 	}
