@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -20,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/api"
 	"github.com/sallyport/sallyport/internal/keyring"
+	"github.com/sallyport/sallyport/internal/memnet"
 	"github.com/sallyport/sallyport/internal/shape"
 	"github.com/sallyport/sallyport/internal/store"
 )
@@ -73,14 +77,16 @@ type putOutput struct {
 	text string
 }
 
-// A service may be spoken to as EC2 is, or as S3 is, by what it declares alone.
-func TestDoors(t *testing.T) {
+// strange is a server with services of which one is spoken to as EC2 is and one as S3
+// is, and the secret of the root's key AKIAROOT.
+func strange(t *testing.T) (*api.Server, sallyport.Secret) {
+	t.Helper()
 	ctx := t.Context()
 	db, err := store.Open(ctx, filepath.Join(t.TempDir(), "test.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { db.Close() })
 	keys := keyring.Generate()
 	if err := db.Unlock(ctx, keys); err != nil {
 		t.Fatal(err)
@@ -89,7 +95,7 @@ func TestDoors(t *testing.T) {
 	if err := db.IAM().CreateAccessKey(ctx, sallyport.AccessKey{ID: "AKIAROOT", Active: true, Created: time.Now()}, secret); err != nil {
 		t.Fatal(err)
 	}
-	s := &api.Server{
+	return &api.Server{
 		Realm: sallyport.Realm{Region: "home-1", Account: "000000000000"}, Store: db, Keys: keys, Log: slog.New(slog.DiscardHandler),
 		Services: []*api.Service{
 			{
@@ -106,7 +112,13 @@ func TestDoors(t *testing.T) {
 				}, api.Anything, api.Streams)},
 			},
 		},
-	}
+	}, secret
+}
+
+// A service may be spoken to as EC2 is, or as S3 is, by what it declares alone.
+func TestDoors(t *testing.T) {
+	ctx := t.Context()
+	s, secret := strange(t)
 	call := func(service, method, path, kind, body, signedBody string) (int, string) {
 		t.Helper()
 		r := httptest.NewRequestWithContext(ctx, method, "http://host"+path, strings.NewReader(body))
@@ -148,4 +160,52 @@ func TestDoors(t *testing.T) {
 	if status, text = call("s3", "PUT", "/objects/a/b", "text/plain", big+"x", big+"x"); status != 400 || !strings.Contains(text, "longer than 1048576 bytes") {
 		t.Errorf("a body that is too long: %d %s", status, text)
 	}
+}
+
+// A streamed body that stalls is given up, as a body that is read whole is.
+func TestStalledStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, secret := strange(t)
+		network := memnet.New(0, nil)
+		listener := network.Listen()
+		web := &http.Server{Handler: s}
+		served := make(chan error, 1)
+		go func() { served <- web.Serve(listener) }()
+		const body = "all of it"
+		sum := sha256.Sum256([]byte(body))
+		r, err := http.NewRequestWithContext(t.Context(), "PUT", "http://host/objects/a", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum[:]))
+		key := aws.Credentials{AccessKeyID: "AKIAROOT", SecretAccessKey: secret.Reveal()}
+		if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "s3", "home-1", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		var request bytes.Buffer
+		if err := r.Write(&request); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := network.NewHost("caller", 0, 0).Dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := conn.Write(request.Bytes()[:request.Len()-1]); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		if took := time.Since(began); resp.StatusCode != 400 || !strings.Contains(string(text), "Nothing of the request body arrived for 20s") || took > 25*time.Second {
+			t.Errorf("after %v: %d %s", took, resp.StatusCode, text)
+		}
+		conn.Close()
+		web.Close()
+		if err := <-served; err != http.ErrServerClosed {
+			t.Error(err)
+		}
+	})
 }
