@@ -157,7 +157,7 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		Client: c, Invitation: call.invitation,
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
 		Stock: true, Silence: pluginSilence, Pipes: call.pipes,
-		HungUp: parentGone(watching), // the aws CLI, which would leave the port taken
+		HungUp: call.hungUp(watching),
 	}
 	if terminalFile(stdin) == nil {
 		s.Window = pluginWindow
@@ -185,6 +185,17 @@ func (call *pluginCall) run(ctx context.Context, stdin io.Reader, stdout, stderr
 		return end.Status()
 	}
 	return 0
+}
+
+// hungUp is closed when the aws CLI that called has gone, which waits for this
+// program: one that was killed would leave the port of a session taken. The CLI is
+// told from others by how it hands over the response. Another program may end on
+// purpose and leave this one, as ssh -f and launchers do: nil.
+func (call *pluginCall) hungUp(ctx context.Context) <-chan struct{} {
+	if call.variable == "" {
+		return nil
+	}
+	return parentGone(ctx)
 }
 
 // client loads the person's settings. Settings that cannot be read do not stop

@@ -2,7 +2,9 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -76,6 +78,20 @@ func TestPluginCalls(t *testing.T) {
 				t.Errorf("error %v, want %q", call.err, tt.err)
 			}
 		})
+	}
+}
+
+// The aws CLI waits for the plugin, so that a CLI that has gone was killed. Another
+// program may leave the plugin on.
+func TestPluginWatchesTheCLI(t *testing.T) {
+	env := []string{responseVariable + "=" + response}
+	for handed, watches := range map[string]bool{responseVariable: true, response: false} {
+		call, _ := readPluginCall([]string{"session-manager-plugin", handed, "home-1", "StartSession"}, env, io.Discard)
+		ctx, cancel := context.WithCancel(t.Context())
+		if (call.hungUp(ctx) != nil) != watches {
+			t.Errorf("given %.40s, the plugin watches its parent: %v", handed, !watches)
+		}
+		cancel()
 	}
 }
 

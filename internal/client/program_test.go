@@ -49,9 +49,9 @@ func program(what string) int {
 		return 0
 	case "aws": // as awscli/compat.py runs the plugin
 		signal.Ignore(ignoredByCLI()...)
-		cmd := exec.Command(os.Args[0], os.Args[1:]...)
+		cmd := exec.Command(os.Args[0], append([]string{responseVariable}, os.Args[2:]...)...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.Env = append(os.Environ(), "SALLYPORT_TEST_PROGRAM=plugin")
+		cmd.Env = append(os.Environ(), "SALLYPORT_TEST_PROGRAM=plugin", responseVariable+"="+os.Args[1])
 		cmd.Run()
 		return cmd.ProcessState.ExitCode()
 	}
