@@ -32,7 +32,7 @@ type copying struct {
 
 	failed atomic.Bool // something was not copied, and was named
 
-	found       int   // files and directories
+	found       int   // files and directories, also those that were listed alone
 	files       []job // in the order they were found
 	directories []job // likewise: the files of a directory come after it
 
@@ -79,6 +79,9 @@ func (c *copying) run(ctx context.Context, from []place, to place) error {
 				target = c.dst.join(to.path, base)
 			}
 		}
+		if err := c.count(1); err != nil {
+			return err
+		}
 		if err := c.find(ctx, job{from: p.path, to: target, info: info}); err != nil {
 			return err
 		}
@@ -101,12 +104,9 @@ const maxFound = 500_000
 
 // find lists what there is to copy, from j down, and makes its directories.
 func (c *copying) find(ctx context.Context, j job) error {
-	c.found++
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case c.found > maxFound:
-		return fmt.Errorf("there are more than %d files and directories; copy fewer at a time", maxFound)
 	case j.info.Mode().IsRegular():
 		c.files = append(c.files, j)
 		c.total.Add(j.info.Size())
@@ -138,15 +138,45 @@ func (c *copying) find(ctx context.Context, j job) error {
 	if err != nil {
 		c.fail(ctx, j.from, err)
 	}
-	for _, info := range infos {
-		name := info.Name()
-		if !filepath.IsLocal(name) || name == "." || strings.ContainsAny(name, "/\x00") {
-			c.fail(ctx, j.from, fmt.Errorf("it lists %q, which would be elsewhere", name))
-			continue
-		}
-		if err := c.find(ctx, job{from: c.src.join(j.from, name), to: c.dst.join(j.to, name), info: info, fresh: made}); err != nil {
+	inside, err := c.inside(ctx, j, infos)
+	if err != nil {
+		return err
+	}
+	for _, info := range inside {
+		if err := c.find(ctx, job{from: c.src.join(j.from, info.Name()), to: c.dst.join(j.to, info.Name()), info: info, fresh: made}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// maxListed is how many bytes a name may have in a directory's list: the 255 characters
+// of any system's.
+const maxListed = 1 << 10
+
+// inside returns what of a directory's list can be copied, and counts it. It is held
+// until all of it was found, with what the directories above have.
+func (c *copying) inside(ctx context.Context, j job, listed []fs.FileInfo) (can []fs.FileInfo, err error) {
+	for _, info := range listed {
+		switch name := info.Name(); {
+		case len(name) > maxListed:
+			c.fail(ctx, j.from, fmt.Errorf("it lists a name of %d bytes, and may have %d", len(name), maxListed))
+		case !filepath.IsLocal(name) || name == "." || strings.ContainsAny(name, "/\x00"):
+			c.fail(ctx, j.from, fmt.Errorf("it lists %q, which would be elsewhere", name))
+		default:
+			if stat, ok := info.Sys().(*sftp.FileStat); ok {
+				stat.Extended = nil // of any length
+			}
+			can = append(can, info)
+		}
+	}
+	return can, c.count(len(can))
+}
+
+// count counts files and directories that were found.
+func (c *copying) count(more int) error {
+	if c.found += more; c.found > maxFound {
+		return fmt.Errorf("there are more than %d files and directories; copy fewer at a time", maxFound)
 	}
 	return nil
 }

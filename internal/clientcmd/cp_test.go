@@ -422,8 +422,27 @@ func TestCopiesAreBounded(t *testing.T) {
 	if _, err := w.Write(piece); err == nil || !strings.Contains(err.Error(), "listed as empty") {
 		t.Errorf("a file without a size does not end: %v", err)
 	}
-	c.found = maxFound
-	if err := c.find(t.Context(), job{}); err == nil || !strings.Contains(err.Error(), "copy fewer at a time") {
-		t.Errorf("more than %d files: %v", maxFound, err)
+	// What is listed counts before it is looked at.
+	c = &copying{src: lists{here{}, listing{{"d", fs.ModeDir}, {"e", 0}, {strings.Repeat("n", maxListed+1), 0}}}, dst: here{}, recursive: true, errOut: &b, found: maxFound - 1}
+	b.Reset()
+	err := c.find(t.Context(), job{to: filepath.Join(t.TempDir(), "top"), info: evilInfo{"top", fs.ModeDir}})
+	if err == nil || !strings.Contains(err.Error(), "copy fewer at a time") || len(c.directories) != 1 {
+		t.Errorf("more than %d files: %v, after %d directories", maxFound, err, len(c.directories))
 	}
+	if !strings.Contains(b.String(), "a name of 1025 bytes") {
+		t.Errorf("said %q", b.String())
+	}
+}
+
+// lists is this machine, where every directory has the same list.
+type lists struct {
+	here
+	all listing
+}
+
+func (l lists) list(string) (infos []fs.FileInfo, err error) {
+	for _, info := range l.all {
+		infos = append(infos, info)
+	}
+	return infos, nil
 }
