@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport/sallyport"
 	"github.com/sallyport/sallyport/internal/client"
 	"github.com/sallyport/sallyport/internal/usage"
 )
@@ -66,9 +67,13 @@ long, as you say, and is not shown again.`,
 		if err != nil {
 			return fmt.Errorf("create activation: %s", client.Explain(err))
 		}
-		line := fmt.Sprintf("sallyport agent register --endpoint %s --region %s --id %s --code %s", cl.Endpoint(), cl.Region(), id, code.Reveal())
+		words := []string{"sallyport", "agent", "register", "--endpoint", cl.Endpoint(), "--region", cl.Region(), "--id", id, "--code", code.Reveal()}
 		if !pin.IsZero() {
-			line += " --ca-pin " + pin.String()
+			words = append(words, "--ca-pin", pin.String())
+		}
+		line, err := quote(words) // for a root shell, with what the server answered in it
+		if err != nil || sallyport.PrintableLine(line) != line {
+			return fmt.Errorf("create activation: the server answered an ID or a code with characters that neither has; delete the activation %q", id)
 		}
 		if *asJSON {
 			return writeJSON(c.OutOrStdout(), struct {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -406,6 +407,21 @@ func TestActivations(t *testing.T) {
 		if _, _, err := run(t, "", append([]string{"activation", "create"}, args...)...); err == nil || !strings.HasPrefix(err.Error(), args[0]+" has to be ") {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+// The command to paste is one command in any shell, whatever the server answers.
+func TestCommandToPaste(t *testing.T) {
+	p := start(t)
+	p.answers["CreateActivation"] = `{"ActivationId":"1","ActivationCode":"a;reboot $(x)"}`
+	stdout, _, err := run(t, "", "activation", "create")
+	words, serr := shlex(stdout)
+	if i := slices.Index(words, "--code"); err != nil || serr != nil || i < 0 || words[i+1] != "a;reboot $(x)" || !strings.Contains(stdout, "'a;reboot $(x)'") {
+		t.Errorf("%q, %v, %v", stdout, err, serr)
+	}
+	p.answers["CreateActivation"] = `{"ActivationId":"1","ActivationCode":"a\u001b[2J"}`
+	if stdout, _, err := run(t, "", "activation", "create"); err == nil || stdout != "" || !strings.Contains(err.Error(), "an ID or a code") {
+		t.Errorf("%q, %v", stdout, err)
 	}
 }
 
