@@ -28,6 +28,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -106,10 +107,27 @@ func note(w io.Writer, format string, args ...any) {
 	fmt.Fprintf(w, "sallyport: %s\n", sallyport.Printable(fmt.Sprintf(format, args...)))
 }
 
+// writeJSON writes v. What a terminal would act on, in what a machine says of
+// itself, is written as an escape, which means the same.
 func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, r := range string(b) {
+		switch {
+		case r == '\n' || sallyport.PrintableLine(string(r)) == string(r):
+			text.WriteRune(r)
+		default: // in a string: all else of JSON is printable
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&text, `\u%04x`, unit)
+			}
+		}
+	}
+	text.WriteByte('\n')
+	_, err = io.WriteString(w, text.String())
+	return err
 }
 
 // ago is how long before now t was, as people say it.

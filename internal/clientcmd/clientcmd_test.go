@@ -425,6 +425,19 @@ func TestCommandToPaste(t *testing.T) {
 	}
 }
 
+// JSON does not act on a terminal, and says what a machine said.
+func TestJSONOnTerminal(t *testing.T) {
+	const name = "a\u009b2J\u202e\x7f\x1b\U000e0041é"
+	var b strings.Builder
+	if err := writeJSON(&b, []string{name}); err != nil || b.String() != "[\n  \"a\\u009b2J\\u202e\\u007f\\u001b\\udb40\\udc41é\"\n]\n" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+	var got []string
+	if err := json.Unmarshal([]byte(b.String()), &got); err != nil || got[0] != name {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
 func TestAgo(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for want, d := range map[string]time.Duration{
