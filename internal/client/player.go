@@ -18,7 +18,7 @@ import (
 // What a recording holds was written by the programs of a session, and is shown to
 // the terminal byte for byte, as ssh shows what a host says. Two things are kept
 // from it: what a terminal answers to it does not reach the shell that is read
-// next, and modes that it set are undone at the end.
+// next, if Stdin is that terminal, and modes that it set are undone at the end.
 type Player struct {
 	// Recording is read from its beginning, twice.
 	Recording io.ReadSeeker
@@ -35,8 +35,8 @@ type Player struct {
 	Stdout, Stderr io.Writer
 }
 
-// minSpeed and maxSpeed bound what keys make of the speed.
-const minSpeed, maxSpeed = 1.0 / 16, 1024.0
+// MinSpeed and MaxSpeed bound the speed, also what keys make of it.
+const MinSpeed, MaxSpeed = 1.0 / 16, 1024.0
 
 // skipBy is how far the key for it goes ahead, by the recording's time.
 const skipBy = 10 * time.Second
@@ -78,7 +78,7 @@ func (p *Player) scan() (found Played, err error) {
 			found.Duration += p.pause(e.At - last)
 			last = e.At
 			found.Output = true
-			found.asks = found.asks || strings.ContainsAny(e.Text, "\x1b\x05\u009b\u0090")
+			found.asks = found.asks || strings.ContainsFunc(e.Text, mayAsk)
 			found.carriage = found.carriage || strings.Contains(e.Text, "\r")
 		case "m":
 			if len(found.Markers) < maxMarkers {
@@ -87,6 +87,10 @@ func (p *Player) scan() (found Played, err error) {
 		}
 	}
 }
+
+// mayAsk reports whether a character may be of what a terminal answers: an escape, an
+// enquiry, or a control that stands for an escape and a letter. (ECMA-48, 5.3)
+func mayAsk(r rune) bool { return r == 0x1b || r == 0x05 || 0x80 <= r && r <= 0x9f }
 
 func (p *Player) rewind() (*asciicast.Reader, error) {
 	if _, err := p.Recording.Seek(0, io.SeekStart); err != nil {
@@ -216,9 +220,9 @@ func (p *Player) play(ctx context.Context, show *replayScreen, keys *replayKeys)
 				case keyStep:
 					step = paused
 				case keyFaster:
-					speed = min(speed*2, maxSpeed)
+					speed = min(speed*2, MaxSpeed)
 				case keySlower:
-					speed = max(speed/2, minSpeed)
+					speed = max(speed/2, MinSpeed)
 				case keySkip:
 					cut := min(skipBy, left)
 					left, skip = left-cut, skipBy-cut
@@ -252,7 +256,7 @@ type replayScreen struct {
 
 // privateModes finds the sequences that set and reset them: DECSET and DECRST. (ECMA-48,
 // 5.4; xterm, "Control Sequences".)
-var privateModes = regexp.MustCompile(`\x1b\[\?([0-9;]{1,40})([hl])`)
+var privateModes = regexp.MustCompile(`(?:\x1b\[|\x{9b})\?([0-9;]{1,40})([hl])`)
 
 // initiallySet are the private modes that a terminal begins with: autowrap, and the
 // cursor's being shown.
@@ -274,7 +278,7 @@ func (s *replayScreen) write(text string) error {
 		}
 	}
 	s.tail = ""
-	if i := strings.LastIndexByte(seen, 0x1b); i >= 0 && len(seen)-i < 48 {
+	if i := strings.LastIndexAny(seen, "\x1b\u009b"); i >= 0 && len(seen)-i < 48 {
 		s.tail = seen[i:]
 	}
 	if s.raw {

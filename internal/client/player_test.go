@@ -101,12 +101,22 @@ func TestPlayerWritesToAFile(t *testing.T) {
 	}
 }
 
+// Whatever a terminal may answer, its answer is waited for.
+func TestWhatMayAskATerminal(t *testing.T) {
+	for shown, asks := range map[string]bool{"é\r\n": false, "\x1b[6n": true, "\x05": true, "\u009d11;?\u009c": true, "\u009a": true} {
+		if found, err := (&Player{Recording: recorded(0, shown)}).scan(); err != nil || found.asks != asks {
+			t.Errorf("%q: %v, %v", shown, found.asks, err)
+		}
+	}
+}
+
 // A recording that ends in an editor leaves the terminal as terminals begin.
 func TestPlayerUndoesModes(t *testing.T) {
 	for _, c := range []struct{ shown, undo string }{
 		{"plain", ""},
 		{"\x1b[?1049h", "\x1b[?1049l"},
 		{"\x1b[?1049h\x1b[?1049l", ""},
+		{"\u009b?1049h", "\x1b[?1049l"},
 		{"\x1b[?25l", "\x1b[?25h"},
 		{"\x1b[?25h", ""},
 		{"\x1b[?7;25l\x1b[?7h", "\x1b[?25h"},

@@ -425,6 +425,14 @@ func TestCommandToPaste(t *testing.T) {
 	}
 }
 
+func TestReplayFlags(t *testing.T) {
+	for _, args := range [][]string{{"--speed", "NaN"}, {"--speed", "0"}, {"--speed", "1e-9"}, {"--speed", "1e9"}, {"--max-idle", "-1s"}} {
+		if _, _, err := run(t, "", append([]string{"replay", "x.cast"}, args...)...); err == nil || !strings.HasPrefix(err.Error(), args[0]+" has to be ") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
 // JSON does not act on a terminal, and says what a machine said.
 func TestJSONOnTerminal(t *testing.T) {
 	const name = "a\u009b2J\u202e\x7f\x1b\U000e0041é"

@@ -47,8 +47,11 @@ Policy says who may: sallyport:GetRecording.`,
 	usage.DurationVar(c.Flags(), &maxIdle, "max-idle", 2*time.Second, "wait no longer than that where nothing was shown; 0 waits as long as it was")
 	to := c.Flags().String("to", "", "play nothing, and write the recording to a `file`; - is standard output")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *speed <= 0 || maxIdle < 0 {
-			return usage.Errorf("--speed has to be more than 0, and --max-idle not less")
+		if !(*speed >= client.MinSpeed && *speed <= client.MaxSpeed) { // NaN neither
+			return usage.Errorf("--speed has to be from %v to %v, not %v", client.MinSpeed, client.MaxSpeed, *speed)
+		}
+		if maxIdle < 0 {
+			return usage.Errorf("--max-idle has to be 0, for as long as it was, or more, not %v", maxIdle)
 		}
 		if isCast(args[0]) && *to == "" {
 			f, err := os.Open(args[0])
