@@ -66,17 +66,19 @@ type Item struct {
 	Error    string          // of the last attempt
 	Dead     bool
 
+	LeaseUntil time.Time // set by [Queue.Lease]: another worker may have the item from then on
+
 	lease string
 	asked int64
 }
 
-const itemColumns = `id, kind, name, node, payload, every, due, asked, attempts, lease, dead, error`
+const itemColumns = `id, kind, name, node, payload, every, due, asked, attempts, lease, lease_until, dead, error`
 
 func scanItem(s scanner) (i Item, err error) {
 	var payload string
-	var every, due int64
-	err = s.Scan(&i.ID, &i.Kind, &i.Name, &i.Node, &payload, &every, &due, &i.asked, &i.Attempts, &i.lease, &i.Dead, &i.Error)
-	i.Payload, i.Every, i.Due = fromText(payload), time.Duration(every)*time.Millisecond, fromMillis(due)
+	var every, due, until int64
+	err = s.Scan(&i.ID, &i.Kind, &i.Name, &i.Node, &payload, &every, &due, &i.asked, &i.Attempts, &i.lease, &until, &i.Dead, &i.Error)
+	i.Payload, i.Every, i.Due, i.LeaseUntil = fromText(payload), time.Duration(every)*time.Millisecond, fromMillis(due), fromMillis(until)
 	return i, err
 }
 

@@ -13,6 +13,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -36,7 +37,7 @@ type Worker struct {
 	Log   *slog.Logger
 
 	// Do has the function for each kind. It returns when its context is done, which
-	// is when the server stops or the item's lease was lost.
+	// is when the server stops, or when the item's lease was lost or has run out.
 	Do map[string]func(context.Context, store.Item) error
 
 	Limit   int           // items at once; 0 means 4
@@ -134,20 +135,27 @@ func (w *Worker) do(ctx context.Context, i store.Item) {
 }
 
 // keep extends an item's lease until ctx is done, and cancels what is done when the
-// lease is lost.
+// lease is lost, or has run out: while the database does not answer, this worker
+// cannot know whether another has the item.
 func (w *Worker) keep(ctx context.Context, cancel context.CancelCauseFunc, i store.Item) {
 	lease := or(w.Lease, leaseFor)
 	tick := time.NewTicker(lease / 3)
 	defer tick.Stop()
+	over := time.AfterFunc(time.Until(i.LeaseUntil), func() { cancel(fmt.Errorf("extend: %w", store.ErrLeaseLost)) })
+	defer over.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if err := w.Queue.Extend(ctx, i, time.Now().Add(lease)); errors.Is(err, store.ErrLeaseLost) {
+		asked := time.Now()
+		switch err := w.Queue.Extend(ctx, i, asked.Add(lease)); {
+		case errors.Is(err, store.ErrLeaseLost):
 			cancel(err)
 			return
+		case err == nil:
+			over.Reset(time.Until(asked.Add(lease)))
 		}
 	}
 }

@@ -179,3 +179,34 @@ func TestLosesItsLease(t *testing.T) {
 		stop()
 	})
 }
+
+// A worker that cannot extend an item's lease stops doing it when the lease has run
+// out: another server may have begun.
+func TestStopsWhenItsLeaseRunsOut(t *testing.T) {
+	in(t, func(t *testing.T, db *store.DB) {
+		add(t, db, 1)
+		cause := make(chan error, 1)
+		began, lease := time.Now(), 10*time.Second
+		var lasted time.Duration
+		w := worker(t, db, func(ctx context.Context, _ store.Item) error {
+			<-ctx.Done()
+			lasted = time.Since(began)
+			cause <- context.Cause(ctx)
+			return nil
+		})
+		w.Lease = lease
+		stop := run(t, w)
+		time.Sleep(lease) // extended meanwhile
+		must(t, db.Close())
+		time.Sleep(3 * lease)
+		select {
+		case err := <-cause:
+			if !errors.Is(err, store.ErrLeaseLost) || lasted <= lease || lasted > 2*lease {
+				t.Errorf("after %v: %v", lasted, err)
+			}
+		default:
+			t.Error("it is still being done")
+		}
+		stop()
+	})
+}
