@@ -84,6 +84,36 @@ func TestFullDisk(t *testing.T) {
 	must(t, db.Sessions().Insert(ctx, &SessionRecord{Session: testSession(0, "ann", id)}))
 }
 
+// A full disk that a statement which returns a row meets breaks its transaction, as
+// one that any other statement meets: SQLite may have undone it by itself, and what a
+// function that goes on writes after it would be stored alone.
+func TestFullDiskWithinAnUpdate(t *testing.T) {
+	ctx := t.Context()
+	db := open(t, engines["SQLite"](t))
+	var pages int
+	must(t, db.write.QueryRowContext(ctx, `PRAGMA page_count`).Scan(&pages))
+	_, err := db.write.ExecContext(ctx, fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+8))
+	must(t, err)
+	insert := `INSERT INTO meta (name, value) VALUES ($1, $2) RETURNING name`
+	var name string
+	err = db.transact(ctx, func(tx *tx) error {
+		must(t, tx.row(insert, "before", []byte("x")).Scan(&name))
+		if err := tx.row(insert, "large", make([]byte, 1<<20)).Scan(&name); err == nil {
+			t.Error("a megabyte has room in eight pages")
+		}
+		tx.row(insert, "after", []byte("x")).Scan(&name)
+		return nil
+	})
+	if !errors.Is(err, ErrFull) {
+		t.Errorf("it gave %v", err)
+	}
+	var stored int
+	must(t, db.read.QueryRowContext(ctx, `SELECT count(*) FROM meta WHERE name IN ('before', 'large', 'after')`).Scan(&stored))
+	if stored != 0 {
+		t.Errorf("%d of the rows are stored", stored)
+	}
+}
+
 // fillDisk fills the file system that dsn lies on, makes room by removing the
 // file beside it called ballast, and goes on.
 func fillDisk(dir string) {

@@ -185,7 +185,9 @@ func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 	if t.usable() != nil {
 		return t.sql.QueryRowContext(ended, query, args...) // a row has no other way to say so
 	}
-	return t.sql.QueryRowContext(context.WithoutCancel(ctx), query, args...)
+	row := t.sql.QueryRowContext(context.WithoutCancel(ctx), query, args...)
+	t.look(row.Err())
+	return row
 }
 
 // look breaks the run if err is one of those after which SQLite has undone the
