@@ -486,7 +486,12 @@ func (s *session) finish(ctx context.Context) bool {
 		if sealErr == nil || errors.Is(sealErr, fs.ErrNotExist) {
 			return nil
 		}
-		return tx.Jobs().Add(ctx, store.Item{Kind: SealJob, Name: s.id.String(), Due: time.Now().Add(sealAgain)})
+		err := tx.Jobs().Add(ctx, store.Item{Kind: SealJob, Name: s.id.String(), Due: time.Now().Add(sealAgain)})
+		if errors.Is(err, store.ErrQueueFull) { // the end does not wait for it: Tidy makes the recording
+			s.out.Error("recording not queued", sallyport.LogErr, err)
+			return nil
+		}
+		return err
 	})
 	if err != nil && !errors.Is(err, store.ErrOutOfTurn) { // out of turn, an earlier try was carried out after all
 		s.out.Error("end of session not saved", sallyport.LogErr, err)

@@ -2,11 +2,13 @@ package broker
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -383,6 +385,38 @@ func TestPanicOverALog(t *testing.T) {
 		}
 		if _, err := w.Tidy(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A session whose recording can be neither made nor queued ends all the same, and
+// Tidy makes the recording later.
+func TestNoRoomForASealJob(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.halt()
+		w.disk = brittleDisk{"ann-"}
+		w.start()
+		inv, _, node := w.together()
+		node.say("$ ")
+		db, err := sql.Open("sqlite", filepath.Join(w.dir, "x.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if _, err := db.Exec(`WITH RECURSIVE seq (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM seq WHERE i < 10000)
+			INSERT INTO queued (id, queue, kind, name, node, payload, every, due, dead, created) SELECT 'x' || i, 'jobs', $1, 'x' || i, '', '', 0, 0, TRUE, i FROM seq`, SealJob); err != nil {
+			t.Fatal(err)
+		}
+		w.Terminate(t.Context(), inv.Session, "Enough.")
+		w.complete(inv.Session, "Success", nil)
+		time.Sleep(time.Hour)
+		w.wantState(inv.Session, sallyport.Terminated, "Enough.")
+
+		w.disk = nil
+		w.halt()
+		w.start()
+		if n, err := w.Tidy(t.Context()); err != nil || n != 1 {
+			t.Errorf("%d recordings are made, %v", n, err)
 		}
 	})
 }
