@@ -90,25 +90,36 @@ func (q Queue) Add(ctx context.Context, i Item) error {
 		if len(i.Payload) > maxQueuedPayload {
 			return fmt.Errorf("its payload has %d bytes, and may have %d", len(i.Payload), maxQueuedPayload)
 		}
-		var n int
-		if err := tx.row(`SELECT count(*) FROM queued WHERE queue = $1 AND kind = $2`, q.name, i.Kind).Scan(&n); err != nil {
-			return err
-		}
-		if n >= maxQueued {
-			return fmt.Errorf("%w: %d", ErrQueueFull, n)
-		}
 		id, err := uuid.NewV7()
 		if err != nil {
 			return err
+		}
+		name := clean(cmp.Or(i.Name, id.String()))
+		if err := tx.lockQueues(); err != nil {
+			return err
+		}
+		var others int
+		if err := tx.row(`SELECT count(*) FROM queued WHERE queue = $1 AND kind = $2 AND name <> $3`, q.name, i.Kind, name).Scan(&others); err != nil {
+			return err
+		}
+		if others >= maxQueued {
+			return fmt.Errorf("%w: %d", ErrQueueFull, others)
 		}
 		_, err = tx.exec(`INSERT INTO queued (id, queue, kind, name, node, payload, every, due, created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
 			ON CONFLICT (queue, kind, name) DO UPDATE SET payload = excluded.payload, every = excluded.every, asked = queued.asked + 1,
 				due = CASE WHEN queued.dead OR excluded.due < queued.due THEN excluded.due ELSE queued.due END,
 				attempts = CASE WHEN queued.dead THEN 0 ELSE queued.attempts END, dead = FALSE`,
-			id.String(), q.name, i.Kind, clean(cmp.Or(i.Name, id.String())), i.Node, clean(string(i.Payload)), i.Every.Milliseconds(), millis(i.Due))
+			id.String(), q.name, i.Kind, name, i.Node, clean(string(i.Payload)), i.Every.Milliseconds(), millis(i.Due))
 		return err
 	})
 	return wrap(err, "add %s to the %s", i.Kind, q.name)
+}
+
+// lockQueues has transactions that add or lease items take turns, or two of them would
+// count at once what each is about to add.
+func (t *tx) lockQueues() error {
+	_, err := t.exec(`UPDATE revisions SET number = number + 1 WHERE name = 'queues'`)
+	return err
 }
 
 // Next returns when the earliest item of these kinds that is not dead is to be done,
@@ -135,8 +146,7 @@ func (q Queue) Lease(ctx context.Context, kinds []string, now, until time.Time, 
 	}
 	err = q.write(withoutCall(ctx), func(tx *tx) error {
 		list = nil
-		// Taken in turns, or two workers would count a node's items at once.
-		if _, err := tx.exec(`UPDATE revisions SET number = number + 1 WHERE name = 'queues'`); err != nil {
+		if err := tx.lockQueues(); err != nil {
 			return err
 		}
 		if _, err := tx.exec(`UPDATE queued SET dead = TRUE, error = 'It was begun as often as it may be, and never ended.'

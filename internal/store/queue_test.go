@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +184,38 @@ func TestQueueBounds(t *testing.T) {
 			t.Errorf("forgot %d, %v", n, err)
 		}
 		must(t, q.Add(ctx, Item{Kind: "many"}))
+	})
+}
+
+// Of several that are added at once where there is room for one, one is; an item that
+// is there is asked for again also in a full queue.
+func TestQueueBoundIsExact(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		q := db.Jobs()
+		must(t, q.Add(ctx, Item{Kind: "many", Name: "first"}))
+		must(t, db.transact(ctx, func(tx *tx) error {
+			_, err := tx.exec(`WITH RECURSIVE seq (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM seq WHERE i < $1)
+				INSERT INTO queued (id, queue, kind, name, node, payload, every, due, created) SELECT 'x' || i, 'jobs', 'many', 'x' || i, '', '', 0, 0, i FROM seq`, maxQueued-2)
+			return err
+		}))
+		var added atomic.Int32
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				switch err := q.Add(ctx, Item{Kind: "many"}); {
+				case err == nil:
+					added.Add(1)
+				case !errors.Is(err, ErrQueueFull):
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if n := added.Load(); n != 1 {
+			t.Errorf("%d were added", n)
+		}
+		must(t, q.Add(ctx, Item{Kind: "many", Name: "first"}))
 	})
 }
 
