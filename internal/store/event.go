@@ -144,22 +144,24 @@ func (es Events) Last(ctx context.Context) (number int64, err error) {
 	return number, wrap(translate(err), "read the last event's number")
 }
 
-// Forget deletes events from before then, oldest first, up to the first that is
-// not, and returns how many. It does so in steps, so that others who want to write
-// wait no longer than for one. If it fails part of the way, what it deleted stays
-// deleted.
+// Forget deletes the events up to the last that is from before then, oldest first, and
+// returns how many. One whose time is later and that others from before then follow,
+// as after a clock that was ahead, goes with them: no more than 500 such in a row. It
+// does so in steps, so that others who want to write wait no longer than for one. If it
+// fails part of the way, what it deleted stays deleted.
 func (es Events) Forget(ctx context.Context, then time.Time) (forgotten int64, err error) {
 	for {
 		var n int64
 		err := es.write(ctx, func(tx *tx) (err error) {
-			n, err = tx.exec(`DELETE FROM events WHERE at < $1 AND number < (SELECT min(number) FROM events) + $2`, millis(then), forgetTogether)
+			n, err = tx.exec(`DELETE FROM events WHERE number <= (
+				SELECT max(number) FROM events WHERE at < $1 AND number < (SELECT min(number) FROM events) + $2)`, millis(then), forgetTogether)
 			return err
 		})
 		if err != nil {
 			return forgotten, fmt.Errorf("forget events: %w", err)
 		}
 		forgotten += n
-		if n < forgetTogether {
+		if n == 0 {
 			return forgotten, nil
 		}
 	}

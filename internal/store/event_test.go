@@ -231,3 +231,30 @@ func TestForgetEvents(t *testing.T) {
 		}
 	})
 }
+
+// What is forgotten is the beginning of the log, whatever the clock said meanwhile:
+// one event whose time is far ahead keeps no others.
+func TestForgetEventsOfAWrongClock(t *testing.T) {
+	onEach(t, func(t *testing.T, db *DB) {
+		ctx := t.Context()
+		const old = forgetTogether*2 + 7
+		must(t, db.Update(ctx, func(tx *Tx) error {
+			for i := range old + 3 {
+				when := at(i)
+				if i == 0 || i == forgetTogether+1 {
+					when = at(1_000_000)
+				}
+				if err := tx.Events().Append(ctx, Event{At: when, Kind: ServerEvent, Name: "x"}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		if n, err := db.Events().Forget(ctx, at(old)); err != nil || n != old {
+			t.Errorf("forgot %d, %v, want %d", n, err, old)
+		}
+		if left := allEvents(t, db, old+1); len(left) != 3 {
+			t.Errorf("%d are left", len(left))
+		}
+	})
+}
