@@ -20,7 +20,7 @@ import (
 //	"GetRole": api.Read(getRole, onRole),
 //	    │            │      │       └ what policy is asked, with which condition keys
 //	    │            │      └ what is done; its input and output
-//	    │            └ the access level, which says what event a call leaves
+//	    │            └ the access level, which says of which kind its event is
 //	    └ the operation, and the action that policies allow
 //
 // What most rows have in common is not written: any principal may call, errors
@@ -43,7 +43,7 @@ type Op struct {
 	// may hold, beyond those of AWS's model.
 	Secret []string
 
-	Event Event // what a call leaves
+	Event Event // the kind of a call's event
 
 	// Stream is set if the body is not read before the operation begins: it reads
 	// [Call.Stream].
@@ -68,7 +68,8 @@ const (
 	PermissionsLevel Level = "Permissions management"
 )
 
-// An Event is what a call leaves in the trail.
+// An Event is the kind of a call's event. The event log has the calls of kind write
+// that changed what is stored, and no others.
 type Event string
 
 const (

@@ -44,7 +44,8 @@ func operationsPage(services []*api.Service) []byte {
 Made from the operations' own declarations (` + "`internal/api/*/`" + `) by ` + "`go test ./internal/server -run TestOperationsPage -update`" + `.
 
 *Access level* is as in AWS's Service Authorization Reference. *Policy is asked* names the action, the type of the resource it is asked about (none is ` + "`*`" + `),
-and condition keys beyond the global ones and those of tags; *(sometimes)* is a question that only some requests raise. *Event* is what a call leaves in the trail.
+and condition keys beyond the global ones and those of tags; *(sometimes)* is a question that only some requests raise. *Event* is the kind of
+the call's event. The event log has the calls of kind *write* that changed what is stored, each written with its change; of others, as AssumeRole, it has none.
 *Errors* are those beyond AWS's model of the operation and those that any operation may answer.
 *Secrets* are members that no event and no log may hold.
 
