@@ -238,18 +238,15 @@ func (t *tx) updateNode(id sallyport.NodeID, statement string, args ...any) erro
 	return err
 }
 
-// update is updateNode in a transaction.
-func (ns Nodes) update(ctx context.Context, verb string, id sallyport.NodeID, statement string, args ...any) error {
-	err := ns.write(ctx, func(tx *tx) error { return tx.updateNode(id, statement, args...) })
-	return wrap(err, "%s node %s", verb, id)
-}
-
 // UpdateAgent replaces what a node's agent says of itself.
 func (ns Nodes) UpdateAgent(ctx context.Context, id sallyport.NodeID, a sallyport.Agent) error {
 	a = cleanAgent(a)
-	return ns.update(ctx, "update agent of", id, `UPDATE nodes SET agent_name = $2, agent_version = $3, platform_type = $4, platform_name = $5,
-		platform_version = $6, computer_name = $7, ip_address = $8, availability_zone = $9, connection_channel = $10 WHERE id = $1`,
-		a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
+	err := ns.write(ctx, func(tx *tx) error {
+		return tx.updateNode(id, `UPDATE nodes SET agent_name = $2, agent_version = $3, platform_type = $4, platform_name = $5,
+			platform_version = $6, computer_name = $7, ip_address = $8, availability_zone = $9, connection_channel = $10 WHERE id = $1`,
+			a.Name, a.Version, a.PlatformType, a.PlatformName, a.PlatformVersion, a.ComputerName, a.IPAddress, a.AvailabilityZone, a.ConnectionChannel)
+	})
+	return wrap(err, "update agent of node %s", id)
 }
 
 // SetRole changes the role a node's credentials are for: what it is called,
@@ -278,11 +275,6 @@ func (ns Nodes) SetKey(ctx context.Context, id sallyport.NodeID, old, key []byte
 		return sallyport.Errorf(sallyport.InvalidInstanceID, "The key of node %s was changed by another process just now. Register the machine again if that was not yours.", id)
 	})
 	return wrap(err, "set key of node %s", id)
-}
-
-// SetName changes a node's name.
-func (ns Nodes) SetName(ctx context.Context, id sallyport.NodeID, name string) error {
-	return ns.update(ctx, "name", id, `UPDATE nodes SET name = $2 WHERE id = $1`, clean(name))
 }
 
 // Deregister forgets a node. Its sessions stay in the history.

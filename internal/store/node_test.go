@@ -205,9 +205,8 @@ func TestNodeChanges(t *testing.T) {
 			PlatformVersion: "12", ComputerName: strings.Repeat("x", 10_000), IPAddress: "10.0.0.1", AvailabilityZone: "on-prem", ConnectionChannel: "ssmmessages"}
 		must(t, db.Nodes().UpdateAgent(ctx, n.ID, n.Agent))
 		n.Agent.PlatformName, n.Agent.ComputerName = "Debian\ufffd\ufffd", strings.Repeat("x", 255)+"…"
-		n.Role, n.RoleID, n.Name = "r2", "AROA2", "named"
+		n.Role, n.RoleID = "r2", "AROA2"
 		must(t, db.Nodes().SetRole(ctx, n.ID, "r2", "AROA2"))
-		must(t, db.Nodes().SetName(ctx, n.ID, "named"))
 		must(t, db.Nodes().Tag(ctx, n.ID, map[string]string{"b": "3", "c": "4"}))
 		must(t, db.Nodes().Untag(ctx, n.ID, []string{"a", "nothing"}))
 		n.Tags = map[string]string{"b": "3", "c": "4"}
@@ -236,7 +235,6 @@ func TestNodeChanges(t *testing.T) {
 			"Deregister":  db.Nodes().Deregister(ctx, n.ID),
 			"UpdateAgent": db.Nodes().UpdateAgent(ctx, n.ID, n.Agent),
 			"SetNodeRole": db.Nodes().SetRole(ctx, n.ID, "r", "AROA1"),
-			"SetNodeName": db.Nodes().SetName(ctx, n.ID, "r"),
 			"SetNodeKey":  db.Nodes().SetKey(ctx, n.ID, nil, nil),
 			"TagNode":     db.Nodes().Tag(ctx, n.ID, nil),
 			"UntagNode":   db.Nodes().Untag(ctx, n.ID, nil),

@@ -286,21 +286,9 @@ func (ss Sessions) SetLog(ctx context.Context, id sallyport.SessionID, log Log) 
 // SetAccess changes who may attach to a session that is not over. The caller has
 // the session under an epoch.
 func (ss Sessions) SetAccess(ctx context.Context, id sallyport.SessionID, epoch int64, a Access) error {
-	return ss.updateSession(ctx, "set access to", id, epoch, `UPDATE sessions SET token = $3, client = $4, bound = $5, node_token = $6 WHERE id = $1 AND epoch = $2 AND ended = 0`,
-		a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
-}
-
-// SetResume replaces what the broker wants to remember of a session that is not
-// over. The caller has the session under an epoch.
-func (ss Sessions) SetResume(ctx context.Context, id sallyport.SessionID, epoch int64, resume json.RawMessage) error {
-	return ss.updateSession(ctx, "save", id, epoch, `UPDATE sessions SET resume = $3 WHERE id = $1 AND epoch = $2 AND ended = 0`, string(resume))
-}
-
-// updateSession runs a statement that changes one session, whose $1 is the ID and
-// whose $2 the epoch.
-func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.SessionID, epoch int64, statement string, args ...any) error {
 	err := ss.write(ctx, func(tx *tx) error {
-		n, err := tx.exec(statement, append([]any{id.String(), epoch}, args...)...)
+		n, err := tx.exec(`UPDATE sessions SET token = $3, client = $4, bound = $5, node_token = $6 WHERE id = $1 AND epoch = $2 AND ended = 0`,
+			id.String(), epoch, a.Token[:], clean(a.Client), a.Bound, a.NodeToken[:])
 		if err != nil || n == 1 {
 			return err
 		}
@@ -316,7 +304,7 @@ func (ss Sessions) updateSession(ctx context.Context, verb string, id sallyport.
 		}
 		return fmt.Errorf("it is over: %w", ErrOutOfTurn)
 	})
-	return wrap(err, verb+" session %s", id)
+	return wrap(err, "set access to session %s", id)
 }
 
 // TakeUp is Unfinished for a server that starts: each of the sessions is its own

@@ -59,8 +59,6 @@ func TestSessionIsKeptWhole(t *testing.T) {
 
 		r.Access = Access{Token: sallyport.GenerateSecret().Hash()}
 		must(t, db.Sessions().SetAccess(ctx, s.ID, s.Epoch, r.Access))
-		r.Resume = nil
-		must(t, db.Sessions().SetResume(ctx, s.ID, s.Epoch, nil))
 		must(t, s.Advance(sallyport.Connected, at(6)))
 		must(t, db.Sessions().Advance(ctx, s))
 		check()
@@ -87,7 +85,6 @@ func TestSessionNotThere(t *testing.T) {
 		wantCode(t, err, sallyport.DoesNotExistException, s.ID.String())
 		wantCode(t, db.Sessions().Advance(ctx, s), sallyport.DoesNotExistException, s.ID.String())
 		wantCode(t, db.Sessions().SetAccess(ctx, s.ID, s.Epoch, Access{}), sallyport.DoesNotExistException, s.ID.String())
-		wantCode(t, db.Sessions().SetResume(ctx, s.ID, s.Epoch, nil), sallyport.DoesNotExistException, s.ID.String())
 	})
 }
 
@@ -493,14 +490,13 @@ func TestTakenUpSessionsAreFenced(t *testing.T) {
 			"Advance":   db.Sessions().Advance(ctx, old),
 			"Seal":      db.Sessions().Seal(ctx, old, Log{}),
 			"SetAccess": db.Sessions().SetAccess(ctx, old.ID, old.Epoch, Access{Client: "old"}),
-			"SetResume": db.Sessions().SetResume(ctx, old.ID, old.Epoch, json.RawMessage(`"old"`)),
 		} {
 			if !errors.Is(err, ErrFenced) {
 				t.Errorf("%s of the earlier server: %v", name, err)
 			}
 		}
 		r, err := db.Sessions().Get(ctx, old.ID)
-		if err != nil || r.State() != sallyport.Connecting || r.Access.Client != "" || r.Resume != nil {
+		if err != nil || r.State() != sallyport.Connecting || r.Access.Client != "" {
 			t.Errorf("the earlier server's writes were kept: %+v, %v", r, err)
 		}
 		now := taken[0].Session
