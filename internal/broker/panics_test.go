@@ -239,7 +239,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(stream(wire.TypeInputStreamData, -1, wire.KindSize, `{"cols":1}`), stream(wire.TypeOutputStreamData, 1<<62, wire.KindOutput, ""))
 	f.Add(encode(wire.Ack{Type: wire.TypeOutputStreamData, Seq: 0}.Frame(now)), encode(wire.Ack{Type: wire.TypeInputStreamData, Seq: 1 << 62, Through: true}.Frame(now)))
 	f.Add(encode(wire.AgentSessionState{SessionState: "Terminating"}.Frame(now)), encode(wire.AgentSessionState{SessionState: "Terminating"}.Frame(now)))
-	shelf, err := record.OpenShelf(f.TempDir())
+	shelf, err := record.OpenShelf(nil, f.TempDir())
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	shelf, err := record.OpenShelfOn(w.disk, filepath.Join(w.dir, "sessions"))
+	shelf, err := record.OpenShelf(w.disk, filepath.Join(w.dir, "sessions"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

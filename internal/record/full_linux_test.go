@@ -37,7 +37,7 @@ func TestEndsOnFullFileSystem(t *testing.T) {
 }
 
 func endOnFullDisk(dir string) error {
-	shelf, err := OpenShelf(filepath.Join(dir, "sessions"))
+	shelf, err := OpenShelf(nil, filepath.Join(dir, "sessions"))
 	if err != nil {
 		return err
 	}

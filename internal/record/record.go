@@ -139,11 +139,9 @@ type Shelf struct {
 	usedAt time.Time
 }
 
-// OpenShelf makes the directory if it is not there. It is for its owner alone.
-func OpenShelf(dir string) (*Shelf, error) { return OpenShelfOn(nil, dir) }
-
-// OpenShelfOn is [OpenShelf] on a disk. Nil is the machine's own.
-func OpenShelfOn(disk Disk, dir string) (*Shelf, error) {
+// OpenShelf makes the directory if it is not there. It is for its owner alone. A nil
+// disk is the machine's own.
+func OpenShelf(disk Disk, dir string) (*Shelf, error) {
 	if disk == nil {
 		disk = realDisk{}
 	}

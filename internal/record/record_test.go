@@ -34,7 +34,7 @@ func newID(t *testing.T) sallyport.SessionID {
 
 func newShelf(t *testing.T) *Shelf {
 	t.Helper()
-	s, err := OpenShelf(filepath.Join(t.TempDir(), "sessions"))
+	s, err := OpenShelf(nil, filepath.Join(t.TempDir(), "sessions"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -554,7 +554,7 @@ func TestShelfIsTidy(t *testing.T) {
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	shelf, err := OpenShelf(shelf.dir)
+	shelf, err := OpenShelf(nil, shelf.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -581,7 +581,7 @@ func TestShelfIsTidy(t *testing.T) {
 func BenchmarkAppend(b *testing.B) {
 	for _, n := range []int{1 << 10, 32 << 10} {
 		b.Run(fmt.Sprintf("%dKiB", n>>10), func(b *testing.B) {
-			shelf, err := OpenShelf(b.TempDir())
+			shelf, err := OpenShelf(nil, b.TempDir())
 			if err != nil {
 				b.Fatal(err)
 			}

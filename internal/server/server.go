@@ -198,10 +198,11 @@ func Run(ctx context.Context, config Config, logger *slog.Logger, ready func(Run
 	if err := db.Nodes().MarkAllOffline(ctx); err != nil { // until they dial again
 		return err
 	}
-	shelf, err := record.OpenShelfOn(c.Disk, filepath.Join(c.State, "sessions"))
+	shelf, err := record.OpenShelf(c.Disk, filepath.Join(c.State, "sessions"))
 	if err != nil {
 		return err
 	}
+	defer shelf.Close() // once the sessions have closed their logs
 
 	// The rooms.
 	bus := &route.Memory{}
