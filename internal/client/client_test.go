@@ -1,11 +1,13 @@
 package client
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -326,8 +328,10 @@ func TestExplain(t *testing.T) {
 		{"an exception without one", &sallyport.Error{Code: "Odd"}, "Odd"},
 		{"a key that expired", sallyport.Errorf(sallyport.ExpiredTokenException, "The token has expired."), "The token has expired. (your AWS credentials are not, or no longer, good here; renew them)"},
 		{"no key", fmt.Errorf("call X: get credentials: %w", &keysError{errors.New("none")}), `find AWS credentials: none; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`},
+		{"an unknown CA", &url.Error{URL: "https://plane:8443/", Err: x509.UnknownAuthorityError{}}, "the certificate of plane:8443 is of a CA that this machine does not trust; if it is your control plane, have its CA printed there (sallyport ca), and give the file with --ca-bundle or AWS_CA_BUNDLE, which is /ca.pem now and goes before a profile's ca_bundle"},
 		{"anything else", errors.New("dial tcp: refused"), "dial tcp: refused"},
 	}
+	t.Setenv("AWS_CA_BUNDLE", "/ca.pem")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := Explain(tt.err); got != tt.want {

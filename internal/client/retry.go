@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sallyport/sallyport"
@@ -64,7 +65,11 @@ func Explain(err error) string {
 		return keys.Error() + `; sign in again, or set AWS_PROFILE, or with a server of "sallyport dev" type: eval "$(sallyport env)"`
 	}
 	if at, ok := endpoint.UnknownCA(err); ok {
-		return fmt.Sprintf("the certificate of %s is of a CA that this machine does not trust; if it is your control plane, have its CA printed there (sallyport ca), and give the file with --ca-bundle or AWS_CA_BUNDLE", at)
+		said := fmt.Sprintf("the certificate of %s is of a CA that this machine does not trust; if it is your control plane, have its CA printed there (sallyport ca), and give the file with --ca-bundle or AWS_CA_BUNDLE", at)
+		if bundle := os.Getenv("AWS_CA_BUNDLE"); bundle != "" {
+			said += fmt.Sprintf(", which is %s now and goes before a profile's ca_bundle", bundle)
+		}
+		return said
 	}
 	if untrusted(err) {
 		return err.Error() + "; is that your control plane, by the name in its certificate?"
