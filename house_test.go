@@ -51,7 +51,7 @@ var mayImport = map[string]string{
 
 	// The two ends. They meet the server on the wire alone.
 	"internal/agent":     "retry statedir panics strictjson wire sigv4 datachannel mux socket asciicast pty endpoint",
-	"internal/agentcmd":  "statedir agent endpoint",
+	"internal/agentcmd":  "statedir agent endpoint usage",
 	"internal/client":    "retry statedir strictjson wire sigv4 datachannel mux rawio socket asciicast endpoint",
 	"internal/clientcmd": "client endpoint usage",
 

@@ -37,6 +37,9 @@ shell. Nothing is served to other machines. Ctrl-C stops all of it; the state
 stays, and the next dev goes on with it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := settle(cmd.Flags(), ""); err != nil {
+				return usage.Errorf("%w", err)
+			}
 			agentcmd.CloseOnExec()
 			return dev(cmd.Context(), state, listen, verbose, cmd.OutOrStdout())
 		},

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/internal/server"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 func keyCommand() *cobra.Command {
@@ -31,6 +32,9 @@ out; such credentials are refused at once, and nodes get new ones by themselves.
 After a root key was seen by a stranger, use that.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := settle(cmd.Flags(), ""); err != nil { // the variables that the server has
+				return usage.Errorf("%w", err)
+			}
 			r, err := server.RotateKey(cmd.Context(), c, dropOld)
 			if err != nil {
 				return err

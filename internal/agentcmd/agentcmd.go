@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/internal/agent"
 	"github.com/sallyport/sallyport/internal/endpoint"
 	"github.com/sallyport/sallyport/internal/statedir"
+	"github.com/sallyport/sallyport/internal/usage"
 )
 
 // codeEnv is the environment variable that may hold the activation code: an
@@ -27,7 +28,18 @@ import (
 const codeEnv = "SALLYPORT_ACTIVATION_CODE"
 
 // Commands are register and run.
-func Commands() []*cobra.Command { return []*cobra.Command{registerCommand(), runCommand()} }
+func Commands() []*cobra.Command {
+	all := []*cobra.Command{registerCommand(), runCommand()}
+	for _, c := range all {
+		// A server's variables may be in the same environment, and mean its directory.
+		c.PreRun = func(c *cobra.Command, _ []string) {
+			for _, said := range usage.Unread(c, os.Environ()) {
+				fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", c.Root().Name(), said)
+			}
+		}
+	}
+	return all
+}
 
 // StateDir is where the agent keeps its registration if no flag names a directory:
 // for root, below the system's place for state.

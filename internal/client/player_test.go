@@ -101,7 +101,7 @@ func TestPlayerWritesToAFile(t *testing.T) {
 	}
 }
 
-// Whatever a terminal may answer, its answer is waited for.
+// The answer to all that a terminal may answer is waited for.
 func TestWhatMayAskATerminal(t *testing.T) {
 	for shown, asks := range map[string]bool{"é\r\n": false, "\x1b[6n": true, "\x05": true, "\u009d11;?\u009c": true, "\u009a": true} {
 		if found, err := (&Player{Recording: recorded(0, shown)}).scan(); err != nil || found.asks != asks {

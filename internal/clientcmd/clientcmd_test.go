@@ -410,7 +410,7 @@ func TestActivations(t *testing.T) {
 	}
 }
 
-// The command to paste is one command in any shell, whatever the server answers.
+// The command to paste is one command of a shell, for any ID and code.
 func TestCommandToPaste(t *testing.T) {
 	p := start(t)
 	p.answers["CreateActivation"] = `{"ActivationId":"1","ActivationCode":"a;reboot $(x)"}`

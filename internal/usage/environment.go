@@ -38,6 +38,20 @@ func Unknown(root *cobra.Command, environ, others []string) (said []string) {
 	return said
 }
 
+// Unread returns a sentence for each variable of an environment that is called like
+// a flag of a command which reads no variables. What it says would be ignored
+// without a word.
+func Unread(c *cobra.Command, environ []string) (said []string) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		name := Variable(f.Name)
+		set := slices.ContainsFunc(environ, func(pair string) bool { return len(pair) > len(name)+1 && strings.HasPrefix(pair, name+"=") })
+		if set && !f.Changed {
+			said = append(said, fmt.Sprintf("the environment variable %s is ignored here: %s takes flags alone; give --%s", name, c.CommandPath(), f.Name))
+		}
+	})
+	return said
+}
+
 // isServiceLink reports whether a variable is one that Kubernetes sets in every
 // container, for a service that is called sallyport.
 func isServiceLink(name string) bool {

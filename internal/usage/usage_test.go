@@ -85,3 +85,17 @@ func TestUnknownVariables(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+func TestUnreadVariables(t *testing.T) {
+	c := &cobra.Command{Use: "agent"}
+	c.Flags().Bool("no-sudo", false, "")
+	c.Flags().String("state", "", "")
+	c.Flags().String("shell", "", "")
+	if err := c.ParseFlags([]string{"--state", "a"}); err != nil {
+		t.Fatal(err)
+	}
+	got := Unread(c, []string{"SALLYPORT_NO_SUDO=1", "SALLYPORT_STATE=b", "SALLYPORT_SHELL=", "SALLYPORT_LISTEN=x"})
+	if len(got) != 1 || got[0] != "the environment variable SALLYPORT_NO_SUDO is ignored here: agent takes flags alone; give --no-sudo" {
+		t.Errorf("got %q", got)
+	}
+}
