@@ -232,7 +232,7 @@ func TestForgetEvents(t *testing.T) {
 	})
 }
 
-// What is forgotten is the beginning of the log, whatever the clock said meanwhile:
+// What is forgotten is the beginning of the log, also when the clock was wrong meanwhile:
 // one event whose time is far ahead keeps no others.
 func TestForgetEventsOfAWrongClock(t *testing.T) {
 	onEach(t, func(t *testing.T, db *DB) {
