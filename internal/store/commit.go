@@ -41,7 +41,7 @@ func (db *DB) transact(ctx context.Context, do func(*tx) error) error {
 		if call != nil {
 			t.leaves(*call)
 		}
-		if err := t.writeEvents(); err != nil {
+		if err := t.writeEvents(db.dialect); err != nil {
 			return err
 		}
 		if t.run.broken != nil {

@@ -36,6 +36,10 @@ type dialect struct {
 	// commit what has gathered while they waited as one.
 	oneWriter bool
 
+	// nestedWrites says that a statement may have another within it that writes
+	// (WITH … AS (UPDATE …)).
+	nestedWrites bool
+
 	// use, before an index's name, has a query use that index. SQLite has no
 	// statistics here, and guesses badly between two indexes that both seem to
 	// do; PostgreSQL has them, and is left to choose.
@@ -50,8 +54,9 @@ var (
 		use:       " INDEXED BY ",
 	}
 	postgresDialect = &dialect{
-		name:  "PostgreSQL",
-		goose: goose.DialectPostgres,
+		name:         "PostgreSQL",
+		goose:        goose.DialectPostgres,
+		nestedWrites: true,
 		migrationLock: func() (lock.SessionLocker, error) {
 			return lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300)) // every second, for five minutes
 		},

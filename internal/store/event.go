@@ -95,23 +95,43 @@ func details(pairs ...string) json.RawMessage {
 	return b
 }
 
+const eventColumns = `number, at, kind, name, actor, actor_id, subject, request, source, error, details`
+
+// columns are the values of an event's columns but the first.
+func (e *Event) columns() []any {
+	return []any{millis(e.At), string(e.Kind), e.Name, e.Actor, e.ActorID, e.Subject, e.Request, e.Source, string(e.Error), clean(string(e.Details))}
+}
+
 // writeEvents writes the transaction's events, as its last statements: from the
-// first of them on other transactions that have events wait for its commit.
-func (t *tx) writeEvents() error {
+// first of them on other transactions that have events wait for its commit. Where one
+// statement can take the numbers and write the first event, they wait for a round
+// trip less: most transactions have one event.
+func (t *tx) writeEvents(d *dialect) error {
 	list := t.run.events
 	if len(list) == 0 {
 		return nil
 	}
-	var last int64
-	if err := t.row(`UPDATE revisions SET number = number + $1 WHERE name = 'events' RETURNING number`, len(list)).Scan(&last); err != nil {
+	for i := range list {
+		list[i].bound()
+	}
+	var number int64 // of the next event
+	take := `UPDATE revisions SET number = number + $1 WHERE name = 'events' RETURNING number - $1 + 1`
+	if d.nestedWrites {
+		err := t.row(`WITH taken (number) AS (`+take+`) INSERT INTO events (`+eventColumns+`)
+			SELECT number, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM taken RETURNING number`,
+			append([]any{int64(len(list))}, list[0].columns()...)...).Scan(&number)
+		if err != nil {
+			return fmt.Errorf("number events, and write event %s: %w", list[0].Name, err)
+		}
+		list, number = list[1:], number+1
+	} else if err := t.row(take, int64(len(list))).Scan(&number); err != nil {
 		return fmt.Errorf("number events: %w", err)
 	}
-	for i, e := range list {
-		e.bound()
-		if _, err := t.exec(`INSERT INTO events (number, at, kind, name, actor, actor_id, subject, request, source, error, details)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-			last-int64(len(list)-1-i), millis(e.At), string(e.Kind), e.Name, e.Actor, e.ActorID, e.Subject, e.Request, e.Source, string(e.Error), clean(string(e.Details))); err != nil {
-			return fmt.Errorf("write event %s: %w", e.Name, err)
+	for i := range list {
+		_, err := t.exec(`INSERT INTO events (`+eventColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			append([]any{number + int64(i)}, list[i].columns()...)...)
+		if err != nil {
+			return fmt.Errorf("write event %s: %w", list[i].Name, err)
 		}
 	}
 	return nil
@@ -133,7 +153,7 @@ func (es Events) After(ctx context.Context, number int64, limit int) ([]Event, e
 		err = s.Scan(&e.Number, &at, &e.Kind, &e.Name, &e.Actor, &e.ActorID, &e.Subject, &e.Request, &e.Source, &e.Error, &text)
 		e.At, e.Details = fromMillis(at), fromText(text)
 		return e, err
-	}, `SELECT number, at, kind, name, actor, actor_id, subject, request, source, error, details
+	}, `SELECT `+eventColumns+`
 		FROM events WHERE number > $1 ORDER BY number LIMIT $2`, number, min(Page{Limit: limit}.limit(), maxEvents))
 	return list, wrap(translate(err), "read events")
 }
