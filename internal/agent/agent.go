@@ -195,7 +195,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopped := make(chan struct{})
 	stop := func() {
 		defer close(stopped)
+		a.mu.Lock() // a session begins before this, and is waited for, or not at all
 		end(errStopping)
+		a.mu.Unlock()
 		upgrading.Wait() // it may have sessions to give back
 		a.running.Wait()
 		stopServing()
